@@ -1,0 +1,160 @@
+"""VAR's multi-scale residual quantiser: a feature map as token maps of growing size.
+
+Scale k quantises what the scales before it have left over: the residual is area-averaged to s_k x s_k, each cell
+takes its nearest code, the codes are enlarged again, passed through a small convolution phi and added to the running
+sum F. Everything runs in float32, because a lower precision changes ids (a third of them in bfloat16).
+
+Every function returns new tensors; nothing is changed in place.
+
+Shapes: B maps, C code width, G side of the feature map, s side of a scale, K codes, T all tokens.
+Source: VAR (NeurIPS 2024), section 3 and its released code for the constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # 680 tokens
+SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)  # 2240 tokens
+
+# Two of these scales lie exactly between two phis, where the reference's float64 rounding decides; the released
+# weights need its decision, so the outcome is written down instead of the arithmetic.
+PHI_OF_SCALE = {(4, 10): (0, 0, 1, 1, 1, 2, 2, 3, 3, 3), (4, 5): (0, 1, 2, 2, 3)}
+
+
+def phi_of_scale(phis: int, scales: int) -> tuple[int, ...]:
+    """Which phi serves each scale: the nearest of `phis` ticks spread over the scales (the first on a tie)."""
+    if (phis, scales) in PHI_OF_SCALE:
+        return PHI_OF_SCALE[phis, scales]
+    if scales == 1:
+        return (0,)
+    margin = 1 / 3 / phis if phis == 4 else 1 / 2 / phis
+    ticks = np.linspace(margin, 1 - margin, phis)
+    return tuple(int(np.abs(ticks - k / (scales - 1)).argmin()) for k in range(scales))
+
+
+def area_matrix(grid: int, side: int) -> Tensor:
+    """float32 [side, grid]: one axis of an area average (the same bins as adaptive average pooling)."""
+    rows = F.adaptive_avg_pool2d(torch.eye(grid, dtype=torch.float64).view(grid, 1, grid, 1), (side, 1))
+    return rows[:, 0, :, 0].T.float().contiguous()
+
+
+def bicubic_matrix(side: int, grid: int) -> Tensor:
+    """float32 [grid, side]: one axis of a bicubic enlargement (a = -3/4, half-pixel centres, edges clamped)."""
+    basis = torch.eye(side, dtype=torch.float64).view(side, 1, side, 1)
+    columns = F.interpolate(basis, size=(grid, 1), mode="bicubic", align_corners=False)
+    return columns[:, 0, :, 0].T.float().contiguous()
+
+
+def resize(maps: Tensor, matrix: Tensor) -> Tensor:
+    """[B, C, n, n] -> [B, C, m, m] by a fixed matrix [m, n] on both axes."""
+    return matrix @ maps @ matrix.T
+
+
+class ResidualQuantizer(nn.Module):
+    """Codes, phis and the fixed resizes for one list of scales; the last scale must be the feature map's own side.
+
+    Tensor names are VAR's. `ema_vocab_hit_SV` is its usage counter [scales, K], kept for its place in the file.
+    """
+
+    def __init__(
+        self, codes: int, width: int, scales: Sequence[int], phis: int, beta: float = 0.25, phi_ratio: float = 0.5
+    ):
+        super().__init__()
+        self.scales, self.beta, self.phi_ratio = tuple(scales), beta, phi_ratio
+        self.grid = self.scales[-1]
+        self.embedding = nn.Embedding(codes, width)
+        nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
+        self.quant_resi = nn.ModuleDict(
+            {"qresi_ls": nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(phis))}
+        )
+        self.phi_index = phi_of_scale(phis, len(self.scales))
+        self.register_buffer("ema_vocab_hit_SV", torch.zeros(len(self.scales), codes))
+        for k, side in enumerate(self.scales[:-1]):  # the last scale is not resized
+            self.register_buffer(f"area_{k}", area_matrix(self.grid, side), persistent=False)
+            self.register_buffer(f"bicubic_{k}", bicubic_matrix(side, self.grid), persistent=False)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens per scale."""
+        return tuple(side * side for side in self.scales)
+
+    # ---- one scale ------------------------------------------------------------------------------------------
+
+    def nearest(self, cells: Tensor) -> Tensor:
+        """Vectors [..., C] -> ids [...], by plain squared distance (codes are not normalised)."""
+        table = self.embedding.weight.float()
+        cells = cells.float()
+        distance = (cells**2).sum(-1, keepdim=True) + (table**2).sum(-1) - 2 * cells @ table.T
+        return distance.argmin(-1)
+
+    def shrink(self, maps: Tensor, k: int) -> Tensor:
+        """[B, C, G, G] -> [B, C, s_k, s_k]."""
+        return maps if k == len(self.scales) - 1 else resize(maps, getattr(self, f"area_{k}"))
+
+    def contribution(self, vectors: Tensor, k: int) -> Tensor:
+        """Code vectors [B, s_k^2, C] of scale k, row-major -> what they add to F [B, C, G, G]."""
+        side = self.scales[k]
+        h = vectors.float().transpose(1, 2).reshape(len(vectors), -1, side, side)
+        if k < len(self.scales) - 1:
+            h = resize(h, getattr(self, f"bicubic_{k}"))
+        phi = self.quant_resi["qresi_ls"][self.phi_index[k]]
+        return (1 - self.phi_ratio) * h + self.phi_ratio * phi(h)
+
+    # ---- whole maps -----------------------------------------------------------------------------------------
+
+    def split(self, tokens: Tensor) -> list[Tensor]:
+        """[B, T', ...] -> one tensor per complete scale."""
+        parts, start = [], 0
+        for length in self.lengths:
+            if start + length > tokens.shape[1]:
+                break
+            parts.append(tokens[:, start : start + length])
+            start += length
+        return parts
+
+    @torch.no_grad()
+    def encode(self, features: Tensor) -> Tensor:
+        """[B, C, G, G] -> ids int64 [B, T]."""
+        with torch.autocast(features.device.type, enabled=False):
+            rest, ids = features.float(), []
+            for k in range(len(self.scales)):
+                ids.append(self.nearest(self.shrink(rest, k).flatten(2).transpose(1, 2)))
+                rest = rest - self.contribution(self.embedding(ids[-1]), k)
+            return torch.cat(ids, 1)
+
+    def accumulate(self, vectors: Tensor) -> list[Tensor]:
+        """Code vectors [B, T', C] of whole scales -> F after each of them, float32 [B, C, G, G]."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            total, sums = 0.0, []
+            for k, part in enumerate(self.split(vectors)):
+                total = total + self.contribution(part, k)
+                sums.append(total)
+            return sums
+
+    def teacher_forcing(self, ids: Tensor) -> Tensor:
+        """ids [B, T] -> the inputs of scales 2.. [B, T - 1, C]: F after each scale, shrunk to the next scale's side."""
+        sums = self.accumulate(self.embedding(ids))[:-1]
+        inputs = [self.shrink(total, k + 1).flatten(2).transpose(1, 2) for k, total in enumerate(sums)]
+        return torch.cat(inputs, 1)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Training: -> straight-through F [B, C, G, G], ids [B, T], and the quantiser's loss.
+
+        The loss is the mean over scales of beta * |sg(F_k) - f|^2 + |F_k - sg(f)|^2: the first term trains the
+        encoder, the second codes and phis (VAR's released quantiser).
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            target = features.detach()
+            ids = self.encode(target)
+            sums = self.accumulate(self.embedding(ids))
+            loss = sum(
+                self.beta * F.mse_loss(total.detach(), features) + F.mse_loss(total, target) for total in sums
+            ) / len(sums)
+            return features + (sums[-1] - features).detach(), ids, loss

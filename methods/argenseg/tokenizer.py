@@ -1,0 +1,239 @@
+"""ARGenSeg's codec: VAR's VQ-VAE, which draws the mask as a white object on black.
+
+Tensor names are those of VAR's released file, so that its state dict loads without a key table.
+
+Shapes: B pictures, R side in pixels, C code width, G = R / 2^(levels - 1), T tokens, K codes.
+Source: VAR's released VQ-VAE (324 tensors at width 160).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.argenseg.quantizer import SCALES_256, ResidualQuantizer
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Sizes of the VQ-VAE; the defaults are the released ones. `multipliers` has one entry per level, and each
+    level but the last halves the picture, so resolution = scales[-1] * 2^(levels - 1)."""
+
+    resolution: int = 256
+    width: int = 160
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    blocks: int = 2
+    codes: int = 4096
+    code_width: int = 32
+    scales: tuple[int, ...] = SCALES_256
+    phis: int = 4
+    beta: float = 0.25
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, wide_in: int, wide_out: int):
+        super().__init__()
+        self.norm1 = norm(wide_in)
+        self.conv1 = nn.Conv2d(wide_in, wide_out, 3, padding=1)
+        self.norm2 = norm(wide_out)
+        self.conv2 = nn.Conv2d(wide_out, wide_out, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(wide_in, wide_out, 1) if wide_in != wide_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+        return self.nin_shortcut(x) + y
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over all positions of a map."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, -1)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(y.transpose(1, 2).reshape(x.shape))
+
+
+class Resample(nn.Module):
+    """Halve (zero padding right and below, stride 2) or double (nearest) with one 3x3 convolution."""
+
+    def __init__(self, channels: int, up: bool):
+        super().__init__()
+        self.up = up
+        self.conv = nn.Conv2d(channels, channels, 3, stride=1 if up else 2, padding=1 if up else 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0) if self.up else F.pad(x, (0, 1, 0, 1)))
+
+
+def middle(channels: int) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {
+            "block_1": ResidualBlock(channels, channels),
+            "attn_1": Attention(channels),
+            "block_2": ResidualBlock(channels, channels),
+        }
+    )
+
+
+def level(wide_in: int, wide_out: int, blocks: int, attention: bool, resample: str | None) -> nn.ModuleDict:
+    """Residual blocks, each followed by attention on the deepest level, then a resampling."""
+    widths = [wide_in] + [wide_out] * blocks
+    parts: dict[str, nn.Module] = {
+        "block": nn.ModuleList(ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
+    }
+    if attention:
+        parts["attn"] = nn.ModuleList(Attention(wide_out) for _ in range(blocks))
+    if resample:
+        parts[resample] = Resample(wide_out, resample == "upsample")
+    return nn.ModuleDict(parts)
+
+
+def run_level(x: Tensor, parts: nn.ModuleDict) -> Tensor:
+    for i, block in enumerate(parts["block"]):
+        x = block(x)
+        if "attn" in parts:
+            x = parts["attn"][i](x)
+    for name in ("downsample", "upsample"):
+        if name in parts:
+            x = parts[name](x)
+    return x
+
+
+class Encoder(nn.Module):
+    """[B, 3, R, R] in -1..1 -> [B, C, G, G]."""
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        widths = [config.width * m for m in config.multipliers]
+        last = len(widths) - 1
+        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        before = widths[:1] + widths[:-1]
+        self.down = nn.ModuleList(
+            level(a, b, config.blocks, i == last, None if i == last else "downsample")
+            for i, (a, b) in enumerate(zip(before, widths, strict=True))
+        )
+        self.mid = middle(widths[-1])
+        self.norm_out = norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], config.code_width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for parts in self.down:
+            x = run_level(x, parts)
+        for block in self.mid.values():
+            x = block(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Decoder(nn.Module):
+    """[B, C, G, G] -> [B, 3, R, R], unclamped; levels are stored finest first and run coarsest first."""
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        widths = [config.width * m for m in config.multipliers]
+        last = len(widths) - 1
+        self.conv_in = nn.Conv2d(config.code_width, widths[-1], 3, padding=1)
+        self.mid = middle(widths[-1])
+        before = widths[1:] + widths[-1:]
+        self.up = nn.ModuleList(
+            level(a, b, config.blocks + 1, i == last, None if i == 0 else "upsample")
+            for i, (a, b) in enumerate(zip(before, widths, strict=True))
+        )
+        self.norm_out = norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for block in self.mid.values():
+            x = block(x)
+        for parts in reversed(self.up):
+            x = run_level(x, parts)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class VQVAE(nn.Module):
+    """The codec of methods.base.Codec over pictures; masks go in and out as grey pictures."""
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        if config.resolution != config.scales[-1] * 2 ** (len(config.multipliers) - 1):
+            raise ValueError(f"{config}: resolution must be the last scale times 2 per level after the first")
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantize = ResidualQuantizer(config.codes, config.code_width, config.scales, config.phis, config.beta)
+        self.quant_conv = nn.Conv2d(config.code_width, config.code_width, 3, padding=1)
+        self.post_quant_conv = nn.Conv2d(config.code_width, config.code_width, 3, padding=1)
+
+    @property
+    def resolution(self) -> int:
+        return self.config.resolution
+
+    @property
+    def length(self) -> int:
+        return sum(self.quantize.lengths)
+
+    @property
+    def size(self) -> int:
+        return self.config.codes
+
+    @property
+    def prefixes(self) -> tuple[int, ...]:
+        """Token counts at which the codec is measured: after each scale."""
+        lengths = self.quantize.lengths
+        return tuple(sum(lengths[: k + 1]) for k in range(len(lengths)))
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """[B, 3, R, R] in -1..1 -> [B, C, G, G] before quantisation."""
+        return self.quant_conv(self.encoder(pictures))
+
+    def draw(self, features: Tensor) -> Tensor:
+        """Accumulated features [B, C, G, G] -> pictures [B, 3, R, R], unclamped."""
+        return self.decoder(self.post_quant_conv(features))
+
+    @torch.no_grad()
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        """[B, 3, R, R] in -1..1 -> ids int64 [B, T]; float32 without TF32, whatever the caller's settings."""
+        with torch.autocast(pictures.device.type, enabled=False), exact_convolutions():
+            return self.quantize.encode(self.features(pictures.float()))
+
+    def encode(self, masks: Tensor) -> Tensor:
+        """float [B, 1, R, R] in 0..1 -> ids [B, T]."""
+        return self.encode_pictures(masks.expand(-1, 3, -1, -1) * 2 - 1)
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """ids [B, T'] of whole scales -> mask probabilities [B, R, R]: the picture's grey value in 0..1."""
+        return self.grey(self.quantize.accumulate(self.quantize.embedding(ids))[-1])
+
+    def decode_soft(self, probabilities: Tensor) -> Tensor:
+        """Token probabilities [B, T', K] -> mask probabilities [B, R, R]."""
+        vectors = probabilities @ self.quantize.embedding.weight.to(probabilities.dtype)
+        return self.grey(self.quantize.accumulate(vectors)[-1])
+
+    def grey(self, features: Tensor) -> Tensor:
+        """Accumulated features -> grey pictures in 0..1 [B, R, R]."""
+        return ((self.draw(features).float().clamp(-1, 1) + 1) / 2).mean(1)
+
+
+class exact_convolutions:
+    """Context in which cuDNN convolutions do not use TF32, which would change ids."""
+
+    def __enter__(self) -> None:
+        self.before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = False
+
+    def __exit__(self, *_: object) -> None:
+        torch.backends.cudnn.allow_tf32 = self.before

@@ -1,0 +1,192 @@
+"""The contract between the harness and a method: all that `bench` knows of a model.
+
+A method is a multimodal language model that *writes* a mask:
+
+    method = InternVL2.5 + mask vocabulary + codec (mask <-> token ids) + decoding schedule
+
+Legend of the shapes below: B batch, R side of the codec's square mask grid, T mask tokens, V mask vocabulary,
+D width of the language model, H x W the user's picture. Boxes are xyxy in pixels, float, ends exclusive.
+
+This file imports no torch, so that data, metrics and reports can use the types without it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Box = tuple[float, float, float, float]
+
+
+class UserError(Exception):
+    """Input that cannot be used. Its message is one sentence that names the file or sample and the repair;
+    the command line prints it alone and exits with code 2."""
+
+
+def open_image(source: Path | str | Image.Image) -> Image.Image:
+    """An upright RGB picture from a path or an opened picture.
+
+    Palette, grey, 16-bit and RGBA pictures are converted (transparency over white), EXIF rotation is undone.
+    Raises UserError if the file is missing or is no picture.
+    """
+    if not isinstance(source, Image.Image):
+        try:
+            with Image.open(source) as handle:
+                handle.load()
+                source = handle.copy() if handle.getexif().get(0x0112, 1) == 1 else ImageOps.exif_transpose(handle)
+        except FileNotFoundError:
+            raise UserError(f"{source}: no such file; give the path of a picture.") from None
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(f"{source}: not a readable picture ({error}); give a PNG, JPEG or WebP file.") from None
+    if source.mode == "RGB":
+        return source
+    if source.mode.startswith(("I", "F")):  # 16-bit and float greys would clip, so they are scaled by their maximum
+        grey = np.asarray(source, np.float32)
+        source = Image.fromarray(np.uint8(255 * grey.clip(0) / max(float(grey.max()), 1.0)))
+    if "A" in source.getbands() or "transparency" in source.info:
+        source = source.convert("RGBA")
+        source = Image.alpha_composite(Image.new("RGBA", source.size, "white"), source)
+    return source.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One referent (or question) of a dataset, with its truth."""
+
+    image: Path | Image.Image
+    expressions: tuple[str, ...]
+    mask: np.ndarray | None = None  # bool [H, W]
+    box: Box | None = None
+    ignore: np.ndarray | None = None  # bool [H, W], pixels that no metric counts
+    dataset: str = ""
+    split: str = ""
+    image_id: int | str = ""
+    ref_id: int | str = ""
+    task: str = "segment"
+    answer: str | None = None  # the text to learn, for tasks without a mask
+    semantic: np.ndarray | None = None  # uint8 [H, W], class index + 1 of the object at each pixel, 0 background
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what breakdowns group by: style, kind, small, ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of a method: the mask and/or the box of what the expressions describe."""
+
+    image: Path | Image.Image
+    expressions: tuple[str, ...]
+    want: tuple[str, ...] = ("mask",)  # of "mask", "box"
+    tokens: int | None = None  # mask tokens to spend, for codecs that can stop early
+
+
+@dataclass
+class Prediction:
+    """A method's answer. A missing or malformed generation is an empty mask or no box, and says so in `failure`."""
+
+    mask: np.ndarray  # bool [H, W]
+    probabilities: np.ndarray | None = None  # float32 [R, R]
+    box: Box | None = None  # as written in the text
+    text: str = ""
+    token_ids: tuple[int, ...] = ()  # of the mask, counted from 0 in the mask vocabulary
+    steps: int = 0  # forward passes of the language model, prefill included
+    seconds: dict[str, float] = field(default_factory=dict)  # per stage
+    failure: str | None = None
+
+
+@dataclass
+class TrainingSample:
+    """One tokenised conversation. `labels` are aligned with `ids` and not yet shifted; -100 is not learned."""
+
+    ids: list[int]
+    labels: list[int]
+    image: np.ndarray | None = None  # float32 [tiles, 3, S, S]
+    image_key: str = ""  # samples of one batch with the same key share one pass of the vision tower
+    masks: list[np.ndarray] = field(default_factory=list)  # float32 [R, R] in 0..1, in the order of their blocks
+    extras: dict[str, np.ndarray] = field(default_factory=dict)  # stackable arrays for auxiliary losses
+
+
+class Codec(Protocol):
+    """The two-way map between masks and token ids."""
+
+    resolution: int  # R
+    length: int  # T
+    size: int  # V
+
+    def encode(self, masks: Tensor) -> Tensor:
+        """float [B, 1, R, R] in 0..1 -> int64 ids [B, T]."""
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """int64 [B, T] (fewer where the codec allows) -> mask probabilities float [B, R, R]."""
+
+    def decode_soft(self, probabilities: Tensor) -> Tensor:
+        """float [B, T, V] -> mask probabilities float [B, R, R], differentiable."""
+
+
+class Schedule(Protocol):
+    """What is fed to the language model while it writes one block of mask tokens per row.
+
+    The engine calls `first`, then `next` with the logits of each step until it returns None, then feeds `tail`
+    as ordinary text. It knows nothing else of the method.
+    """
+
+    vocabulary: tuple[int, int]  # rows [low, high) of the output head among which a mask token is chosen
+
+    def first(self, batch: int) -> Tensor:
+        """Embeddings [B, n, D] of the first step."""
+
+    def next(self, logits: Tensor) -> Tensor | None:
+        """Logits [B, n, V] of the step before -> embeddings [B, n', D] of the next, or None when the block is full."""
+
+    def tail(self) -> Tensor:
+        """Ids [B, m] that must follow the block, in the language model's vocabulary."""
+
+    def ids(self) -> Tensor:
+        """The block's ids [B, T], counted from 0 in the mask vocabulary."""
+
+    def probabilities(self) -> Tensor:
+        """The block's mask probabilities [B, R, R] from the codec."""
+
+
+class Method(ABC):
+    """A trainable, runnable method. Concrete classes are torch modules too."""
+
+    name: ClassVar[str]
+    stages: ClassVar[tuple[str, ...]]  # the names of its training stages, in order
+    codec: Codec | None
+
+    @abstractmethod
+    def enter_stage(self, stage: str) -> None:
+        """Freeze and unfreeze parameters for a training stage and choose what `prepare` and `loss` do."""
+
+    @abstractmethod
+    def prepare(self, example: Example, task: str, rng: np.random.Generator) -> TrainingSample:
+        """Turn an example into a conversation of the task; every random choice comes from rng."""
+
+    @abstractmethod
+    def collate(self, samples: Sequence[TrainingSample]) -> dict[str, Any]:
+        """Samples -> one batch of tensors (right-padded)."""
+
+    @abstractmethod
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Named scalar losses; their sum is minimised. Names that begin with `_` are only logged."""
+
+    @abstractmethod
+    def segment(self, requests: Sequence[Request]) -> list[Prediction]:
+        """Answer requests in one batch; each distinct picture passes the vision tower once."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: Path, dtype: str = "float32") -> None:
+        """Write config.json, the tokenizer and safetensors (floating tensors as dtype)."""
+
+    @classmethod
+    @abstractmethod
+    def from_pretrained(cls, folder: Path) -> Method:
+        """The inverse. Raises UserError with the names of missing or unexpected tensors."""

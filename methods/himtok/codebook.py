@@ -1,0 +1,76 @@
+"""Stage 1: training the mask tokenizer itself, which nobody has released.
+
+Half of each batch is decoded from all tokens and compared with the sharp mask; the other half from a random prefix
+and compared with the mask blurred as in the hierarchical loss, so that order comes to mean coarse to fine.
+Codes that no mask chose for a while are moved onto latents that were seen (dead-code revival).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.himtok.hierarchy import blurred, draw_levels, mask_loss
+from methods.himtok.tokenizer import MaskTokenizer
+
+
+class CodebookKeeper(nn.Module):
+    """Counts how often each code was chosen and revives the unused ones; lives only while stage 1 trains."""
+
+    def __init__(self, codec: MaskTokenizer, every: int = 50):
+        super().__init__()
+        config = codec.config
+        self.every = every
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.register_buffer("hits", torch.zeros(config.codes))
+        self.register_buffer("seen", torch.zeros(config.codes, config.code_width))
+        nn.init.orthogonal_(codec.quantize.embedding_proj.weight)  # well conditioned, so that codes can be placed
+
+    @torch.no_grad()
+    def before(self, codec: MaskTokenizer, z: Tensor) -> None:
+        """On the first step place all codes on latents; later, every `every` steps, the unused ones.
+
+        z [B, T, D] are the batch's latents. Must run before the codes take part in the graph.
+        """
+        fresh = F.normalize(z.detach().float().flatten(0, 1), dim=-1)
+        pick = torch.randint(len(fresh), (len(self.seen),), device=z.device)
+        self.seen.copy_(fresh[pick] + 0.01 * torch.randn_like(self.seen))
+        if self.step % self.every == 0:
+            dead = self.hits == 0
+            weight = codec.quantize.embedding.weight
+            placed = torch.linalg.solve(codec.quantize.embedding_proj.weight.float(), self.seen[dead].T).T
+            weight[dead] = placed.to(weight)
+            self.hits.zero_()
+        self.step += 1
+
+    @torch.no_grad()
+    def after(self, ids: Tensor) -> Tensor:
+        """Count a batch's ids [B, T] -> the share of codes used since the last revival."""
+        self.hits += torch.bincount(ids.flatten(), minlength=len(self.hits))
+        return (self.hits > 0).float().mean()
+
+
+def tokenizer_loss(codec: MaskTokenizer, keeper: CodebookKeeper, masks: Tensor, dice: float) -> dict[str, Tensor]:
+    """masks [B, 1, R, R] in 0..1 -> losses "reconstruction" and "quantizer", and what is worth watching."""
+    z = codec.latents(masks)
+    keeper.before(codec, z)
+    codes, ids, quantizer = codec.quantize(z)
+    tokens, count = codec.length, len(masks)
+    kept = torch.full((count,), tokens)
+    kept[count // 2 :] = draw_levels(count - count // 2, tokens, replacement=True)
+    kept = kept.to(masks.device)
+    logits = codec.logits(codes, kept)
+    target = blurred(masks[:, 0], kept, tokens)
+    with torch.no_grad():
+        whole = max(1, count // 2)
+        predicted, truth = logits[:whole] > 0, masks[:whole, 0] > 0.5
+        union = (predicted | truth).flatten(1).sum(1).clamp(min=1)
+        iou = ((predicted & truth).flatten(1).sum(1) / union).mean()
+    reconstruction = mask_loss(logits, target, dice)
+    return {
+        "reconstruction": reconstruction,
+        "quantizer": quantizer,
+        "_iou": iou,
+        "_codes_used": keeper.after(ids),
+    }

@@ -1,0 +1,90 @@
+"""The hierarchical mask loss: a prefix of l tokens must already say where the mask is, blurred.
+
+With l of 32 tokens kept, the detokenizer's output is compared with the mask blurred by a Gaussian of
+sigma(l) = 100 / (l + 1) - 2 pixels on the 256-pixel grid (HiMTok, section on the hierarchical mask loss; scaled for
+other grids). Each step uses the whole sequence and a few levels drawn with p(l) ~ 1 / (l + 8), 1 <= l < 32.
+
+Shapes: B masks, R side of the grid, T tokens, K codes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PUBLISHED_GRID = 256  # sigma is given in pixels of this grid
+
+
+@dataclass(frozen=True)
+class HierarchyConfig:
+    """variant: "paper", or "off" for the whole sequence alone; levels: partial levels per step; dice: its weight
+    against the cross-entropy (0.25 in the released code); temperature: of the soft codes."""
+
+    variant: str = "paper"
+    levels: int = 3
+    dice: float = 0.25
+    temperature: float = 0.5
+
+
+def sigma(level: int, resolution: int) -> float:
+    """Width of the blur for a prefix of `level` tokens, in pixels of a grid of side `resolution`."""
+    return (100 / (level + 1) - 2) * resolution / PUBLISHED_GRID
+
+
+@cache
+def blur_matrix(width: float, resolution: int) -> Tensor:
+    """float32 [R, R]: one axis of a Gaussian blur cut off at 3 sigma, zero padding. Both axes: M x M^T."""
+    if width <= 0:
+        return torch.eye(resolution)
+    reach = math.ceil(3 * width)
+    taps = torch.exp(-(torch.arange(-reach, reach + 1, dtype=torch.float64) ** 2) / (2 * width**2))
+    taps = torch.cat([taps / taps.sum(), torch.zeros(1, dtype=torch.float64)])
+    offset = torch.arange(resolution)[None] - torch.arange(resolution)[:, None] + reach
+    return taps[torch.where((offset >= 0) & (offset <= 2 * reach), offset, 2 * reach + 1)].float()
+
+
+def blurred(masks: Tensor, levels: Tensor, tokens: int) -> Tensor:
+    """masks [B, R, R], levels int [B] -> labels [B, R, R]; a level of `tokens` (or more) leaves the mask sharp."""
+    resolution = masks.shape[-1]
+    widths = [0.0 if level >= tokens else sigma(level, resolution) for level in levels.tolist()]
+    matrices = torch.stack([blur_matrix(width, resolution) for width in widths]).to(masks)
+    return matrices @ masks @ matrices.transpose(1, 2)
+
+
+def draw_levels(count: int, tokens: int, replacement: bool = False) -> Tensor:
+    """int64 [count] levels in 1 .. tokens - 1 with p(l) ~ 1 / (l + 8), from torch's global generator."""
+    weights = 1 / (torch.arange(1, tokens, dtype=torch.float64) + 8)
+    return torch.multinomial(weights, count, replacement) + 1
+
+
+def mask_loss(logits: Tensor, target: Tensor, dice_weight: float) -> Tensor:
+    """Cross-entropy over pixels plus weighted Dice, per mask and then averaged; both [B, R, R]."""
+    bce = F.binary_cross_entropy_with_logits(logits.float(), target)
+    p = logits.float().sigmoid().flatten(1)
+    t = target.flatten(1)
+    dice = 1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)
+    return bce + dice_weight * dice.mean()
+
+
+def hierarchical_loss(codec, probabilities: Tensor, masks: Tensor, config: HierarchyConfig) -> dict[str, Tensor]:
+    """The losses "mask" (whole sequence) and "hierarchy" (sum over the drawn levels).
+
+    probabilities [B, T, K] over codes, masks [B, R, R] in 0..1.
+    """
+    codes = codec.mix(probabilities)
+    tokens = codes.shape[1]
+    losses = {"mask": mask_loss(codec.logits(codes), masks, config.dice)}
+    if config.variant != "off" and config.levels:
+        levels = draw_levels(config.levels, tokens)
+        partial = []
+        for level in levels.tolist():
+            kept = torch.full((len(masks),), level, device=masks.device)
+            logits = codec.logits(codes[:, :level])
+            partial.append(mask_loss(logits, blurred(masks, kept, tokens), config.dice))
+        losses["hierarchy"] = torch.stack(partial).sum()
+    return losses

@@ -1,0 +1,238 @@
+"""HiMTok's codec: a mask as up to 32 one-dimensional tokens in which every prefix is a coarser mask.
+
+encoder (ViT with appended causal latents) -> l2-normalised vector quantiser -> detokenizer (ViT) -> pixel decoder.
+Tensor names are those of the released model, so that its state dict loads without a key table.
+
+Shapes: B masks, R side of the mask in pixels, G = R / patch, W width, T latents, D code width, K codes.
+Source: HiMTok's released tokenizer; where it departs from a causal, self-consistent design the switch is named in
+CodecConfig and the default is the consistent one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.himtok.pixels import PixelDecoder
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Sizes and named choices of the mask tokenizer. The defaults of the sizes are the released ones.
+
+    encoder_layout: "clean" projects each latent to its own code vector, so that token k depends on latents 0..k;
+        "released" reinterprets the latents' memory before the projection, which mixes all of them into every token.
+    code_space: "normalised" feeds unit code vectors to the detokenizer on every path; "released" feeds raw vectors
+        where probabilities are decoded and unit vectors where ids are.
+    """
+
+    resolution: int = 256
+    patch: int = 16
+    width: int = 1024
+    encoder_layers: int = 24
+    decoder_layers: int = 24
+    heads: int = 16
+    latents: int = 32
+    codes: int = 1024
+    code_width: int = 12
+    commitment: float = 0.01
+    ffn_out: int = 1024
+    pixel_base: int = 128
+    pixel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    pixel_blocks: int = 2
+    encoder_layout: str = "clean"
+    code_space: str = "normalised"
+
+    @property
+    def grid(self) -> int:
+        return self.resolution // self.patch
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with exact GELU and an MLP four times as wide."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)})
+
+    def forward(self, x: Tensor, blocked: Tensor | None = None) -> Tensor:
+        """x [B, L, W]; blocked bool [L, L], true where row must not see column."""
+        y = self.ln_1(x)
+        x = x + self.attn(y, y, y, need_weights=False, attn_mask=blocked)[0]
+        return x + self.mlp["c_proj"](F.gelu(self.mlp["c_fc"](self.ln_2(x))))
+
+
+class Encoder(nn.Module):
+    """Mask [B, 3, R, R] -> code-space vectors z [B, T, D], before normalisation."""
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        self.config = config
+        width, patches, scale = config.width, config.grid**2, config.width**-0.5
+        self.class_embedding = nn.Parameter(scale * torch.randn(1, width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(patches + 1, width))
+        self.latent_token_positional_embedding = nn.Parameter(scale * torch.randn(config.latents, width))
+        self.patch_embed = nn.Conv2d(3, width, config.patch, config.patch)
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = nn.ModuleList(Block(width, config.heads) for _ in range(config.encoder_layers))
+        self.ln_post = nn.LayerNorm(width)
+        self.conv_out = nn.Conv2d(width, config.code_width, 1)
+        self.register_buffer("attn_mask", self._blocked(patches + 1, config.latents))
+
+    @staticmethod
+    def _blocked(image: int, latents: int) -> Tensor:
+        """Image tokens see each other only; latent k sees the image and latents 0..k."""
+        blocked = torch.ones(image + latents, image + latents, dtype=torch.bool)
+        blocked[:, :image] = False
+        blocked[image:, image:] = torch.ones(latents, latents, dtype=torch.bool).triu(1)
+        return blocked
+
+    def forward(self, pixels: Tensor, latent_tokens: Tensor) -> Tensor:
+        patches = self.patch_embed(pixels).flatten(2).transpose(1, 2)
+        image = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], 1) + self.positional_embedding
+        latents = (latent_tokens + self.latent_token_positional_embedding).expand(len(patches), -1, -1)
+        x = self.ln_pre(torch.cat([image, latents.to(image.dtype)], 1))
+        for block in self.transformer:
+            x = block(x, self.attn_mask)
+        x = self.ln_post(x[:, -self.config.latents :])
+        if self.config.encoder_layout == "released":
+            x = x.reshape(len(x), self.config.width, self.config.latents, 1)
+        else:
+            x = x.transpose(1, 2).unsqueeze(-1)
+        return self.conv_out(x)[..., 0].transpose(1, 2)
+
+
+class Quantizer(nn.Module):
+    """Nearest code on the unit sphere; always in float32, because bfloat16 changes ids."""
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        self.commitment = config.commitment
+        self.embedding = nn.Embedding(config.codes, config.code_width)
+        self.embedding_proj = nn.Linear(config.code_width, config.code_width, bias=False)
+        nn.init.uniform_(self.embedding.weight, -1 / config.codes, 1 / config.codes)
+
+    def table(self) -> Tensor:
+        """The effective codes [K, D] (not normalised)."""
+        with torch.autocast(self.embedding.weight.device.type, enabled=False):
+            return self.embedding_proj(self.embedding.weight.float())
+
+    def ids(self, z: Tensor) -> Tensor:
+        """z [B, T, D] -> ids int64 [B, T], the first of equally near codes."""
+        with torch.autocast(z.device.type, enabled=False):
+            z, codes = F.normalize(z.float(), dim=-1), F.normalize(self.table(), dim=-1)
+            distance = (z**2).sum(-1, keepdim=True) + (codes**2).sum(-1) - 2 * z @ codes.T
+            return distance.argmin(-1)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """-> straight-through unit vectors [B, T, D], ids [B, T], codebook plus weighted commitment loss."""
+        ids = self.ids(z)
+        with torch.autocast(z.device.type, enabled=False):
+            z = F.normalize(z.float(), dim=-1)
+            codes = F.normalize(self.table(), dim=-1)[ids]
+            loss = self.commitment * F.mse_loss(codes.detach(), z) + F.mse_loss(codes, z.detach())
+            return z + (codes - z).detach(), ids, loss
+
+
+class Detokenizer(nn.Module):
+    """Code vectors [B, T', D] with T' <= T -> features [B, ffn_out, G, G]. No attention mask."""
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        self.config = config
+        width, patches, scale = config.width, config.grid**2, config.width**-0.5
+        self.class_embedding = nn.Parameter(scale * torch.randn(1, width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(patches + 1, width))
+        self.mask_token = nn.Parameter(scale * torch.randn(1, 1, width))
+        self.latent_token_positional_embedding = nn.Parameter(scale * torch.randn(config.latents, width))
+        self.decoder_embed = nn.Linear(config.code_width, width)
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = nn.ModuleList(Block(width, config.heads) for _ in range(config.decoder_layers))
+        self.ln_post = nn.LayerNorm(width)
+        self.ffn = nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.Tanh(), nn.Conv2d(2 * width, config.ffn_out, 1))
+
+    def forward(self, codes: Tensor, kept: Tensor | None = None) -> Tensor:
+        """kept int [B]: tokens from there on become zero vectors after the embedding, as if they had not been
+        written."""
+        config = self.config
+        latents = self.decoder_embed(codes)
+        if kept is not None:
+            exists = torch.arange(codes.shape[1], device=codes.device) < kept[:, None]
+            latents = latents * exists.unsqueeze(-1).to(latents.dtype)
+        latents = F.pad(latents, (0, 0, 0, config.latents - codes.shape[1]))
+        latents = latents + self.latent_token_positional_embedding
+        queries = self.mask_token.expand(len(codes), config.grid**2, -1)
+        image = torch.cat([self.class_embedding.expand(len(codes), 1, -1), queries], 1) + self.positional_embedding
+        x = self.ln_pre(torch.cat([image.to(latents.dtype), latents], 1))
+        for block in self.transformer:
+            x = block(x)
+        x = self.ln_post(x[:, 1 : 1 + config.grid**2])
+        return self.ffn(x.transpose(1, 2).reshape(len(x), -1, config.grid, config.grid))
+
+
+class MaskTokenizer(nn.Module):
+    """The codec of methods.base.Codec, with `decode` for 1 to 32 tokens."""
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        self.config = config
+        self.latent_tokens = nn.Parameter(config.width**-0.5 * torch.randn(config.latents, config.width))
+        self.encoder = Encoder(config)
+        self.quantize = Quantizer(config)
+        self.decoder = Detokenizer(config)
+        self.pixel_decoder = PixelDecoder(
+            config.ffn_out, config.pixel_base, config.pixel_multipliers, config.pixel_blocks
+        )
+
+    @property
+    def resolution(self) -> int:
+        return self.config.resolution
+
+    @property
+    def length(self) -> int:
+        return self.config.latents
+
+    @property
+    def size(self) -> int:
+        return self.config.codes
+
+    @property
+    def prefixes(self) -> tuple[int, ...]:
+        """Token counts at which the codec is measured."""
+        return tuple(n for n in (1, 2, 4, 8, 16, 24) if n < self.length) + (self.length,)
+
+    def latents(self, masks: Tensor) -> Tensor:
+        """float [B, 1, R, R] in 0..1 -> z [B, T, D] before normalisation."""
+        return self.encoder(masks.expand(-1, 3, -1, -1), self.latent_tokens)
+
+    @torch.no_grad()
+    def encode(self, masks: Tensor) -> Tensor:
+        """float [B, 1, R, R] in 0..1 -> ids int64 [B, T]; float32 whatever the caller's autocast."""
+        with torch.autocast(masks.device.type, enabled=False):
+            return self.quantize.ids(self.latents(masks.float()))
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """ids [B, T'] -> probabilities [B, R, R]."""
+        return self.logits(F.normalize(self.quantize.table(), dim=-1)[ids]).sigmoid()
+
+    def decode_soft(self, probabilities: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Token probabilities [B, T', K] -> mask probabilities [B, R, R], differentiable."""
+        return self.logits(self.mix(probabilities), kept).sigmoid()
+
+    def mix(self, probabilities: Tensor) -> Tensor:
+        """Expected code vectors [B, T', D] under token probabilities, in the space that `code_space` names."""
+        table = self.quantize.table()
+        if self.config.code_space == "normalised":
+            table = F.normalize(table, dim=-1)
+        return probabilities @ table.to(probabilities.dtype)
+
+    def logits(self, codes: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Code vectors [B, T', D] -> mask logits float32 [B, R, R]: 5 (m - 1/2) with m the mean of the channels."""
+        pixels = self.pixel_decoder(self.decoder(codes, kept)).float()
+        return 5 * (pixels.mean(1) - 0.5)

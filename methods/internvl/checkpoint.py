@@ -1,0 +1,92 @@
+"""A method on disk: config.json, the tokenizer's files, and model.safetensors with exactly the module's names.
+
+Loading is strict: every tensor of the file is used and every tensor of the model is set, or it is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from methods.base import UserError
+from methods.internvl.config import BackboneSize
+from methods.internvl.model import Backbone
+from methods.internvl.vocabulary import IMAGE_CONTEXT, token_id
+
+if TYPE_CHECKING:
+    from methods.internvl.method import InternVLMethod
+
+FORMAT = 1
+NOT_SAVED = "heads."  # auxiliary read-outs of pretraining
+
+
+def image_token_id(tokenizer: Any) -> int:
+    return token_id(tokenizer, IMAGE_CONTEXT)
+
+
+def describe(method: InternVLMethod) -> dict[str, Any]:
+    """The part of config.json that all methods share."""
+    backbone = method.backbone
+    return {
+        "format": FORMAT,
+        "method": method.name,
+        "backbone": asdict(backbone.size) if backbone else None,
+        "vocabulary": backbone.vocabulary if backbone else 0,
+        "options": asdict(method.options),
+    }
+
+
+def empty_backbone(config: Mapping[str, Any], tokenizer: Any) -> Backbone | None:
+    """A backbone of the described shape, to be filled by `load_strictly`."""
+    if config["backbone"] is None:
+        return None
+    return Backbone(BackboneSize(**config["backbone"]), config["vocabulary"], image_token_id(tokenizer))
+
+
+def save(method: InternVLMethod, folder: Path, dtype: str) -> None:
+    """Write the folder; floating tensors become dtype ("float32", "float16" or "bfloat16")."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = getattr(torch, dtype)
+    tensors = {}
+    for name, tensor in method.state_dict().items():
+        if not name.startswith(NOT_SAVED):
+            tensor = tensor.detach().cpu()
+            tensors[name] = (tensor.to(target) if tensor.is_floating_point() else tensor).contiguous()
+    save_file(tensors, folder / "model.safetensors")
+    if method.tokenizer is not None:
+        method.tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(method.config(), indent=2, sort_keys=True) + "\n")
+
+
+def read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """config.json and the tensors (as float32) of a folder. Raises UserError if it is not one of method `name`."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        tensors = load_file(folder / "model.safetensors")
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: {Path(error.filename or '').name} is missing; give a saved {name} model.") from None
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise UserError(f"{folder}: damaged checkpoint ({error}); copy or train it again.") from None
+    if config.get("method") != name:
+        raise UserError(f"{folder}: holds a {config.get('method')!r} model, not {name!r}; choose the other method.")
+    return config, {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
+    """Copy tensors into a module. Raises UserError naming the first missing, unexpected or misshapen ones."""
+    wanted = {name: t.shape for name, t in module.state_dict().items()}
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    wrong = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name]]
+    for what, names in (("lacks", missing), ("has unexpected", extra), ("has wrong shapes for", wrong)):
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise UserError(f"{source}: the checkpoint {what} {shown}; it was made for another configuration.")
+    module.load_state_dict(tensors)

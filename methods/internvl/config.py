@@ -1,0 +1,123 @@
+"""Named sizes of the backbone, as transformers configurations.
+
+The official sizes follow the config.json files of OpenGVLab/InternVL2_5-* (the checkpoint's own file wins when one
+is loaded). `nano` and `tiny` have the same architecture, small enough to be trained from scratch on a laptop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from transformers import InternVLConfig, InternVLVisionConfig, LlamaConfig, Qwen2Config
+
+from methods.base import UserError
+
+
+@dataclass(frozen=True)
+class BackboneSize:
+    """Everything that fixes an architecture. Widths in features, `image_size` and `patch_size` in pixels."""
+
+    text_family: str  # "qwen2" or "internlm2"; the latter is arithmetically a Llama
+    text_width: int
+    text_layers: int
+    text_heads: int
+    text_kv_heads: int
+    text_mlp: int
+    vision_width: int
+    vision_layers: int
+    vision_heads: int
+    vision_mlp: int
+    vision_style: str = "300m"  # "300m": LayerNorm and biased q, k, v; "6b": RMSNorm, q and k normalised, no bias
+    image_size: int = 448
+    patch_size: int = 14
+    max_tiles: int = 12
+    rope_theta: float = 1e6
+    rms_eps: float = 1e-6
+    layer_scale: float = 0.1
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Image tokens of one tile after the pixel shuffle by 2."""
+        return (self.image_size // self.patch_size // 2) ** 2
+
+
+SIZES = {
+    "tiny": BackboneSize(
+        "qwen2", 64, 2, 2, 1, 128, 64, 2, 1, 128, image_size=224, max_tiles=1, rope_theta=1e4, layer_scale=1.0
+    ),
+    "nano": BackboneSize(
+        "qwen2", 256, 4, 4, 2, 704, 192, 4, 3, 768, image_size=224, max_tiles=1, rope_theta=1e4, layer_scale=1.0
+    ),
+    "1b": BackboneSize("qwen2", 896, 24, 14, 2, 4864, 1024, 24, 16, 4096),
+    "2b": BackboneSize("internlm2", 2048, 24, 16, 8, 8192, 1024, 24, 16, 4096, rms_eps=1e-5),
+    "4b": BackboneSize("qwen2", 2048, 36, 16, 2, 11008, 1024, 24, 16, 4096),
+    "8b": BackboneSize("internlm2", 4096, 32, 32, 8, 14336, 1024, 24, 16, 4096, rms_eps=1e-5),
+    "26b": BackboneSize("internlm2", 6144, 48, 48, 8, 16384, 3200, 45, 25, 12800, "6b", rms_eps=1e-5),
+    "38b": BackboneSize("qwen2", 5120, 64, 40, 8, 27648, 3200, 45, 25, 12800, "6b"),
+    "78b": BackboneSize("qwen2", 8192, 80, 64, 8, 29568, 3200, 45, 25, 12800, "6b"),
+}
+
+
+def named_size(name: str) -> BackboneSize:
+    """The size called name. Raises UserError for an unknown one."""
+    if name not in SIZES:
+        raise UserError(f"There is no backbone size called {name!r}; choose one of {', '.join(SIZES)}.")
+    return SIZES[name]
+
+
+def transformers_config(size: BackboneSize, vocabulary: int, image_token_id: int) -> InternVLConfig:
+    """The native configuration for a size and a vocabulary.
+
+    The embeddings are untied, as in every InternVL2.5; `tie_word_embeddings` defaults to True in the native class
+    and would silently overwrite the output head.
+    """
+    big_vision = size.vision_style == "6b"
+    vision = InternVLVisionConfig(
+        hidden_size=size.vision_width,
+        num_hidden_layers=size.vision_layers,
+        num_attention_heads=size.vision_heads,
+        intermediate_size=size.vision_mlp,
+        attention_bias=not big_vision,
+        use_qk_norm=big_vision,
+        norm_type="rms_norm" if big_vision else "layer_norm",
+        layer_norm_eps=1e-6,
+        image_size=[size.image_size, size.image_size],
+        patch_size=[size.patch_size, size.patch_size],
+        layer_scale_init_value=size.layer_scale,
+        use_mean_pooling=True,  # makes the final norm an identity; the original has none
+    )
+    shared = dict(
+        vocab_size=vocabulary,
+        hidden_size=size.text_width,
+        intermediate_size=size.text_mlp,
+        num_hidden_layers=size.text_layers,
+        num_attention_heads=size.text_heads,
+        num_key_value_heads=size.text_kv_heads,
+        max_position_embeddings=32768,
+        rms_norm_eps=size.rms_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": size.rope_theta},
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    if size.text_family == "qwen2":
+        text = Qwen2Config(use_sliding_window=False, **shared)
+    else:
+        head = size.text_width // size.text_heads
+        text = LlamaConfig(attention_bias=False, mlp_bias=False, head_dim=head, **shared)
+    config = InternVLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=image_token_id,
+        image_seq_length=size.tokens_per_tile,
+        downsample_ratio=0.5,
+        tie_word_embeddings=False,
+    )
+    config._attn_implementation = "sdpa"
+    return config
+
+
+def size_to_dict(size: BackboneSize) -> dict:
+    """Plain values for config.json."""
+    return asdict(size)

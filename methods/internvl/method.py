@@ -1,0 +1,311 @@
+"""What every method on InternVL shares, and the backbone itself as a method that only writes boxes.
+
+A subclass adds a codec, a mask block and its own tasks; tokenised samples, batches, the language-model loss, decoding
+and files are here. Used alone (`internvl` in the registry) it is the common starting point of both alphabets, and in
+tables the row that tells what a mask is worth beyond a filled box.
+
+Shapes: B rows, L tokens, D width, N tiles, P image tokens a tile, M masks in a batch, R side of the codec's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from methods.base import Codec, Example, Method, Prediction, Request, TrainingSample, UserError, open_image
+from methods.internvl import checkpoint, tasks
+from methods.internvl.chat import IGNORED, MASK, Chat, Turn
+from methods.internvl.config import named_size
+from methods.internvl.engine import Answer, Block, Clock, decode
+from methods.internvl.model import Backbone
+from methods.internvl.pretraining import PretrainingHeads, patch_targets
+from methods.internvl.tiles import make_tiles
+from methods.internvl.vocabulary import load_tokenizer, train_tokenizer
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices that belong to a checkpoint and travel in its config.json."""
+
+    image_first: bool = True
+    system: str = ""
+    max_tiles: int = 12
+    box_scale: int = 1000
+
+
+class InternVLMethod(Method, nn.Module):
+    """InternVL2.5 that answers with text; the base of the mask-writing methods.
+
+    Stage "pretrain" trains everything on boxes, captions and questions with two auxiliary losses (PretrainingHeads).
+    """
+
+    name: ClassVar[str] = "internvl"
+    stages: ClassVar[tuple[str, ...]] = ("pretrain",)
+
+    def __init__(self, backbone: Backbone | None, tokenizer: Any, options: Options):
+        super().__init__()
+        self.options = options
+        self.tokenizer = tokenizer
+        self.backbone = backbone
+        self.codec: Codec | None = None
+        self.chat = Chat(tokenizer, backbone.size.tokens_per_tile, options.system) if backbone else None
+        self.heads: nn.Module | None = None  # auxiliary parts of a training stage, never saved with the model
+        self.stage = ""
+        self._last_image: tuple[str, np.ndarray, tuple[int, int]] | None = None
+
+    # ---- building, files ------------------------------------------------------------------------------------
+
+    @classmethod
+    def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> InternVLMethod:
+        """A fresh backbone for training from nothing.
+
+        parts: size (a named size), vocabulary (entries of the BPE trained on the corpus), seed, image_first, system.
+        """
+        size = named_size(parts.get("size", "nano"))
+        seed = int(parts.get("seed", 0))
+        tokenizer = train_tokenizer(corpus(), int(parts.get("vocabulary", 1024)))
+        torch.manual_seed(seed)
+        backbone = Backbone(size, len(tokenizer), checkpoint.image_token_id(tokenizer))
+        backbone.initialise_from_scratch(seed)
+        options = Options(bool(parts.get("image_first", True)), str(parts.get("system", "")), size.max_tiles)
+        return cls(backbone, tokenizer, options)
+
+    def save_pretrained(self, folder: Path, dtype: str = "float32") -> None:
+        checkpoint.save(self, Path(folder), dtype)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> InternVLMethod:
+        config, tensors = checkpoint.read(Path(folder), cls.name)
+        method = cls.from_config(config, Path(folder))
+        checkpoint.load_strictly(method, tensors, Path(folder))
+        return method.eval()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> InternVLMethod:
+        """An uninitialised method as config.json describes it."""
+        tokenizer = load_tokenizer(folder)
+        return cls(checkpoint.empty_backbone(config, tokenizer), tokenizer, Options(**config["options"]))
+
+    def config(self) -> dict[str, Any]:
+        """What config.json holds; `from_config` is the inverse."""
+        return checkpoint.describe(self)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    # ---- training -------------------------------------------------------------------------------------------
+
+    def enter_stage(self, stage: str) -> None:
+        if stage not in self.stages:
+            raise UserError(f"{self.name} has no stage called {stage!r}; choose one of {', '.join(self.stages)}.")
+        self.stage = stage
+        self.requires_grad_(True)
+        if stage == "pretrain" and self.heads is None:
+            self.heads = PretrainingHeads(self.backbone.size)
+
+    def conversation(self, example: Example, task: str, size: tuple[int, int], rng: np.random.Generator) -> list[Turn]:
+        """The turns of a task; subclasses add their own tasks."""
+        return tasks.converse(example, task, size, self.options.box_scale, self.options.image_first, rng)
+
+    def mask_block(self) -> list[int]:
+        """The ids that stand for one `<mask>` before the codec has filled them in."""
+        return []
+
+    def prepare(self, example: Example, task: str, rng: np.random.Generator) -> TrainingSample:
+        key, pixels, size = self._tiles(example)
+        turns = self.conversation(example, task, size, rng)
+        ids, labels = self.chat.encode(turns, len(pixels), self.mask_block())
+        sample = TrainingSample(ids, labels, pixels, key)
+        for _ in range(sum(turn.text.count(MASK) for turn in turns)):
+            sample.masks.append(self.codec_view(example))
+        if self.stage == "pretrain":
+            sample.extras = patch_targets(example, self.backbone.size)
+        return sample
+
+    def codec_view(self, example: Example) -> np.ndarray:
+        """The example's mask as float32 [R, R] in 0..1 on the codec's grid, squashed to a square."""
+        raise UserError(f"{self.name} has no mask codec; train a box, a caption or a question.")
+
+    def _tiles(self, example: Example) -> tuple[str, np.ndarray, tuple[int, int]]:
+        """(key, tiles, (width, height)); the last picture is kept, because its other samples come next."""
+        key = f"{example.dataset}/{example.split}/{example.image_id}"
+        if self._last_image is None or self._last_image[0] != key:
+            image = open_image(example.image)
+            tiles = make_tiles(image, self.backbone.size.image_size, self.options.max_tiles)
+            self._last_image = (key, tiles, image.size)
+        return self._last_image
+
+    def collate(self, samples: Sequence[TrainingSample]) -> dict[str, Any]:
+        """Right-padded ids and labels [B, L]; tiles of distinct pictures [N, 3, S, S] with the tile of each
+        placeholder group `tile_of`; masks [M, 1, R, R]; stacked extras."""
+        length = max(len(sample.ids) for sample in samples)
+        ids = torch.zeros(len(samples), length, dtype=torch.long)
+        labels = torch.full((len(samples), length), IGNORED)
+        tiles, first_tile, tile_of = [], {}, []
+        for row, sample in enumerate(samples):
+            ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
+            labels[row, : len(sample.labels)] = torch.tensor(sample.labels)
+            if sample.image is not None:
+                if sample.image_key not in first_tile:
+                    first_tile[sample.image_key] = sum(len(tile) for tile in tiles)
+                    tiles.append(sample.image)
+                start = first_tile[sample.image_key]
+                tile_of += range(start, start + len(sample.image))
+        batch: dict[str, Any] = {"ids": ids, "labels": labels}
+        if tiles:
+            batch |= {"pixels": torch.from_numpy(np.concatenate(tiles)), "tile_of": torch.tensor(tile_of)}
+        masks = [mask for sample in samples for mask in sample.masks]
+        if masks:
+            batch["masks"] = torch.from_numpy(np.stack(masks))[:, None]
+        for name in samples[0].extras:
+            batch[name] = torch.from_numpy(np.stack([sample.extras[name] for sample in samples]))
+        return batch
+
+    def hidden_states(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Last hidden states [B, L, D] and the vision tower's patches [N, patches, C] of a collated batch."""
+        ids, patches = batch["ids"], None
+        embeddings = self.backbone.embed(ids) if embeddings is None else embeddings
+        if "pixels" in batch:
+            patches = self.backbone.patches(batch["pixels"])
+            tokens = self.backbone.project(patches)[batch["tile_of"]].flatten(0, 1)
+            embeddings = self.backbone.place_images(embeddings, ids, tokens)
+        return self.backbone.run(embeddings), patches
+
+    def token_losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy [K] of each learned token and its label [K]; the head runs on those positions only."""
+        target = labels[:, 1:]
+        learned = target != IGNORED
+        logits = self.backbone.head(hidden[:, :-1][learned]).float()
+        return nn.functional.cross_entropy(logits, target[learned], reduction="none"), target[learned]
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        hidden, patches = self.hidden_states(batch)
+        losses = {"text": self.token_losses(hidden, batch["labels"])[0].mean()}
+        if self.heads is not None:
+            image_tokens = hidden[batch["ids"] == self.backbone.image_token_id]
+            losses |= self.heads(image_tokens.reshape(len(hidden), -1, hidden.shape[-1]), patches, batch)
+        return losses
+
+    # ---- answering ------------------------------------------------------------------------------------------
+
+    def questions(self, request: Request) -> list[tuple[tuple[str, ...], str]]:
+        """What to ask for a request: (what the answer yields, the user's text without the picture)."""
+        phrase = tasks.join_expressions(request.expressions)
+        return [(("mask", "box"), tasks.BOX_REQUESTS[0].format(phrase=phrase))]
+
+    def block(self, tokens: int | None) -> Block | None:
+        """How this method writes a mask with a budget of tokens; None if it writes none."""
+        return None
+
+    @property
+    def text_rows(self) -> int:
+        """Vocabulary rows that may stand in text: all but the mask tokens, which come last."""
+        return self.backbone.vocabulary
+
+    @torch.inference_mode()
+    def segment(self, requests: Sequence[Request]) -> list[Prediction]:
+        predictions: list[Prediction | None] = [None] * len(requests)
+        for tokens in dict.fromkeys(request.tokens for request in requests):
+            rows = [i for i, request in enumerate(requests) if request.tokens == tokens]
+            for row, prediction in zip(rows, self._segment([requests[i] for i in rows], tokens), strict=True):
+                predictions[row] = prediction
+        return predictions
+
+    def _segment(self, requests: Sequence[Request], tokens: int | None) -> list[Prediction]:
+        clock = Clock(self.device)
+        with clock.stage("preprocess"):
+            images = {id(r.image) if not isinstance(r.image, Path) else r.image: r.image for r in requests}
+            opened = {key: open_image(image) for key, image in images.items()}
+            side = self.backbone.size.image_size
+            tiles = {key: make_tiles(image, side, self.options.max_tiles) for key, image in opened.items()}
+            pixels = torch.from_numpy(np.concatenate(list(tiles.values()))).to(self.device)
+        with clock.stage("vision"):
+            tokens_of_image = self._image_tokens(pixels, tiles)
+        keys = [id(r.image) if not isinstance(r.image, Path) else r.image for r in requests]
+        asked = [(i, *question) for i, request in enumerate(requests) for question in self.questions(request)]
+        with clock.stage("preprocess"):
+            prompts = [self._prompt(text, len(tiles[keys[i]])) for i, _, text in asked]
+            embeddings, valid = self._left_padded(prompts, [tokens_of_image[keys[i]] for i, _, _ in asked])
+        rows = self.text_rows
+        answers = decode(self.backbone, embeddings, valid, self.chat.stop_id, self.block(tokens), rows, clock=clock)
+        with clock.stage("resize"):
+            predictions = [Prediction(np.zeros(opened[key].size[::-1], bool)) for key in keys]
+            for (i, want, _), answer in zip(asked, answers, strict=True):
+                self.read_answer(answer, want, predictions[i])
+        for prediction in predictions:
+            prediction.seconds = {stage: value / len(requests) for stage, value in clock.seconds.items()}
+        return predictions
+
+    def _image_tokens(self, pixels: Tensor, tiles: Mapping[Any, np.ndarray]) -> dict[Any, Tensor]:
+        features = self.backbone.project(self.backbone.patches(pixels))
+        counts = [len(tile) for tile in tiles.values()]
+        return dict(zip(tiles, (part.flatten(0, 1) for part in features.split(counts)), strict=True))
+
+    def _prompt(self, text: str, tiles: int) -> list[int]:
+        turns = [Turn("user", tasks.with_image(text, self.options.image_first))]
+        return self.chat.encode(turns, tiles, reply=True)[0]
+
+    def _left_padded(self, prompts: list[list[int]], image_tokens: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Prompt embeddings [B, L, D] and valid bool [B, L]."""
+        length = max(map(len, prompts))
+        ids = torch.tensor([[0] * (length - len(p)) + p for p in prompts], device=self.device)
+        valid = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts], device=self.device)
+        embeddings = self.backbone.embed(ids)
+        return self.backbone.place_images(embeddings, ids, torch.cat(image_tokens)), valid
+
+    def read_answer(self, answer: Answer, want: tuple[str, ...], prediction: Prediction) -> None:
+        """Fill a prediction from a decoded answer; what is asked for and missing becomes its failure."""
+        height, width = prediction.mask.shape
+        text = self.answer_text(answer)
+        prediction.text = f"{prediction.text}\n{text}".strip()
+        prediction.steps += answer.steps
+        failures = []
+        if "box" in want:
+            prediction.box = tasks.read_box(text, width, height, self.options.box_scale)
+            if prediction.box is None:
+                failures.append("no box in the answer")
+        if "mask" in want:
+            failures += self.read_mask(answer, prediction)
+        if not answer.finished:
+            failures.append("the answer was cut off")
+        prediction.failure = "; ".join(filter(None, [prediction.failure, *failures])) or None
+
+    def read_mask(self, answer: Answer, prediction: Prediction) -> list[str]:
+        """Set the prediction's mask: the first one written, brought to the picture's size with bilinear weights
+        before the threshold; without a codec, the filled box. Returns what went wrong."""
+        if self.codec is None:
+            if prediction.box is not None:
+                x1, y1, x2, y2 = (round(value) for value in prediction.box)
+                prediction.mask[y1:y2, x1:x2] = True
+            return []
+        if not answer.masks:
+            return ["no mask in the answer"]
+        soft = answer.masks[0].float()
+        full = nn.functional.interpolate(soft[None, None], prediction.mask.shape, mode="bilinear", antialias=True)
+        prediction.mask = (full[0, 0] > 0.5).cpu().numpy()
+        prediction.probabilities = soft.cpu().numpy()
+        prediction.token_ids = tuple(answer.mask_ids[0])
+        return []
+
+    def answer_text(self, answer: Answer) -> str:
+        """The text with special tokens kept and `<mask>` where a block stood."""
+        pieces, run = [], []
+        for token in [*answer.text_ids, -1]:
+            if token == -1:
+                pieces.append(self.tokenizer.decode(run, skip_special_tokens=False))
+                run = []
+            else:
+                run.append(token)
+        return MASK.join(pieces)
+
+
+def tuples(config: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON and YAML know no tuples; configurations are hashable, so lists become tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in dict(config).items()}

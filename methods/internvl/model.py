@@ -1,0 +1,118 @@
+"""The backbone as one module: vision tower, projector, language model and head of transformers' native InternVL.
+
+Shapes: N tiles, P image tokens a tile, B rows, L tokens, D width of the language model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import InternVLForConditionalGeneration
+from transformers.cache_utils import Cache
+
+from methods.internvl.config import BackboneSize, transformers_config
+
+
+class Backbone(nn.Module):
+    """InternVL2.5 with the few entry points that training and decoding need.
+
+    `vocabulary` counts rows of the embedding and of the head; it may exceed the tokenizer's length, because a
+    method can own ids (a picture's code book) that no text contains.
+    """
+
+    def __init__(self, size: BackboneSize, vocabulary: int, image_token_id: int):
+        super().__init__()
+        self.size = size
+        self.image_token_id = image_token_id
+        self.native = InternVLForConditionalGeneration(transformers_config(size, vocabulary, image_token_id))
+
+    @property
+    def vocabulary(self) -> int:
+        return self.native.lm_head.weight.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.size.text_width
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        return self.native.model.vision_tower
+
+    @property
+    def projector(self) -> nn.Module:
+        return self.native.model.multi_modal_projector
+
+    @property
+    def language_model(self) -> nn.Module:
+        return self.native.model.language_model
+
+    def initialise_from_scratch(self, seed: int) -> None:
+        """Start values for training without a checkpoint.
+
+        transformers leaves the vision tower's position embeddings at zero, which trains markedly worse from nothing.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        tower = self.vision_tower.embeddings
+        for parameter in (tower.position_embeddings, tower.cls_token):
+            nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.02, generator=generator)
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """[N, 3, S, S] -> the vision tower's patch features [N, (S / patch)^2, C], without the class token."""
+        return self.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
+
+    def project(self, patches: Tensor) -> Tensor:
+        """Patch features -> image tokens [N, P, D]: pixel shuffle by 2, then the projector."""
+        n, count, width = patches.shape
+        side = int(count**0.5)
+        shuffled = self.native.model.pixel_shuffle(patches.reshape(n, side, side, width), scale_factor=0.5)
+        return self.projector(shuffled.reshape(n, count // 4, 4 * width))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Ids [B, L] -> embeddings [B, L, D]."""
+        return self.language_model.embed_tokens(ids)
+
+    def place_images(self, embeddings: Tensor, ids: Tensor, image_tokens: Tensor) -> Tensor:
+        """Put image tokens [sum of all placeholders, D] where ids hold the image placeholder, in reading order."""
+        where = (ids == self.image_token_id).unsqueeze(-1)
+        return embeddings.masked_scatter(where, image_tokens.to(embeddings.dtype))
+
+    def run(
+        self,
+        embeddings: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """One causal pass of the language model -> last hidden states [B, L, D].
+
+        `mask` [B, keys so far] marks the keys that exist; None means all of them, which lets the fused kernel run
+        (right padding needs no mask, because no real token looks to its right).
+        """
+        return self.language_model(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+
+    def head(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+        """Logits of vocabulary rows [low, high) for hidden states [..., D]; a slice costs only its own rows."""
+        return nn.functional.linear(hidden, self.native.lm_head.weight[low:high])
+
+    @torch.no_grad()
+    def resize_vocabulary(self, rows: int, seed: int = 0) -> None:
+        """Append rows up to `rows`: output rows start as the mean of the old ones (HiMTok and ARGenSeg releases),
+        input rows as that of the old ones plus noise of 0.02, the initialiser's deviation."""
+        old = self.vocabulary
+        if rows <= old:
+            return
+        generator = torch.Generator().manual_seed(seed)
+        self.native.resize_token_embeddings(rows, mean_resizing=False)
+        head, table = self.native.lm_head.weight, self.language_model.embed_tokens.weight
+        head[old:] = head[:old].mean(0)
+        noise = torch.randn(rows - old, table.shape[1], generator=generator) * 0.02
+        table[old:] = table[:old].mean(0) + noise.to(table)

@@ -1,0 +1,54 @@
+"""Pictures -> tiles: InternVL2.5's dynamic tiling, thumbnail and normalisation (Pillow only, no torchvision)."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet, as in InternVL
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+@cache
+def grids(max_tiles: int) -> tuple[tuple[int, int], ...]:
+    """All (columns, rows) of 1 to max_tiles tiles, by number of tiles.
+
+    Ties keep the iteration order of the set that InternVL sorts (specs of its `dynamic_preprocess`); with small
+    integer pairs that order is a property of CPython's tuple hash and the same on every machine.
+    """
+    found = {
+        (columns, rows)
+        for n in range(1, max_tiles + 1)
+        for columns in range(1, n + 1)
+        for rows in range(1, n + 1)
+        if columns * rows <= n
+    }
+    return tuple(sorted(found, key=lambda grid: grid[0] * grid[1]))
+
+
+def choose_grid(width: int, height: int, side: int, max_tiles: int) -> tuple[int, int]:
+    """(columns, rows) whose aspect ratio is nearest to the picture's.
+
+    On a tie the later, larger grid wins only if the picture has more than half of that grid's pixels.
+    """
+    best, best_difference = (1, 1), float("inf")
+    for columns, rows in grids(max_tiles):
+        difference = abs(width / height - columns / rows)
+        larger = difference == best_difference and width * height > 0.5 * side * side * columns * rows
+        if difference < best_difference or larger:
+            best, best_difference = (columns, rows), difference
+    return best
+
+
+def make_tiles(image: Image.Image, side: int, max_tiles: int, thumbnail: bool = True) -> np.ndarray:
+    """float32 [tiles, 3, side, side], row-major, normalised; a thumbnail follows if there is more than one tile."""
+    columns, rows = choose_grid(image.width, image.height, side, max_tiles)
+    resized = image.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
+    pixels = np.asarray(resized, np.float32).reshape(rows, side, columns, side, 3)
+    tiles = pixels.transpose(0, 2, 4, 1, 3).reshape(rows * columns, 3, side, side)
+    if thumbnail and len(tiles) > 1:
+        small = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC), np.float32)
+        tiles = np.concatenate([tiles, small.transpose(2, 0, 1)[None]])
+    return (tiles / 255 - MEAN[:, None, None]) / STD[:, None, None]
