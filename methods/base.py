@@ -13,7 +13,7 @@ This file imports no torch, so that data, metrics and reports can use the types 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Box = tuple[float, float, float, float]
@@ -119,6 +120,7 @@ class Codec(Protocol):
     resolution: int  # R
     length: int  # T
     size: int  # V
+    prefixes: tuple[int, ...]  # numbers of leading tokens from which a mask can be decoded, T the last
 
     def encode(self, masks: Tensor) -> Tensor:
         """float [B, 1, R, R] in 0..1 -> int64 ids [B, T]."""
@@ -162,6 +164,16 @@ class Method(ABC):
     stages: ClassVar[tuple[str, ...]]  # the names of its training stages, in order
     codec: Codec | None
 
+    @classmethod
+    @abstractmethod
+    def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> Method:
+        """A method to be trained, from the parts that its class documents. `corpus` yields the training texts."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+
     @abstractmethod
     def enter_stage(self, stage: str) -> None:
         """Freeze and unfreeze parameters for a training stage and choose what `prepare` and `loss` do."""
@@ -177,6 +189,14 @@ class Method(ABC):
     @abstractmethod
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Named scalar losses; their sum is minimised. Names that begin with `_` are only logged."""
+
+    @abstractmethod
+    def codec_view(self, example: Example) -> np.ndarray:
+        """The example's mask as the codec is to see it: float32 [R, R] in 0..1."""
+
+    @abstractmethod
+    def full_mask(self, probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """The codec's probabilities [R, R] -> the mask bool [H, W] at the picture's size = (H, W)."""
 
     @abstractmethod
     def segment(self, requests: Sequence[Request]) -> list[Prediction]:

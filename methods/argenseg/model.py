@@ -45,6 +45,7 @@ class ARGenSeg(InternVLMethod):
     def __init__(self, backbone: Backbone | None, tokenizer: Any, options: Options, codec: VQVAE):
         super().__init__(backbone, tokenizer, options)
         self.codec = codec
+        self.keeper: dict[str, int] = {}  # settings of the tokenizer stage's CodebookKeeper
         if backbone is None:
             return
         self.start_id, self.end_id = token_id(tokenizer, START), token_id(tokenizer, END)
@@ -63,7 +64,7 @@ class ARGenSeg(InternVLMethod):
     @classmethod
     def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> ARGenSeg:
         """parts: `backbone` (folder of an InternVL model; left out in the tokenizer's stage), `codec` (sizes) or
-        `tokenizer` (folder of that stage), `init` ("zeros" as released, or "var"), `seed`."""
+        `tokenizer` (folder of that stage), `keeper` (settings of CodebookKeeper), `init` ("zeros" as released, or "var"), `seed`."""
         seed = int(parts.get("seed", 0))
         torch.manual_seed(seed)
         if "tokenizer" in parts:
@@ -71,7 +72,9 @@ class ARGenSeg(InternVLMethod):
         else:
             codec = VQVAE(CodecConfig(**tuples(parts.get("codec", {}))))
         if "backbone" not in parts:
-            return cls(None, None, Options(), codec)
+            method = cls(None, None, Options(), codec)
+            method.keeper = dict(parts.get("keeper", {}))
+            return method
         base = InternVLMethod.from_pretrained(Path(parts["backbone"]))
         add_tokens(base.tokenizer, [PLACEHOLDER, START, END, CONTEXT])
         base.backbone.resize_vocabulary(len(base.tokenizer) + codec.size, seed)
@@ -102,7 +105,7 @@ class ARGenSeg(InternVLMethod):
     def enter_stage(self, stage: str) -> None:
         super().enter_stage(stage)
         if stage == "tokenizer":
-            self.heads = self.heads or CodebookKeeper(self.codec)
+            self.heads = self.heads or CodebookKeeper(self.codec, **self.keeper)
         else:
             self.codec.requires_grad_(False)
             self.backbone.vision_tower.requires_grad_(False)

@@ -14,31 +14,37 @@ from methods.argenseg.tokenizer import VQVAE
 
 
 class CodebookKeeper(nn.Module):
-    """Places codes on vectors that the quantiser met, and moves the unused ones there again every so often."""
+    """Places codes on vectors that the quantiser met, first after `warmup` unquantised steps, and moves the unused
+    ones there again every `every` steps."""
 
-    def __init__(self, codec: VQVAE, every: int = 100):
+    def __init__(self, codec: VQVAE, warmup: int = 200, every: int = 50):
         super().__init__()
-        self.every = every
+        self.warmup, self.every = warmup, every
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.register_buffer("hits", torch.zeros(codec.size))
 
     @torch.no_grad()
-    def before(self, codec: VQVAE, features: Tensor) -> None:
-        """features [B, C, G, G] of this batch, before the codes take part in the graph."""
-        if self.step % self.every == 0:
-            quantizer, dead = codec.quantize, self.hits == 0
-            if self.step == 0:
+    def before(self, codec: VQVAE, features: Tensor) -> bool:
+        """Place codes if their time has come -> whether this step quantises.
+
+        features [B, C, G, G] of this batch, before the codes take part in the graph.
+        """
+        step = int(self.step) - self.warmup
+        self.step += 1
+        if step >= 0 and step % self.every == 0:
+            quantizer, dead = codec.quantize, (self.hits == 0).nonzero().flatten()
+            if step == 0:
                 quantizer.embedding.weight.zero_()
             met = residual_cells(quantizer, features.detach().float())
-            pick = torch.randint(len(met), (int(dead.sum()),), device=met.device)
-            noise = 0.01 * met.std() * torch.randn(len(pick), met.shape[1], device=met.device)
+            pick = torch.randint(len(met), (len(dead),), device=met.device)
+            noise = 0.01 * met.std() * torch.randn(len(dead), met.shape[1], device=met.device)
             quantizer.embedding.weight[dead] = met[pick] + noise
             self.hits.zero_()
-        self.step += 1
+        return step >= 0
 
     @torch.no_grad()
     def after(self, ids: Tensor) -> Tensor:
-        """Count a batch's ids -> the share of codes used since the last revival."""
+        """Count a batch's ids -> the share of codes used since the last placement."""
         self.hits += torch.bincount(ids.flatten(), minlength=len(self.hits))
         return (self.hits > 0).float().mean()
 
@@ -47,7 +53,7 @@ def residual_cells(quantizer, features: Tensor) -> Tensor:
     """What each scale is asked to quantise, [N, C], the same number of cells from every scale but the smallest."""
     rest, cells = features, []
     for k in range(len(quantizer.scales)):
-        z = quantizer.shrink(rest, k).flatten(2).transpose(1, 2)
+        z = quantizer.shrink(rest, k)
         cells.append(z.flatten(0, 1))
         rest = rest - quantizer.contribution(quantizer.embedding(quantizer.nearest(z)), k)
     most = 2048
@@ -57,8 +63,10 @@ def residual_cells(quantizer, features: Tensor) -> Tensor:
 def tokenizer_loss(codec: VQVAE, keeper: CodebookKeeper, pictures: Tensor, masks: int) -> dict[str, Tensor]:
     """pictures [B, 3, R, R] in -1..1, of which the first `masks` are drawn masks -> losses and what to watch."""
     features = codec.features(pictures)
-    keeper.before(codec, features)
+    quantised = keeper.before(codec, features)
     quantized, ids, quantizer = codec.quantize(features)
+    if not quantised:
+        quantized, quantizer = features, 0 * quantizer
     drawn = codec.draw(quantized).float()
     with torch.no_grad():
         predicted, truth = drawn[:masks].mean(1) > 0, pictures[:masks, 0] > 0

@@ -51,9 +51,9 @@ def bicubic_matrix(side: int, grid: int) -> Tensor:
     return columns[:, 0, :, 0].T.float().contiguous()
 
 
-def resize(maps: Tensor, matrix: Tensor) -> Tensor:
-    """[B, C, n, n] -> [B, C, m, m] by a fixed matrix [m, n] on both axes."""
-    return matrix @ maps @ matrix.T
+def both_axes(matrix: Tensor) -> Tensor:
+    """A resize of one axis [m, n] -> the resize of flattened squares [n * n, m * m], so that it is one product."""
+    return torch.kron(matrix, matrix).T.contiguous()
 
 
 class ResidualQuantizer(nn.Module):
@@ -76,8 +76,8 @@ class ResidualQuantizer(nn.Module):
         self.phi_index = phi_of_scale(phis, len(self.scales))
         self.register_buffer("ema_vocab_hit_SV", torch.zeros(len(self.scales), codes))
         for k, side in enumerate(self.scales[:-1]):  # the last scale is not resized
-            self.register_buffer(f"area_{k}", area_matrix(self.grid, side), persistent=False)
-            self.register_buffer(f"bicubic_{k}", bicubic_matrix(side, self.grid), persistent=False)
+            self.register_buffer(f"area_{k}", both_axes(area_matrix(self.grid, side)), persistent=False)
+            self.register_buffer(f"bicubic_{k}", both_axes(bicubic_matrix(side, self.grid)), persistent=False)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -89,20 +89,20 @@ class ResidualQuantizer(nn.Module):
     def nearest(self, cells: Tensor) -> Tensor:
         """Vectors [..., C] -> ids [...], by plain squared distance (codes are not normalised)."""
         table = self.embedding.weight.float()
-        cells = cells.float()
-        distance = (cells**2).sum(-1, keepdim=True) + (table**2).sum(-1) - 2 * cells @ table.T
-        return distance.argmin(-1)
+        # without the cell's own norm, which is the same for every code and would only cost precision
+        distance = torch.addmm((table**2).sum(-1), cells.float().flatten(0, -2), table.T, alpha=-2)
+        return distance.argmin(-1).view(cells.shape[:-1])
 
     def shrink(self, maps: Tensor, k: int) -> Tensor:
-        """[B, C, G, G] -> [B, C, s_k, s_k]."""
-        return maps if k == len(self.scales) - 1 else resize(maps, getattr(self, f"area_{k}"))
+        """[B, C, G, G] -> the cells of scale k, row-major [B, s_k^2, C]."""
+        flat = maps.flatten(2)
+        return (flat if k == len(self.scales) - 1 else flat @ getattr(self, f"area_{k}")).transpose(1, 2)
 
     def contribution(self, vectors: Tensor, k: int) -> Tensor:
         """Code vectors [B, s_k^2, C] of scale k, row-major -> what they add to F [B, C, G, G]."""
-        side = self.scales[k]
-        h = vectors.float().transpose(1, 2).reshape(len(vectors), -1, side, side)
-        if k < len(self.scales) - 1:
-            h = resize(h, getattr(self, f"bicubic_{k}"))
+        h = vectors.float().transpose(1, 2)
+        h = h.contiguous() if k == len(self.scales) - 1 else h @ getattr(self, f"bicubic_{k}")
+        h = h.view(len(vectors), -1, self.grid, self.grid)
         phi = self.quant_resi["qresi_ls"][self.phi_index[k]]
         return (1 - self.phi_ratio) * h + self.phi_ratio * phi(h)
 
@@ -124,7 +124,7 @@ class ResidualQuantizer(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             rest, ids = features.float(), []
             for k in range(len(self.scales)):
-                ids.append(self.nearest(self.shrink(rest, k).flatten(2).transpose(1, 2)))
+                ids.append(self.nearest(self.shrink(rest, k)))
                 rest = rest - self.contribution(self.embedding(ids[-1]), k)
             return torch.cat(ids, 1)
 
@@ -140,7 +140,7 @@ class ResidualQuantizer(nn.Module):
     def teacher_forcing(self, ids: Tensor) -> Tensor:
         """ids [B, T] -> the inputs of scales 2.. [B, T - 1, C]: F after each scale, shrunk to the next scale's side."""
         sums = self.accumulate(self.embedding(ids))[:-1]
-        inputs = [self.shrink(total, k + 1).flatten(2).transpose(1, 2) for k, total in enumerate(sums)]
+        inputs = [self.shrink(total, k + 1) for k, total in enumerate(sums)]
         return torch.cat(inputs, 1)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:

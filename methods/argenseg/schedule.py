@@ -31,7 +31,7 @@ class ScaleByScale:
         self.features = self.features + self.quantizer.contribution(self.quantizer.embedding(ids), k)
         if k + 1 == len(self.quantizer.scales):
             return None
-        cells = self.quantizer.shrink(self.features, k + 1).flatten(2).transpose(1, 2)
+        cells = self.quantizer.shrink(self.features, k + 1)
         start = sum(self.quantizer.lengths[: k + 1])
         return self.method.slot_inputs(cells, start)
 

@@ -2,7 +2,9 @@
 
 Half of each batch is decoded from all tokens and compared with the sharp mask; the other half from a random prefix
 and compared with the mask blurred as in the hierarchical loss, so that order comes to mean coarse to fine.
-Codes that no mask chose for a while are moved onto latents that were seen (dead-code revival).
+The first `warmup` steps pass the latents on unquantised: quantising the latents of an untrained encoder lets the
+decoder ignore them and the code book collapse. Then all codes are placed on latents that were seen, and codes that no
+mask chose for a while are placed there anew (dead-code revival).
 """
 
 from __future__ import annotations
@@ -16,37 +18,40 @@ from methods.himtok.tokenizer import MaskTokenizer
 
 
 class CodebookKeeper(nn.Module):
-    """Counts how often each code was chosen and revives the unused ones; lives only while stage 1 trains."""
+    """Counts how often each code was chosen and places the unused ones; lives only while stage 1 trains.
 
-    def __init__(self, codec: MaskTokenizer, every: int = 50):
+    warmup: steps before the first placement; every: steps between the later ones.
+    """
+
+    def __init__(self, codec: MaskTokenizer, warmup: int = 300, every: int = 50):
         super().__init__()
-        config = codec.config
-        self.every = every
+        self.warmup, self.every = warmup, every
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.register_buffer("hits", torch.zeros(config.codes))
-        self.register_buffer("seen", torch.zeros(config.codes, config.code_width))
+        self.register_buffer("hits", torch.zeros(codec.size))
         nn.init.orthogonal_(codec.quantize.embedding_proj.weight)  # well conditioned, so that codes can be placed
 
     @torch.no_grad()
-    def before(self, codec: MaskTokenizer, z: Tensor) -> None:
-        """On the first step place all codes on latents; later, every `every` steps, the unused ones.
+    def before(self, codec: MaskTokenizer, z: Tensor) -> bool:
+        """Place codes if their time has come -> whether this step quantises.
 
         z [B, T, D] are the batch's latents. Must run before the codes take part in the graph.
         """
-        fresh = F.normalize(z.detach().float().flatten(0, 1), dim=-1)
-        pick = torch.randint(len(fresh), (len(self.seen),), device=z.device)
-        self.seen.copy_(fresh[pick] + 0.01 * torch.randn_like(self.seen))
-        if self.step % self.every == 0:
-            dead = self.hits == 0
-            weight = codec.quantize.embedding.weight
-            placed = torch.linalg.solve(codec.quantize.embedding_proj.weight.float(), self.seen[dead].T).T
-            weight[dead] = placed.to(weight)
-            self.hits.zero_()
+        step = int(self.step) - self.warmup
         self.step += 1
+        if step >= 0 and step % self.every == 0:
+            dead = (self.hits == 0).nonzero().flatten()
+            fresh = F.normalize(z.detach().float().flatten(0, 1), dim=-1)
+            fresh = fresh[torch.randint(len(fresh), (len(dead),), device=z.device)]
+            fresh = fresh + 0.01 * torch.randn_like(fresh)
+            quantizer = codec.quantize
+            placed = torch.linalg.solve(quantizer.embedding_proj.weight.float(), fresh.T).T
+            quantizer.embedding.weight[dead] = placed.to(quantizer.embedding.weight)
+            self.hits.zero_()
+        return step >= 0
 
     @torch.no_grad()
     def after(self, ids: Tensor) -> Tensor:
-        """Count a batch's ids [B, T] -> the share of codes used since the last revival."""
+        """Count a batch's ids [B, T] -> the share of codes used since the last placement."""
         self.hits += torch.bincount(ids.flatten(), minlength=len(self.hits))
         return (self.hits > 0).float().mean()
 
@@ -54,8 +59,10 @@ class CodebookKeeper(nn.Module):
 def tokenizer_loss(codec: MaskTokenizer, keeper: CodebookKeeper, masks: Tensor, dice: float) -> dict[str, Tensor]:
     """masks [B, 1, R, R] in 0..1 -> losses "reconstruction" and "quantizer", and what is worth watching."""
     z = codec.latents(masks)
-    keeper.before(codec, z)
+    quantised = keeper.before(codec, z)
     codes, ids, quantizer = codec.quantize(z)
+    if not quantised:
+        codes, quantizer = F.normalize(z.float(), dim=-1), 0 * quantizer
     tokens, count = codec.length, len(masks)
     kept = torch.full((count,), tokens)
     kept[count // 2 :] = draw_levels(count - count // 2, tokens, replacement=True)

@@ -51,6 +51,7 @@ class HiMTok(InternVLMethod):
         self.codec = codec
         self.hierarchy = hierarchy
         self.decode = decode
+        self.keeper: dict[str, int] = {}  # settings of stage 1's CodebookKeeper
         if backbone is not None:
             self.start_id, self.end_id = token_id(tokenizer, START), token_id(tokenizer, END)
             self.low = token_id(tokenizer, code_token(0))
@@ -60,7 +61,7 @@ class HiMTok(InternVLMethod):
     @classmethod
     def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> HiMTok:
         """parts: `backbone` (folder of an InternVL model; left out in stage 1), `codec` (sizes) or `tokenizer`
-        (folder of a stage-1 model), `hierarchy`, `seed`."""
+        (folder of a stage-1 model), `hierarchy`, `keeper` (settings of CodebookKeeper), `seed`."""
         seed = int(parts.get("seed", 0))
         torch.manual_seed(seed)
         if "tokenizer" in parts:
@@ -69,7 +70,9 @@ class HiMTok(InternVLMethod):
             codec = MaskTokenizer(CodecConfig(**tuples(parts.get("codec", {}))))
         hierarchy = HierarchyConfig(**parts.get("hierarchy", {}))
         if "backbone" not in parts:
-            return cls(None, None, Options(box_scale=BOX_SCALE), codec, hierarchy)
+            method = cls(None, None, Options(box_scale=BOX_SCALE), codec, hierarchy)
+            method.keeper = dict(parts.get("keeper", {}))
+            return method
         base = InternVLMethod.from_pretrained(Path(parts["backbone"]))
         add_tokens(base.tokenizer, [START, END, *(code_token(i) for i in range(codec.size))])
         base.backbone.resize_vocabulary(len(base.tokenizer), seed)
@@ -96,7 +99,7 @@ class HiMTok(InternVLMethod):
     def enter_stage(self, stage: str) -> None:
         super().enter_stage(stage)
         if stage == "tokenizer":
-            self.heads = self.heads or CodebookKeeper(self.codec)
+            self.heads = self.heads or CodebookKeeper(self.codec, **self.keeper)
             return
         self.codec.requires_grad_(stage == "align")
         for part in (self.codec.encoder, self.codec.quantize):

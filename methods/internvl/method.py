@@ -278,8 +278,8 @@ class InternVLMethod(Method, nn.Module):
         prediction.failure = "; ".join(filter(None, [prediction.failure, *failures])) or None
 
     def read_mask(self, answer: Answer, prediction: Prediction) -> list[str]:
-        """Set the prediction's mask: the first one written, brought to the picture's size with bilinear weights
-        before the threshold; without a codec, the filled box. Returns what went wrong."""
+        """Set the prediction's mask: the first one written, or without a codec the filled box. Returns what went
+        wrong."""
         if self.codec is None:
             if prediction.box is not None:
                 x1, y1, x2, y2 = (round(value) for value in prediction.box)
@@ -287,12 +287,16 @@ class InternVLMethod(Method, nn.Module):
             return []
         if not answer.masks:
             return ["no mask in the answer"]
-        soft = answer.masks[0].float()
-        full = nn.functional.interpolate(soft[None, None], prediction.mask.shape, mode="bilinear", antialias=True)
-        prediction.mask = (full[0, 0] > 0.5).cpu().numpy()
-        prediction.probabilities = soft.cpu().numpy()
+        prediction.mask = self.full_mask(answer.masks[0], prediction.mask.shape)
+        prediction.probabilities = answer.masks[0].float().cpu().numpy()
         prediction.token_ids = tuple(answer.mask_ids[0])
         return []
+
+    def full_mask(self, probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """Bilinear weights before the threshold of 1/2, which loses less than resizing the finished mask."""
+        soft = probabilities.float()[None, None]
+        full = nn.functional.interpolate(soft, tuple(size), mode="bilinear", antialias=True)
+        return (full[0, 0] > 0.5).cpu().numpy()
 
     def answer_text(self, answer: Answer) -> str:
         """The text with special tokens kept and `<mask>` where a block stood."""

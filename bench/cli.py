@@ -1,0 +1,162 @@
+"""The command line: `genseg COMMAND ... key=value ...`.
+
+Heavy modules are imported by the command that needs them, so that help and mistakes answer at once. Input that cannot
+be used ends in one sentence on stderr and exit code 2; an interruption in exit code 130, ready to be resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from methods.base import UserError
+
+PROFILE_COMMANDS = {
+    "reproduce": "evaluate and time the profile's models (trained first if none are shipped), then report",
+    "study": "train everything anew, ship the weights, then reproduce",
+    "train": "train the named stages (all if none is named) with what they build on",
+    "eval": "predictions, scores and records of every method, codec and baseline",
+    "ablation": "the same models with fewer mask tokens, and what each token or scale is worth",
+    "latency": "seconds per picture, stage by stage",
+    "report": "tables and figures from the records that exist",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded behind the user's back
+    parser = _parser()
+    options, extra = parser.parse_known_args(arguments)
+    unknown = [word for word in extra if word.startswith("-") or "=" not in word]
+    try:
+        if unknown:
+            raise UserError(f"{unknown[0]!r} is no option of `genseg {options.command}`; see `genseg -h`.")
+        options.run(options, extra)
+    except UserError as error:
+        print(f"genseg: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("genseg: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="genseg",
+        description="HiMTok and ARGenSeg side by side. Settings follow the command as key=value, e.g. profile=nano "
+        "evaluate.batch=8; `bench/config.py` lists them.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in PROFILE_COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if name == "train":
+            command.add_argument("stages", nargs="*", help="names of stages in the profile")
+        command.set_defaults(run=_with_profile)
+    data = commands.add_parser("data", help="list, build, check or show datasets")
+    data.add_argument("action", choices=("list", "build", "check", "show"))
+    data.set_defaults(run=_data)
+    segment = commands.add_parser("segment", help="segment what a sentence describes in your own picture")
+    segment.add_argument("image", type=Path)
+    segment.add_argument("expression")
+    segment.add_argument("--method", default="himtok", help="a method of the profile (default: himtok)")
+    segment.add_argument("--out", type=Path, default=Path("overlay.png"))
+    segment.add_argument("--checkpoint", type=Path, help="a model's folder instead of the profile's")
+    segment.set_defaults(run=_segment)
+    parity = commands.add_parser("parity", help="compare this code with reference vectors in a folder")
+    parity.add_argument("folder", type=Path)
+    parity.set_defaults(run=_parity)
+    commands.add_parser("doctor", help="what this machine has and what will run on it").set_defaults(run=_doctor)
+    return parser
+
+
+def split_profile(words: Sequence[str]) -> tuple[str, list[str]]:
+    """(name or path of the profile, the other key=value words)."""
+    values = dict(word.split("=", 1) for word in words)
+    name = values.pop("profile", "nano")
+    return name, [f"{key}={value}" for key, value in values.items()]
+
+
+def _with_profile(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from bench import pipeline
+    from bench.config import load_profile, resolved
+
+    name, overrides = split_profile([w for w in [*getattr(options, "stages", []), *words] if "=" in w])
+    profile = load_profile(name, overrides)
+    print(f"# genseg {options.command}\n{resolved(profile)}", file=sys.stderr)
+    steps = {
+        "reproduce": pipeline.reproduce,
+        "study": pipeline.study,
+        "eval": pipeline.evaluate,
+        "ablation": pipeline.ablation,
+        "latency": pipeline.time_methods,
+        "report": pipeline.write_report,
+    }
+    if options.command == "train":
+        pipeline.train(profile, [w for w in options.stages if "=" not in w])
+    else:
+        steps[options.command](profile)
+
+
+def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from bench.data import commands
+
+    values = dict(word.split("=", 1) for word in words)
+    root = Path(values.pop("root", "data/refmoji"))
+
+    def whole(key: str, default: int) -> int:
+        text = values.pop(key, str(default))
+        if not text.isdecimal():
+            raise UserError(f"{key}={text}: give a whole number.")
+        return int(text)
+
+    if options.action == "list":
+        commands.list_cards()
+    elif options.action == "build":
+        splits = values.pop("splits").split(",") if "splits" in values else None
+        level, numbers = values.pop("level", "easy"), {k: whole(k, d) for k, d in _BUILD_NUMBERS.items()}
+        _none_left(values)
+        commands.build(level=level, root=root, splits=splits, **numbers)
+    elif options.action == "check":
+        _none_left(values)
+        commands.check(root)
+    else:
+        split, out, count = values.pop("split", "val"), Path(values.pop("out", "sheet.png")), whole("count", 24)
+        _none_left(values)
+        commands.show(root, split, out, count)
+
+
+_BUILD_NUMBERS = {"train_scenes": 0, "seed": 0, "workers": 1}
+
+
+def _none_left(values: dict[str, str]) -> None:
+    if values:
+        raise UserError(f"{next(iter(values))!r} is no setting of this command; see the README.")
+
+
+def _segment(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from bench.config import load_profile
+    from bench.segment import segment_file
+
+    name, overrides = split_profile(words)
+    profile = load_profile(name, overrides)
+    for line in segment_file(
+        profile, options.image, options.expression, options.method, options.out, options.checkpoint
+    ):
+        print(line)
+
+
+def _parity(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from bench.parity import check
+
+    _none_left(dict(word.split("=", 1) for word in words))
+    if not check(options.folder):
+        sys.exit(1)
+
+
+def _doctor(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from bench.doctor import examine
+
+    examine()

@@ -1,0 +1,1 @@
+"""Running a method over a dataset and scoring what it wrote."""

@@ -1,0 +1,110 @@
+"""Predictions of methods, baselines and codecs, all in the same files and hence under the same scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from bench.config import EvaluateConfig
+from bench.evaluate import baselines
+from bench.evaluate.plan import Question, objects_of, plan
+from bench.evaluate.predictions import line, stamp_of, write_predictions
+from bench.records import CODEC
+from bench.train.engine import resolve_precision
+from bench.train.order import ImageDataset
+from methods.base import Example, Method, Prediction, Request
+
+
+class SceneDataset(ImageDataset, Protocol):
+    """A dataset that also knows every annotated object of a picture."""
+
+    def objects(self, image_id: int | str) -> Sequence[np.ndarray]: ...
+
+
+def predict_method(
+    method: Method, identity: dict[str, Any], dataset: ImageDataset, split: str, config: EvaluateConfig, folder: Path
+) -> list[Path]:
+    """Ask a method every question of a split under every protocol -> one file per protocol.
+
+    identity: what the answers depend on beside the configuration (name, digests of weights and data).
+    """
+    precision = resolve_precision(config.precision, method.device)
+    paths = []
+    for protocol in config.protocols:
+
+        def answer(questions: Sequence[Question], protocol: str = protocol) -> list[dict[str, Any]]:
+            examples = [dataset[q.index] for q in questions]
+            requests = [
+                Request(e.image, q.expressions, ("mask", "box")) for e, q in zip(examples, questions, strict=True)
+            ]
+            with torch.autocast(method.device.type, precision, enabled=precision != torch.float32):
+                predictions = method.segment(requests)
+            return [
+                line(e, p, protocol, q.sent_id, q.expressions)
+                for e, p, q in zip(examples, predictions, questions, strict=True)
+            ]
+
+        stamp = stamp_of(
+            **identity, split=split, protocol=protocol, limit=config.limit, batch=config.batch, precision=str(precision)
+        )
+        path = folder / f"{identity['method']}.{split}.{protocol}.jsonl"
+        paths.append(write_predictions(path, stamp, plan(dataset, protocol, config.limit), config.batch, answer))
+    return paths
+
+
+def predict_baseline(
+    name: str, identity: dict[str, Any], dataset: SceneDataset, split: str, config: EvaluateConfig, folder: Path
+) -> list[Path]:
+    """The same for one of bench.evaluate.baselines."""
+    paths = []
+    for protocol in config.protocols:
+
+        def answer(questions: Sequence[Question], protocol: str = protocol) -> list[dict[str, Any]]:
+            lines = []
+            for q in questions:
+                example = replace(dataset[q.index], expressions=q.expressions)
+                prediction = baselines.predict(name, example, dataset.objects(example.image_id), config.seed)
+                lines.append(line(example, prediction, protocol, q.sent_id, q.expressions))
+            return lines
+
+        stamp = stamp_of(**identity, split=split, protocol=protocol, limit=config.limit, seed=config.seed)
+        path = folder / f"{name.replace(':', '-')}.{split}.{protocol}.jsonl"
+        paths.append(write_predictions(path, stamp, plan(dataset, protocol, config.limit), 256, answer))
+    return paths
+
+
+def predict_codec(
+    method: Method, identity: dict[str, Any], dataset: ImageDataset, split: str, config: EvaluateConfig, folder: Path
+) -> list[Path]:
+    """The codec's ceiling: every true mask encoded and decoded from each of the codec's prefixes."""
+    targets = objects_of(dataset, plan(dataset, "per_object_joined", config.limit))
+    paths = []
+    for tokens in method.codec.prefixes:
+
+        def answer(indices: Sequence[int], tokens: int = tokens) -> list[dict[str, Any]]:
+            examples = [dataset[index] for index in indices]
+            predictions = round_trip(method, examples, tokens)
+            return [
+                line(e, p, CODEC, -1, e.expressions[:1]) for e, p in zip(examples, predictions, strict=True)
+            ]
+
+        stamp = stamp_of(**identity, split=split, tokens=tokens, limit=config.limit)
+        path = folder / f"{identity['method']}.{split}.{CODEC}-{tokens:03d}.jsonl"
+        paths.append(write_predictions(path, stamp, targets, 32, answer))
+    return paths
+
+
+@torch.inference_mode()
+def round_trip(method: Method, examples: Sequence[Example], tokens: int) -> list[Prediction]:
+    """True masks through the codec with the first `tokens` ids, brought back to each picture's size."""
+    views = torch.from_numpy(np.stack([method.codec_view(example) for example in examples]))[:, None]
+    ids = method.codec.encode(views.to(method.device))[:, :tokens]
+    return [
+        Prediction(mask=method.full_mask(probabilities, example.mask.shape))
+        for example, probabilities in zip(examples, method.codec.decode(ids), strict=True)
+    ]

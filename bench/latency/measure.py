@@ -1,0 +1,66 @@
+"""Latency of single requests: batch 1, the next starts when the last has returned.
+
+The whole request is timed by the host clock with the device synchronised at both ends, from an opened file to a mask
+at the picture's size. Stages come from a second pass, because their own synchronisations would disturb the first.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from bench.progress import Progress
+from methods.base import Method, Request
+
+
+def percentile_interval(values: np.ndarray, share: float) -> tuple[float, float]:
+    """95 % interval of a percentile by order statistics (binomial, no assumption on the distribution)."""
+    ordered = np.sort(values)
+    n = len(ordered)
+    spread = 1.96 * np.sqrt(n * share * (1 - share))
+    low, high = int(np.floor(n * share - spread)), int(np.ceil(n * share + spread))
+    return float(ordered[max(0, low)]), float(ordered[min(n - 1, high)])
+
+
+def measure(method: Method, requests: Sequence[Request], warmup: int, name: str) -> dict[str, np.ndarray]:
+    """Seconds of every request: "total" from the first pass, each stage from the second, plus steps and tokens.
+
+    The first `warmup` requests are answered once before, untimed.
+    """
+    device = method.device
+    for request in requests[:warmup]:
+        method.segment([request])
+    seen: dict[str, list[float]] = defaultdict(list)
+    with Progress(f"latency of {name}", 2 * len(requests)) as progress:
+        for request in requests:
+            start = _now(device)
+            method.segment([request])
+            seen["total"].append(_now(device) - start)
+            progress.advance()
+        for request in requests:
+            prediction = method.segment([request])[0]
+            for stage, seconds in prediction.seconds.items():
+                seen[stage].append(seconds)
+            seen["steps"].append(prediction.steps)
+            seen["tokens"].append(len(prediction.token_ids))
+            progress.advance()
+    # a stage that a request never reached (no mask was written) took no time in it
+    return {k: np.array(v + [0.0] * (len(requests) - len(v))) for k, v in seen.items()}
+
+
+def peak_mebibytes(device: torch.device) -> float:
+    """Most memory held so far: of the device, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

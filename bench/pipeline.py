@@ -1,0 +1,231 @@
+"""The commands that do several things in a row: train, evaluate, time, report; `reproduce` is all of them.
+
+Every step first looks whether its result is there already and belongs to the same weights, data and settings, so
+that a second call is quick and a killed one goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import report
+from bench.config import Profile, resolved
+from bench.data.cards import open_dataset
+from bench.data.commands import build
+from bench.evaluate.baselines import BASELINES
+from bench.evaluate.plan import plan
+from bench.evaluate.predictions import stamp_of
+from bench.evaluate.runner import predict_baseline, predict_codec, predict_method
+from bench.evaluate.scoring import score_predictions, to_records
+from bench.latency.measure import measure, peak_mebibytes
+from bench.latency.records import to_records as latency_records
+from bench.records import CODEC, LATENCY, Record, read_records, write_atomic, write_records
+from bench.train.engine import resolve_precision
+from bench.train.stages import eval_root, model_of_stage, needed_stages, train_root, train_stage
+from methods.base import Method, Request
+from methods.registry import method_class
+
+PACKAGES = ("torch", "transformers", "numpy", "pillow")
+
+
+def device_of(name: str = "auto") -> torch.device:
+    """The device to run on: the first GPU if there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def prepare_data(profile: Profile, train: bool) -> None:
+    """Build the embedded dataset's splits that the profile needs, if they are missing."""
+    data = profile.data
+    build(level=data.level, root=eval_root(profile), workers=data.workers)
+    if train:
+        build(
+            level=data.level, root=train_root(profile), splits=["train"], train_scenes=data.train_scenes,
+            seed=data.seed, workers=data.workers,
+        )  # fmt: skip
+
+
+def train(profile: Profile, names: Iterable[str] = ()) -> list[Path]:
+    """Train the named stages, or all, with what they build on."""
+    prepare_data(profile, train=True)
+    order: list[str] = []
+    for name in list(names) or profile.stages:
+        order += [s for s in needed_stages(profile, name) if s not in order]
+    return [train_stage(profile, name, resolved(profile), device_of()) for name in order]
+
+
+def shipped_model(profile: Profile, method: str) -> Path:
+    return profile.results_dir / "checkpoints" / method
+
+
+def find_model(profile: Profile, method: str) -> Path:
+    """The folder of a method's weights: shipped, trained before, or trained now."""
+    shipped = shipped_model(profile, method)
+    if profile.ship and (shipped / "config.json").is_file():
+        return shipped
+    stage = profile.models[method]
+    folder = model_of_stage(profile, stage)
+    return folder if folder.is_dir() else train(profile, [stage])[-1]
+
+
+def ship(profile: Profile) -> list[Path]:
+    """Copy the trained models as float16 to results/<profile>/checkpoints, from where `reproduce` takes them."""
+    folders = []
+    for method, stage in profile.models.items():
+        trained = method_class(method).from_pretrained(model_of_stage(profile, stage))
+        trained.save_pretrained(shipped_model(profile, method), "float16")
+        folders.append(shipped_model(profile, method))
+    return folders
+
+
+def digest(folder: Path) -> str:
+    """Short SHA-256 over a model's weights and configuration."""
+    total = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")) + [folder / "config.json"]:
+        total.update(path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def evaluate(profile: Profile) -> list[Record]:
+    """Predictions, scores and records of every method, codec and baseline on every split."""
+    prepare_data(profile, train=False)
+    torch.set_num_threads(profile.evaluate.threads)
+    records: list[Record] = []
+    for name in profile.models:
+        folder = find_model(profile, name)
+        method = method_class(name).from_pretrained(folder).to(device_of())
+        for split in profile.evaluate.splits:
+            records += _evaluate_method(profile, name, method, digest(folder), split)
+    for name in BASELINES:
+        for split in profile.evaluate.splits:
+            dataset = _open(profile, split)
+            identity = {"method": name, "data": _data_digest(profile)}
+            paths = predict_baseline(name, identity, dataset, split, profile.evaluate, _predictions(profile))
+            records += [r for path in paths for r in _score(profile, path, dataset, split, {"method": name})]
+    write_records(profile.results_dir / "records" / "scores.jsonl", records)
+    return records
+
+
+def _evaluate_method(profile: Profile, name: str, method: Method, weights: str, split: str) -> list[Record]:
+    dataset = _open(profile, split)
+    identity = {"method": name, "weights": weights, "data": _data_digest(profile)}
+    facts = _facts(profile, name, weights, profile.evaluate.precision, method)
+    records = []
+    folder = _predictions(profile)
+    for path in predict_method(method, identity, dataset, split, profile.evaluate, folder):
+        records += _score(profile, path, dataset, split, facts)
+    if method.codec is not None:
+        for path in predict_codec(method, identity, dataset, split, profile.evaluate, folder):
+            tokens = int(path.stem.rsplit("-", 1)[1])
+            records += _score(profile, path, dataset, split, facts | {"variant": f"tokens={tokens}"})
+    return records
+
+
+def _score(profile: Profile, path: Path, dataset: Any, split: str, facts: dict[str, Any]) -> list[Record]:
+    """Score a predictions file, keep the scores beside it, and aggregate them; done once per content."""
+    stamp = stamp_of(content=hashlib.sha256(path.read_bytes()).hexdigest(), code=version("genseg-bench"))
+    scores = path.parent.parent / "scores" / path.name
+    stamp_file = scores.with_suffix(".stamp")
+    if not (scores.exists() and stamp_file.exists() and stamp_file.read_text() == stamp):
+        rows = score_predictions(path, dataset)
+        write_atomic(scores, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_atomic(stamp_file, stamp)
+    rows = [json.loads(line) for line in scores.read_text().splitlines()]
+    return to_records(rows, seed=profile.evaluate.seed, **facts)
+
+
+def time_methods(profile: Profile) -> list[Record]:
+    """Latency of every method on the validation split -> records; measured once per weights and settings."""
+    prepare_data(profile, train=False)
+    config = profile.latency
+    torch.set_num_threads(config.threads)
+    dataset = _open(profile, "val")
+    questions = plan(dataset, "per_expression")
+    requests = [Request(dataset[q.index].image, q.expressions) for q in questions[: config.requests]]
+    path = profile.results_dir / "records" / "latency.jsonl"
+    known = read_records(path) if path.exists() else []
+    records: list[Record] = []
+    for name in profile.models:
+        folder = find_model(profile, name)
+        method = method_class(name).from_pretrained(folder).to(device_of())
+        facts = _facts(profile, name, digest(folder), config.precision, method)
+        facts |= {"variant": "", "note": f"{config.threads} threads, {config.warmup} warm-ups"}
+        same = [r for r in known if all(getattr(r, k) == v for k, v in facts.items() if k != "date")]
+        if same and {r.n for r in same} == {len(requests)}:
+            records += same
+            continue
+        precision = resolve_precision(config.precision, method.device)
+        with torch.autocast(method.device.type, precision, enabled=precision != torch.float32):
+            seconds = measure(method, requests, config.warmup, name)
+        where = {"dataset": profile.data.dataset, "split": "val"}
+        records += latency_records(seconds, peak_mebibytes(method.device), **facts, **where)
+    write_records(path, records)
+    return records
+
+
+def write_report(profile: Profile) -> list[Path]:
+    """Tables and figures from the records that exist."""
+    return report.build(profile.results_dir)
+
+
+def reproduce(profile: Profile) -> list[Path]:
+    """Evaluate and time the profile's models (training them first if none are shipped), then report."""
+    evaluate(profile)
+    time_methods(profile)
+    return write_report(profile)
+
+
+def study(profile: Profile) -> list[Path]:
+    """Train everything anew, ship the models, then reproduce."""
+    train(profile)
+    ship(profile)
+    return reproduce(profile)
+
+
+def _open(profile: Profile, split: str) -> Any:
+    return open_dataset(profile.data.dataset, eval_root(profile), split)
+
+
+def _predictions(profile: Profile) -> Path:
+    return profile.runs_dir / "predictions"
+
+
+def _data_digest(profile: Profile) -> str:
+    return json.loads((eval_root(profile) / "dataset.json").read_text())["digest"]
+
+
+def _facts(profile: Profile, name: str, weights: str, precision: str, method: Method) -> dict[str, Any]:
+    """The fields of a record that are the same for all figures of one model."""
+    return {
+        "method": name,
+        "checkpoint": weights,
+        "backbone": profile.name,
+        "device": device_name(method.device),
+        "precision": precision,
+        "versions": {package: version(package) for package in PACKAGES},
+        "revision": version("genseg-bench"),
+        "date": date.today().isoformat(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's with its number of cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+__all__ = ["CODEC", "LATENCY", "evaluate", "reproduce", "ship", "study", "time_methods", "train", "write_report"]

@@ -1,0 +1,110 @@
+"""Write every table and figure that the records of a profile allow: `genseg report`.
+
+results/<profile>/tables/   accuracy, codec: no timing in them, the same bytes for the same predictions
+                            main, latency: with timings
+                            published: what the papers print
+results/<profile>/figures/  accuracy_latency, codec_ceiling, training, examples
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bench.records import CODEC, Record, read_lines, read_records, write_atomic
+from bench.report import figures, layout, sheet, tables
+from bench.report.published import load_published
+from methods.base import UserError
+
+LOG_WIDTH = 200  # columns when the output goes to a file or a pipe, where nothing wraps
+OpenDataset = Callable[[str, str], sheet.Pictures]  # (dataset, split) -> its examples
+
+
+def build(
+    profile_dir: Path,
+    runs_dir: Path | None = None,
+    open_dataset: OpenDataset | None = None,
+) -> list[Path]:
+    """Write the views of `profile_dir`/records and print the main table; returns the paths written.
+
+    The papers' figures are read from the folder `published` beside `profile_dir`.
+
+    runs_dir: holds scores/*.jsonl (for the examples) and STAGE/train.jsonl (for the training curves); logs that are
+    shipped in `profile_dir`/logs/STAGE serve where it has none. open_dataset: needed for the examples only.
+    Raises UserError when there are no records.
+    """
+    profile_dir = Path(profile_dir)
+    records = read_records(profile_dir / "records")
+    if not tables.scores_of(records):
+        raise UserError(f"{profile_dir / 'records'}: no scores there; run `make reproduce` or `genseg eval` first.")
+    folder = profile_dir / "figures"
+    written = _write_tables(records, profile_dir / "tables", profile_dir.parent / "published")
+    for name, figure in (
+        ("accuracy_latency", figures.accuracy_over_latency(records)),
+        ("codec_ceiling", figures.codec_ceiling(records)),
+        ("training", figures.training_curves(find_logs(profile_dir, runs_dir))),
+    ):
+        written += figures.save(figure, folder, name) if figure else []
+    if runs_dir and open_dataset:
+        written += _write_sheets(Path(runs_dir) / "scores", open_dataset, folder)
+    return written
+
+
+def find_logs(profile_dir: Path, runs_dir: Path | None) -> dict[str, Path]:
+    """Stage -> the folder with its training log, by name."""
+    logs: dict[str, Path] = {}
+    for top in (profile_dir / "logs", runs_dir):
+        logs |= {path.parent.name: path.parent for path in sorted(top.glob("*/train.jsonl"))} if top else {}
+    return logs
+
+
+def _write_tables(records: Sequence[Record], folder: Path, published_dir: Path) -> list[Path]:
+    """Write all tables; print the main one."""
+    printed = load_published(published_dir)
+    beside = [tables.published(printed)] if len(printed) else []
+    main = tables.main_tables(records)
+    written = []
+    for name, own, below in (
+        ("main", main, beside),
+        ("accuracy", tables.accuracy(records), beside),
+        ("codec", tables.codec(records), []),
+        ("latency", tables.latency(records), []),
+        ("published", [tables.published_list(printed)] if len(printed) else [], []),
+    ):
+        if own:
+            written.append(write_atomic(folder / f"{name}.md", layout.markdown(*own, *below)))
+            written.append(write_atomic(folder / f"{name}.csv", layout.to_csv(*own)))
+            written.append(write_atomic(folder / f"{name}.tex", layout.latex(*own, *below)))
+    console = Console()
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    for table in [*main, *beside]:
+        layout.print_table(table, console)
+    return written
+
+
+def _write_sheets(scores: Path, open_dataset: OpenDataset, folder: Path) -> list[Path]:
+    """One sheet of examples per dataset, split and protocol: all methods but the trivial baselines."""
+    places: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = {}
+    for path in sorted(scores.glob("*.jsonl")):
+        if path.name.startswith("baseline"):
+            continue
+        rows = [row for _, row in read_lines(path)]
+        if rows and rows[0].get("protocol") != CODEC:
+            place = tuple(str(rows[0].get(name)) for name in ("dataset", "split", "protocol"))
+            places.setdefault(place, {})[path.name.split(".")[0]] = rows
+    written = []
+    for (dataset, split, protocol), methods in sorted(places.items()):
+        image = sheet.draw_sheet(methods, open_dataset(dataset, split))
+        if image:
+            written.append(write_atomic(folder / f"examples.{dataset}.{split}.{protocol}.png", image))
+    return written
+
+
+def show(paths: Iterable[Path]) -> str:
+    """The written paths as one sentence for the terminal."""
+    paths = list(paths)
+    return f"Wrote {len(paths)} files: " + ", ".join(str(path) for path in paths)

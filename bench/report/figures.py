@@ -1,0 +1,243 @@
+"""The figures: views of records and training logs, as PNG and SVG, the same bytes for the same input.
+
+Colours are Okabe and Ito's, which people with any colour vision can tell apart; methods differ in marker too.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from bench.records import CODEC, LATENCY, Record, read_lines, write_atomic
+from bench.report.tables import base_of, label, row_order, scores_of, tokens_of
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+STYLE = {
+    "font.size": 9,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.hashsalt": "genseg",
+    "figure.constrained_layout.use": True,
+}
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write name.png and name.svg without a date or a program's name in them."""
+    paths = []
+    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+        paths.append(write_atomic(folder / f"{name}.{kind}", buffer.getvalue()))
+    return paths
+
+
+def accuracy_over_latency(records: Sequence[Record], metric: str = "ciou", title: str = "cIoU") -> Figure | None:
+    """A point per timed method, one panel per dataset, split and protocol; None if nothing was timed.
+
+    Bars: 95 % interval upwards and downwards, 90th percentile to the right. Dashed: the best trivial baseline.
+    """
+    panels = {}
+    for score in scores_of(records):
+        if score.metric == metric:
+            panels.setdefault((score.dataset, score.split, score.protocol), []).append(score)
+    timed = _timings(records)
+    panels = {place: scores for place, scores in panels.items() if any(label(s) in timed for s in scores)}
+    if not panels:
+        return None
+    look = _look(label(score) for scores in panels.values() for score in scores if label(score) in timed)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.8 * len(panels), 3.6))
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (place, scores) in zip(axes, sorted(panels.items()), strict=True):
+            _accuracy_panel(axis, scores, timed, look)
+            axis.set(
+                title="{} {}, {}".format(*place), xlabel="latency per image (ms, median to p90)", ylabel=f"{title} (%)"
+            )
+    return figure
+
+
+def codec_ceiling(records: Sequence[Record]) -> Figure | None:
+    """gIoU of the ground truth after encoding and decoding over the number of tokens; None without such records.
+
+    Solid with its 95 % band: all objects. Dotted: objects below 32 x 32 pixels.
+    """
+    curves: dict[tuple[str, ...], dict[int, dict[str, Record]]] = {}
+    for record in records:
+        tokens = tokens_of(record.variant)
+        if record.protocol == CODEC and tokens:
+            key = (record.dataset, record.split, record.method, base_of(record.variant))
+            curves.setdefault(key, {}).setdefault(tokens, {})[record.metric] = record
+    places = {key[:2] for key in curves}
+    one = len(places) == 1
+    names = {key: " ".join(filter(None, key[2:] if one else (*key[2:], *key[:2]))) for key in curves}
+    if not curves:
+        return None
+    look = _look(names.values())
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.6))
+        axis = figure.subplots()
+        for key in sorted(curves):
+            _codec_curve(axis, curves[key], names[key], *look[names[key]])
+        _token_axis(axis, sorted({tokens for curve in curves.values() for tokens in curve}))
+        axis.set(xlabel="mask tokens", ylabel="gIoU of the round trip (%)", ylim=(0, 100))
+        axis.set_title("Codec ceiling" + (", {} {}".format(*places.pop()) if one else ""))
+        axis.legend(loc="lower right")
+    return figure
+
+
+def training_curves(logs: Mapping[str, Path]) -> Figure | None:
+    """Loss (above) and validation (below) over samples seen, a column per stage; None without logs.
+
+    logs: stage -> folder with train.jsonl and perhaps validation.jsonl.
+    """
+    stages = {name: folder for name, folder in logs.items() if (folder / "train.jsonl").is_file()}
+    if not stages:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.9 * len(stages), 4.6))
+        axes = figure.subplots(2, len(stages), squeeze=False, sharex="col")
+        for (above, below), (name, folder) in zip(axes.T, stages.items(), strict=True):
+            _loss_panel(above, _columns(folder / "train.jsonl"))
+            above.set_title(name)
+            _validation_panel(below, _columns(folder / "validation.jsonl"))
+            below.set_xlabel("samples seen")
+            below.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}"))
+        axes[0, 0].set_ylabel("training loss")
+        axes[1, 0].set_ylabel("validation (%)")
+    return figure
+
+
+def _timings(records: Iterable[Record]) -> dict[str, tuple[float, float]]:
+    """Label -> median and p90 of the whole request in ms."""
+    found: dict[str, dict[str, float]] = {}
+    for record in records:
+        if record.protocol == LATENCY and record.metric.startswith("latency/total/"):
+            found.setdefault(label(record), {})[record.metric.rsplit("/", 1)[1]] = record.value
+    return {
+        name: (times["median_ms"], times.get("p90_ms", times["median_ms"]))
+        for name, times in found.items()
+        if "median_ms" in times
+    }
+
+
+def _look(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Name -> (colour, marker), by rank in alphabetical order."""
+    ordered = sorted(set(names), key=row_order)
+    return {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(ordered)}
+
+
+def _accuracy_panel(
+    axis: Axes, scores: Sequence[Record], timed: Mapping[str, tuple[float, float]], look: Mapping[str, tuple[str, str]]
+) -> None:
+    for score in sorted(scores, key=lambda record: row_order(label(record))):
+        if label(score) not in timed:
+            continue
+        (median, p90), (colour, marker) = timed[label(score)], look[label(score)]
+        low, high = (score.value if bound is None else bound for bound in (score.low, score.high))
+        axis.errorbar(
+            median,
+            100 * score.value,
+            xerr=[[0], [max(0.0, p90 - median)]],
+            yerr=[[100 * (score.value - low)], [100 * (high - score.value)]],
+            color=colour,
+            marker=marker,
+            capsize=3,
+            linestyle="none",
+            label=label(score),
+        )
+    trivial = [score for score in scores if score.method.startswith("baseline:")]
+    if trivial:
+        best = max(trivial, key=lambda record: record.value)
+        axis.axhline(100 * best.value, color="#666666", linestyle="--", linewidth=1, label=best.method)
+    axis.set_xscale("log")
+    medians = [timed[label(score)] for score in scores if label(score) in timed]
+    axis.set_xlim(min(m for m, _ in medians) / 2, max(p for _, p in medians) * 2)
+    _plain_log_ticks(axis.xaxis, *axis.get_xlim())
+    axis.set_ylim(0, min(100, 1.25 * max(100 * (score.high or score.value) for score in scores)))
+    handles, names = axis.get_legend_handles_labels()
+    order = sorted(range(len(names)), key=lambda i: row_order(names[i]))
+    axis.legend([handles[i] for i in order], [names[i] for i in order], loc="best")
+
+
+def _plain_log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Ticks at 1, 2 and 5 times the powers of ten (powers alone if those are many), printed as plain numbers."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
+    axis.set_major_locator(FixedLocator([step * 10.0**decade for decade in decades for step in steps]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _codec_curve(axis: Axes, curve: Mapping[int, Mapping[str, Record]], name: str, colour: str, marker: str) -> None:
+    tokens = [count for count in sorted(curve) if "giou" in curve[count]]
+    whole = [curve[count]["giou"] for count in tokens]
+    axis.plot(tokens, [100 * r.value for r in whole], color=colour, marker=marker, label=name)
+    bounds = [
+        [100 * (r.value if b is None else b) for r, b in ((r, getattr(r, side)) for r in whole)]
+        for side in ("low", "high")
+    ]
+    axis.fill_between(tokens, *bounds, color=colour, alpha=0.2, linewidth=0)
+    tiny = [(count, curve[count]["giou@small"]) for count in tokens if "giou@small" in curve[count]]
+    if tiny:
+        axis.plot(*zip(*((c, 100 * r.value) for c, r in tiny), strict=True), color=colour, linestyle=":",
+                  label=f"{name}, below 32 x 32 px (n = {tiny[-1][1].n})")  # fmt: skip
+
+
+def _token_axis(axis: Axes, tokens: Sequence[int]) -> None:
+    """A logarithmic axis with a tick at each number of tokens that leaves room for its print."""
+    kept = [tokens[-1]]
+    for count in reversed(tokens):
+        if kept[-1] / count >= 1.35:
+            kept.append(count)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator(kept[::-1]))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
+    """The numeric columns of a log; rows without a value have NaN."""
+    rows: list[dict[str, Any]] = [row for _, row in read_lines(path)] if path.is_file() else []
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, np.nan) for row in rows], float) for name in names}
+
+
+def _loss_panel(axis: Axes, columns: Mapping[str, np.ndarray]) -> None:
+    """The total and, if there are several, its parts; a running mean over about 2 % of the log."""
+    hidden = {"step", "samples", "lr"}
+    parts = [name for name in columns if name not in hidden and not name.startswith("_")]
+    parts = [name for name in parts if name == "loss" or len(parts) > 2]
+    samples = columns.get("samples", columns.get("step"))
+    width = max(1, len(samples) // 50)
+    for name, colour in zip(parts, COLOURS, strict=False):
+        smooth = np.convolve(columns[name], np.ones(width) / width, "valid")
+        axis.plot(samples[width - 1 :], smooth, color=colour, linewidth=1.6 if name == "loss" else 0.9, label=name)
+    axis.set_yscale("log")
+    _plain_log_ticks(axis.yaxis, *axis.get_ylim())
+    axis.legend(fontsize=7)
+
+
+def _validation_panel(axis: Axes, columns: Mapping[str, np.ndarray]) -> None:
+    hidden = {"step", "samples", "failures"}
+    names = [name for name in columns if name not in hidden]
+    for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
+        axis.plot(columns["samples"], 100 * columns[name], color=colour, marker=marker, markersize=3, label=name)
+    axis.set_ylim(0, 100)
+    if names:
+        axis.legend(fontsize=7)

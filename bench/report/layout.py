@@ -1,0 +1,209 @@
+"""A table as data, and its four faces: Markdown, CSV, LaTeX and the terminal.
+
+Rounding and order are fixed, so the same records give the same bytes. Markdown, LaTeX and the terminal show rounded
+figures with half the width of the 95 % interval; the CSV holds the figures and both bounds to six places.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import rich.box
+import rich.table
+from rich.console import Console
+from rich.markup import escape
+
+Kind = Literal["text", "count", "percent", "time"]
+MISSING = "–"
+
+
+class Figure(NamedTuple):
+    """A fraction in 0..1 with its interval; `mark` is printed behind it (a footnote sign)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    mark: str = ""
+
+
+class Timing(NamedTuple):
+    """Milliseconds: median and 90th percentile."""
+
+    median: float
+    p90: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """`key` finds the cell in a row and heads the CSV; `title` heads the other faces (none: not shown there)."""
+
+    key: str
+    title: str
+    kind: Kind = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows are dicts by column key; a missing key or None is a cell without a figure."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[dict[str, Any]]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def shown(self) -> list[Column]:
+        """The columns of all faces but the CSV."""
+        return [column for column in self.columns if column.title]
+
+    def cells(self) -> list[list[str]]:
+        """What stands in the shown columns, row by row."""
+        return [[_show(row.get(column.key), column.kind) for column in self.shown] for row in self.rows]
+
+
+def markdown(*tables: Table) -> str:
+    """Tables one below the other, each with its title and notes."""
+    return "\n".join(_markdown(table) for table in tables)
+
+
+def _markdown(table: Table) -> str:
+    head = [column.title for column in table.shown]
+    grid = [head, *table.cells()]
+    widths = [max(len(line[i]) for line in grid) for i in range(len(head))]
+    rule = [
+        ("-" * width if column.kind == "text" else "-" * (width - 1) + ":")
+        for column, width in zip(table.shown, widths, strict=True)
+    ]
+    lines = [_pad(head, table, widths), "| " + " | ".join(rule) + " |"]
+    lines += [_pad(line, table, widths) for line in grid[1:]]
+    notes = "".join(f"\n{note}\n" for note in table.notes)
+    return f"### {table.title}\n\n" + "\n".join(lines) + "\n" + notes
+
+
+def _pad(line: list[str], table: Table, widths: list[int]) -> str:
+    cells = (
+        text.ljust(width) if column.kind == "text" else text.rjust(width)
+        for text, column, width in zip(line, table.shown, widths, strict=True)
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def to_csv(*tables: Table) -> str:
+    """One CSV of tables with the same columns; a figure takes three columns, a timing two."""
+    output = io.StringIO()
+    writer = csv.writer(output, lineterminator="\n")
+    columns = tables[0].columns
+    writer.writerow([name for column in columns for name in _csv_names(column)])
+    for table in tables:
+        for row in table.rows:
+            writer.writerow([value for column in columns for value in _csv_values(row.get(column.key), column)])
+    return output.getvalue()
+
+
+def latex(*tables: Table) -> str:
+    """booktabs tables, one `table*` environment each."""
+    return "\n".join(_latex(table) for table in tables)
+
+
+def _latex(table: Table) -> str:
+    spec = "".join("l" if column.kind == "text" else "r" for column in table.shown)
+    lines = [[column.title for column in table.shown], *table.cells()]
+    head, *body = [" & ".join(_escape(cell) for cell in line) + r" \\" for line in lines]
+    caption = _escape(" ".join([table.title + ".", *table.notes]))
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            r"\begin{table*}",
+            r"\centering\footnotesize",
+            rf"\caption{{{caption}}}",
+            rf"\begin{{tabular}}{{{spec}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print to the terminal, in several parts one below the other if it is too narrow for all columns."""
+    cells = [[column.title for column in table.shown], *table.cells()]
+    widths = [max(len(line[i]) for line in cells[1:]) for i in range(len(table.shown))]
+    widths = [max(width, *map(len, title.split())) for width, title in zip(widths, cells[0], strict=True)]
+    console.print(f"\n[bold]{escape(table.title)}[/bold]")
+    for part in _parts(table.shown, widths, console.width):
+        face = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        for i in part:
+            side = "left" if table.shown[i].kind == "text" else "right"
+            face.add_column(cells[0][i], justify=side, width=widths[i])
+        for line in cells[1:]:
+            face.add_row(*(escape(line[i]) for i in part))
+        console.print(face)
+    for note in table.notes:
+        console.print(escape(note), highlight=False)
+
+
+def _parts(columns: Sequence[Column], widths: Sequence[int], limit: int) -> list[list[int]]:
+    """Indices of the columns of each part: the text columns that lead the table, then as many others as fit."""
+    lead = next((i for i, column in enumerate(columns) if column.kind != "text"), len(columns))
+    lead = lead if sum(widths[:lead]) + 3 * lead <= limit / 2 else 1
+    parts = [list(range(lead))]
+    for i in range(lead, len(columns)):
+        if sum(widths[j] + 3 for j in [*parts[-1], i]) > limit and len(parts[-1]) > lead:
+            parts.append(list(range(lead)))
+        parts[-1].append(i)
+    return parts
+
+
+def _show(value: Any, kind: Kind) -> str:
+    if value is None or value == "":
+        return MISSING
+    if isinstance(value, Figure):
+        half = "" if value.low is None or value.high is None else f" ± {50 * (value.high - value.low):.1f}"
+        return f"{100 * value.value:.1f}{half}{value.mark}"
+    if isinstance(value, Timing):
+        return _milliseconds(value.median) + ("" if value.p90 is None else f" ({_milliseconds(value.p90)})")
+    return f"{value:,.0f}" if kind == "count" else str(value)
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _csv_names(column: Column) -> list[str]:
+    extra = {"percent": ["low", "high"], "time": ["p90"]}.get(column.kind, [])
+    return [column.key, *(f"{column.key}_{name}" for name in extra)]
+
+
+def _csv_values(value: Any, column: Column) -> list[str]:
+    numbers = {"percent": 3, "time": 2}.get(column.kind, 0)
+    if not numbers:
+        return ["" if value is None else str(value)]
+    parts = list(value or ())[:numbers]
+    return ["" if part is None else f"{part:.6f}" for part in parts] + [""] * (numbers - len(parts))
+
+
+def _escape(text: str) -> str:
+    for plain, code in {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "#": r"\#",
+        "_": r"\_",
+        "±": r"$\pm$",
+        "†": r"$\dagger$",
+        "‡": r"$\ddagger$",
+        "–": "--",
+        "<": "$<$",
+        "≤": r"$\leq$",
+    }.items():
+        text = text.replace(plain, code)
+    return text

@@ -1,0 +1,147 @@
+"""A sheet of examples: picture, expression, ground truth, and one column per method with its mask and IoU.
+
+Drawn from lines of scores (they carry the masks) and the dataset's pictures. The samples are chosen by a fixed rule,
+evenly over the first method's IoU, so that a sheet shows failures as well as successes.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from bench.evaluate import rle
+from bench.evaluate.boundary import inner_boundary
+from methods.base import Example, open_image
+
+Row = Mapping[str, Any]
+TRUTH, ANSWER, BOX = (0, 158, 115), (213, 94, 0), (0, 114, 178)  # Okabe and Ito's green, vermilion, blue
+CELL = 224  # pixels of a picture's longer side
+GAP = 8
+TEXT = 15  # height of a line of text
+
+
+class Pictures(Protocol):
+    """What a sheet needs of a dataset."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Example: ...
+
+
+def choose(methods: Mapping[str, Sequence[Row]], count: int) -> list[dict[str, Row]]:
+    """`count` questions that every method answered, spread evenly over the first method's IoU, best first.
+
+    -> one dict per question: method -> its line.
+    """
+    by_key = [{_key(row): row for row in rows} for rows in methods.values()]
+    shared = [key for key in by_key[0] if all(key in table for table in by_key)]
+    shared.sort(key=lambda key: (-by_key[0][key]["iou"], key))
+    picks = np.unique(np.linspace(0, len(shared) - 1, min(count, len(shared))).round().astype(int)) if shared else []
+    return [{name: table[shared[i]] for name, table in zip(methods, by_key, strict=True)} for i in picks]
+
+
+def draw_sheet(methods: Mapping[str, Sequence[Row]], dataset: Pictures, count: int = 8) -> bytes | None:
+    """The sheet as PNG bytes; None when no question was answered by all methods.
+
+    methods: label -> lines of scores of one split and protocol.
+    """
+    questions = choose(methods, count)
+    if not questions:
+        return None
+    wanted = {str(row["ref_id"]) for question in questions for row in question.values()}
+    examples = {}
+    for index in range(len(dataset)):
+        example = dataset[index]
+        if str(example.ref_id) in wanted:
+            examples[str(example.ref_id)] = example
+    lines = [_line(question, examples[_key(_first(question))[0]]) for question in questions]
+    return _png(_stack([_header(list(methods)), *lines]))
+
+
+def overlay(picture: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], box: Any = None) -> Image.Image:
+    """The mask tinted and outlined, the rest of the picture faded to grey, and the written box if there is one."""
+    pixels = np.asarray(picture, np.float32)
+    faded = 0.4 * pixels @ np.array([0.299, 0.587, 0.114], np.float32) + 0.6 * 245
+    tinted = 0.7 * pixels + 0.3 * np.array(colour, np.float32)
+    pixels = np.where(mask[..., None], tinted, faded[..., None])
+    thick = 2 * max(1, round(max(picture.size) / CELL))  # so that two pixels are left of it in the cell
+    outline = inner_boundary(mask)
+    for _ in range(thick - 1):
+        outline |= inner_boundary(mask & ~outline)
+    pixels[outline] = colour
+    drawn = Image.fromarray(pixels.round().astype(np.uint8))
+    if box:
+        left, top, right, bottom = box
+        corners = (min(left, right), min(top, bottom), max(left, right) - 1, max(top, bottom) - 1)
+        if corners[0] <= corners[2] and corners[1] <= corners[3]:
+            ImageDraw.Draw(drawn).rectangle(corners, outline=BOX, width=thick)
+    return drawn
+
+
+def _key(row: Row) -> tuple[str, str]:
+    return str(row["ref_id"]), str(row.get("sent_id"))
+
+
+def _first(question: Mapping[str, Row]) -> Row:
+    return next(iter(question.values()))
+
+
+def _line(question: Mapping[str, Row], example: Example) -> Image.Image:
+    """One question: the picture, the truth, every answer; the expression below the picture."""
+    picture = open_image(example.image)
+    cells = [
+        _cell(picture, _wrapped(f"“{_first(question).get('expression', '')}”")),
+        _cell(overlay(picture, example.mask, TRUTH), ["ground truth"]),
+    ]
+    for row in question.values():
+        caption = [f"IoU {100 * row['iou']:.0f} %"]
+        if row.get("failure"):
+            caption += _wrapped(f"failure: {row['failure']}")[:2]
+        cells.append(_cell(overlay(picture, rle.decode(row["mask"]), ANSWER, row.get("box")), caption))
+    height = max(cell.height for cell in cells)
+    line = Image.new("RGB", (len(cells) * (CELL + GAP) + GAP, height + GAP), "white")
+    for i, cell in enumerate(cells):
+        line.paste(cell, (GAP + i * (CELL + GAP), 0))
+    return line
+
+
+def _cell(picture: Image.Image, caption: Sequence[str]) -> Image.Image:
+    scale = CELL / max(picture.size)
+    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    cell = Image.new("RGB", (CELL, size[1] + 4 + TEXT * len(caption)), "white")
+    cell.paste(picture.resize(size, Image.Resampling.LANCZOS), (0, 0))
+    draw = ImageDraw.Draw(cell)
+    for i, text in enumerate(caption):
+        draw.text((0, size[1] + 2 + TEXT * i), text, fill="black", font=ImageFont.load_default(12))
+    return cell
+
+
+def _header(names: Sequence[str]) -> Image.Image:
+    titles = ["picture and expression", "ground truth", *names]
+    band = Image.new("RGB", (len(titles) * (CELL + GAP) + GAP, TEXT + 2 * GAP), "white")
+    for i, title in enumerate(titles):
+        ImageDraw.Draw(band).text((GAP + i * (CELL + GAP), GAP), title, fill="black", font=ImageFont.load_default(14))
+    return band
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 36, max_lines=3, placeholder=" …") or [""]
+
+
+def _stack(parts: Sequence[Image.Image]) -> Image.Image:
+    sheet = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height
+    return sheet
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

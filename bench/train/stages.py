@@ -1,0 +1,137 @@
+"""From a profile to a stage that is ready to run: data, method, validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.config import Profile, StageConfig
+from bench.data.cards import open_dataset
+from bench.evaluate.metrics import box_iou
+from bench.evaluate.plan import plan
+from bench.evaluate.runner import round_trip
+from bench.records import write_atomic
+from bench.train.loop import DONE, Run, run_stage
+from bench.train.order import ImageDataset, Order
+from methods.base import Method, Request, UserError
+from methods.registry import method_class
+
+TEXT_TASKS = ("caption", "question")  # served by the captions of a dataset, the others by its referents
+
+
+def stage_folder(profile: Profile, name: str) -> Path:
+    return profile.runs_dir / name
+
+
+def model_of_stage(profile: Profile, name: str) -> Path:
+    """Where a finished stage keeps its model."""
+    return stage_folder(profile, name) / DONE
+
+
+def train_stage(profile: Profile, name: str, text: str, device: torch.device) -> Path:
+    """Run one stage to its end and return its model's folder; a finished stage returns at once.
+
+    text: the resolved profile, kept beside the run.
+    """
+    folder = stage_folder(profile, name)
+    if (folder / DONE).is_dir():
+        return folder / DONE
+    stage = profile.stages[name]
+    datasets = open_training_data(profile, stage)
+    method = method_class(stage.method).build(parts_of(profile, stage), corpus_of(datasets))
+    order = Order(datasets, stage.tasks, stage.images, stage.per_image, stage.seed)
+    run = Run(name, folder, method, order, stage, profile.train, validation(profile, stage))
+    write_atomic(folder / "config.yaml", text)
+    return run_stage(run, device)
+
+
+def needed_stages(profile: Profile, name: str) -> list[str]:
+    """The stage and all that it builds on, in the order in which they must run."""
+    order: list[str] = []
+    for value in profile.stages[name].parts.values():
+        if isinstance(value, str) and value.startswith("stage:"):
+            order += [s for s in needed_stages(profile, value[6:]) if s not in order]
+    return [*order, name]
+
+
+def parts_of(profile: Profile, stage: StageConfig) -> dict[str, object]:
+    """The stage's parts with `stage:NAME` replaced by the folder of that stage's model."""
+    parts: dict[str, object] = {"seed": stage.seed}
+    for key, value in stage.parts.items():
+        if isinstance(value, str) and value.startswith("stage:"):
+            value = model_of_stage(profile, value[6:])
+            if not value.is_dir():
+                raise UserError(f"{value} is missing: train stage {value.parent.name} first (`genseg train`).")
+        parts[key] = value
+    return parts
+
+
+def open_training_data(profile: Profile, stage: StageConfig) -> dict[str, ImageDataset]:
+    """The dataset behind each task of a stage."""
+    root, name = train_root(profile), profile.data.dataset
+    datasets: dict[str, ImageDataset] = {}
+    text_tasks = [task for task in stage.tasks if task in TEXT_TASKS]
+    for task in text_tasks:
+        kinds = ("caption",) if task == "caption" else ("what", "colour", "count", "where")
+        datasets[task] = open_dataset(name, root, "train", reader="captions", kinds=kinds)
+    if len(text_tasks) < len(stage.tasks):
+        referents = open_dataset(name, root, "train", semantic=stage.stage == "pretrain")
+        datasets |= {task: referents for task in stage.tasks if task not in TEXT_TASKS}
+    return datasets
+
+
+def train_root(profile: Profile) -> Path:
+    """The training split has a folder of its own, so that its size does not touch the evaluation data."""
+    return Path(profile.data.root) / f"train-{profile.data.train_scenes}"
+
+
+def eval_root(profile: Profile) -> Path:
+    """Where the evaluation splits are."""
+    return Path(profile.data.root) / "eval"
+
+
+def corpus_of(datasets: dict[str, ImageDataset]) -> Callable[[], Iterator[str]]:
+    """The training texts, for a tokenizer that is made from nothing: every sentence, question and answer once."""
+
+    def texts() -> Iterator[str]:
+        for dataset in dict.fromkeys(datasets.values()):
+            yield from dataset.texts()
+        yield from (f"[[{a}, {b}, {c}, {d}]]" for a, b, c, d in np.random.default_rng(0).integers(0, 1000, (500, 4)))
+
+    return texts
+
+
+def validation(profile: Profile, stage: StageConfig) -> Callable[[Method], dict[str, float]]:
+    """A function that measures a method on the first samples of the validation split, without touching training.
+
+    Stages that train a codec are measured by its round trip, the others by their answers.
+    """
+    dataset = open_dataset(profile.data.dataset, eval_root(profile), "val")
+    count = profile.train.validate_samples
+    questions = plan(dataset, "per_expression", 3 * count)[::3][:count]
+    device_type = "cpu" if not torch.cuda.is_available() else "cuda"
+
+    def measure(method: Method) -> dict[str, float]:
+        with torch.random.fork_rng(devices=[]), torch.autocast(device_type, enabled=False):
+            examples = [dataset[q.index] for q in questions]
+            if stage.stage == "tokenizer":
+                predictions = round_trip(method, examples, method.codec.length)
+            else:
+                requests = [
+                    Request(e.image, q.expressions, ("mask", "box")) for e, q in zip(examples, questions, strict=True)
+                ]
+                predictions = [p for i in range(0, count, 16) for p in method.segment(requests[i : i + 16])]
+        pairs = list(zip(predictions, examples, strict=True))
+        inter = np.array([(p.mask & e.mask).sum() for p, e in pairs])
+        union = np.array([(p.mask | e.mask).sum() for p, e in pairs])
+        values = {"ciou": float(inter.sum() / max(1, union.sum())), "giou": float((inter / np.maximum(1, union)).mean())}
+        if stage.stage != "tokenizer":
+            boxes = np.array([box_iou(p.box, e.box) for p, e in pairs])
+            values |= {f"acc@{t}": float((boxes >= t).mean()) for t in (0.5, 0.7, 0.9)}
+            values["failures"] = float(sum(p.failure is not None for p in predictions))
+        return values
+
+    return measure

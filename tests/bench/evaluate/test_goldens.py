@@ -1,0 +1,45 @@
+"""Our metrics against independent answers: integers exactly, reals within 1e-9."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.evaluate.parity import check
+from methods.base import UserError
+
+GOLDENS = Path(__file__).parents[2] / "goldens" / "metrics"
+
+
+def test_every_pair_and_the_aggregate_agree():
+    results = check(GOLDENS)
+    pairs = json.loads((GOLDENS / "metrics.json").read_text())["pairs"]
+    assert len(pairs) == 39
+    assert {result.name.split(": ")[0] for result in results} == {pair["name"] for pair in pairs} | {"aggregate"}
+    assert [result for result in results if not result.ok] == []
+
+
+def test_a_changed_answer_is_noticed(tmp_path):
+    content = json.loads((GOLDENS / "metrics.json").read_text())
+    content["pairs"][0]["intersection"] += 1
+    content["pairs"][1]["bf"] += 2e-9
+    content["pairs"][2]["bf_precision"] = None
+    content["aggregate_without_ignore"]["acc"]["0.9"] += 0.01
+    (tmp_path / "changed.json").write_text(json.dumps(content))
+    wrong = [result.name for result in check(tmp_path) if not result.ok]
+    names = [pair["name"] for pair in content["pairs"][:3]]
+    assert wrong == [
+        f"{names[0]}: intersection",
+        f"{names[1]}: bf",
+        f"{names[2]}: bf_precision",
+        "aggregate: acc@0.9",
+        "aggregate: mask_acc@0.9",
+    ]
+
+
+def test_a_folder_without_answers_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no JSON file with a list of mask pairs"):
+        check(tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(UserError, match="broken.json: not a JSON file"):
+        check(tmp_path)

@@ -1,0 +1,72 @@
+"""`genseg report`: what it writes, and that it writes the same again."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.evaluate import rle
+from bench.evaluate.metrics import score
+from bench.records import write_lines, write_records
+from bench.report import build
+from methods.base import Example, UserError
+
+PUBLISHED = Path(__file__).parents[3] / "results" / "published"
+TABLES = ("main", "accuracy", "codec", "latency", "published")
+FIGURES = ("accuracy_latency", "codec_ceiling", "training")
+MASK = np.zeros((40, 60), bool)
+MASK[10:20, 10:30] = True
+
+
+@pytest.fixture
+def profile(tmp_path, records):
+    shutil.copytree(PUBLISHED, tmp_path / "results" / "published")
+    write_records(tmp_path / "results" / "nano" / "records" / "all.jsonl", records)
+    for name in ("himtok.val.per_expression", "baseline-empty.val.per_expression", "himtok.val.codec-032"):
+        protocol = name.split(".")[2].split("-")[0]
+        row = {"dataset": "toy", "split": "val", "protocol": protocol, "ref_id": 1, "sent_id": 0, "expression": "it"}
+        row["mask"] = rle.encode(MASK)
+        write_lines(tmp_path / "runs" / "scores" / f"{name}.jsonl", [row | score(MASK, MASK).as_dict()])
+    write_lines(tmp_path / "runs" / "backbone" / "train.jsonl", [{"step": 1, "samples": 8, "loss": 2.0}])
+    return tmp_path / "results" / "nano"
+
+
+def open_toy(dataset, split):
+    assert (dataset, split) == ("toy", "val")
+    return [Example(Image.new("RGB", (60, 40)), ("it",), MASK, ref_id=1)]
+
+
+def test_all_views_are_written_and_the_main_table_is_printed(profile, capsys):
+    written = build(profile, profile.parents[1] / "runs", open_toy)
+    names = {str(path.relative_to(profile)) for path in written}
+    tables = {f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")}
+    figures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
+    assert names == tables | figures | {"figures/examples.toy.val.per_expression.png"}
+    assert all(path.stat().st_size for path in written)
+    printed = capsys.readouterr().out
+    assert "61.0 ± 2.5" in printed
+    assert "81.1†" in printed
+    assert "Published figures" in (profile / "tables" / "main.md").read_text()
+    assert "latency" not in (profile / "tables" / "accuracy.md").read_text().lower()
+
+
+def test_a_second_build_writes_the_same_bytes(profile):
+    first = {path: path.read_bytes() for path in build(profile, profile.parents[1] / "runs", open_toy)}
+    assert {path: path.read_bytes() for path in build(profile, profile.parents[1] / "runs", open_toy)} == first
+
+
+def test_records_alone_are_enough(profile):
+    shutil.rmtree(profile.parents[1] / "runs")
+    shutil.rmtree(profile.parents[1] / "results" / "published")
+    names = {path.name for path in build(profile)}
+    assert "main.md" in names
+    assert "published.md" not in names
+    assert "training.png" not in names
+
+
+def test_without_records_there_is_one_clear_sentence(tmp_path):
+    (tmp_path / "records").mkdir()
+    with pytest.raises(UserError, match="no scores there; run `make reproduce`"):
+        build(tmp_path)

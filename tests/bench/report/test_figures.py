@@ -1,0 +1,59 @@
+"""Figures: drawn when there is something to draw, and the same bytes each time."""
+
+import json
+
+import pytest
+
+from bench.records import write_lines
+from bench.report import figures
+
+
+def texts(figure):
+    return {
+        item.get_text() for axis in figure.axes for item in axis.findobj(lambda artist: hasattr(artist, "get_text"))
+    }
+
+
+@pytest.mark.parametrize("draw", [figures.accuracy_over_latency, figures.codec_ceiling])
+def test_same_records_same_bytes(draw, records, tmp_path):
+    for folder in ("first", "second"):
+        figures.save(draw(records), tmp_path / folder, "figure")
+    for kind in ("png", "svg"):
+        first, second = ((tmp_path / folder / f"figure.{kind}").read_bytes() for folder in ("first", "second"))
+        assert first == second
+    assert b"<dc:date>" not in second
+    assert b"Matplotlib" not in (tmp_path / "first" / "figure.png").read_bytes()
+
+
+def test_nothing_to_draw_gives_no_figure(records):
+    scores = [record for record in records if record.protocol == "per_expression"]
+    assert figures.accuracy_over_latency(scores) is None
+    assert figures.codec_ceiling(scores) is None
+    assert figures.training_curves({}) is None
+
+
+def test_accuracy_names_methods_units_and_the_best_baseline(records):
+    found = texts(figures.accuracy_over_latency(records))
+    assert {"himtok", "argenseg", "baseline:largest-object", "cIoU (%)", "refmoji val, per_expression"} <= found
+    assert "latency per image (ms, median to p90)" in found
+    assert "baseline:empty" not in found
+
+
+def test_codec_names_curves_and_ticks(records):
+    found = texts(figures.codec_ceiling(records))
+    assert {"himtok", "argenseg", "mask tokens", "Codec ceiling, refmoji val"} <= found
+    figure = figures.codec_ceiling(records)
+    assert [tick for tick in figure.axes[0].get_xticks() if tick in (32, 680)] == [32, 680]
+
+
+def test_training_curves_smooth_and_survive_a_log_without_validation(tmp_path):
+    rows = [{"step": i, "samples": 8 * i, "loss": 2 / i, "_gradient": 1.0, "lr": 1e-3} for i in range(1, 120)]
+    write_lines(tmp_path / "a" / "train.jsonl", rows)
+    write_lines(tmp_path / "b" / "train.jsonl", [row | {"text": 1.0, "mask": 1.0} for row in rows[:1]])
+    write_lines(tmp_path / "b" / "validation.jsonl", [{"step": 1, "samples": 8, "giou": 0.5, "failures": 1}])
+    figure = figures.training_curves({name: tmp_path / name for name in ("a", "b", "absent")})
+    found = texts(figure)
+    assert {"a", "b", "loss", "text", "mask", "giou", "samples seen"} <= found
+    assert not {"_gradient", "lr", "failures", "absent"} & found
+    figures.save(figure, tmp_path, "training")
+    assert json.loads((tmp_path / "a" / "train.jsonl").read_text().splitlines()[0])["loss"] == 2

@@ -1,0 +1,70 @@
+"""The papers' figures: read as printed, named alike, graded, never mixed up."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from bench.report.published import best_graded, load_published, method_name
+from methods.base import UserError
+
+FOLDER = Path(__file__).parents[3] / "results" / "published"
+
+
+@pytest.fixture(scope="module")
+def figures():
+    return load_published(FOLDER)
+
+
+def one(figures, **where):
+    for name, value in where.items():
+        figures = figures[figures[name] == value]
+    assert len(figures) == 1
+    return figures.iloc[0]
+
+
+def test_scores_are_fractions_and_prints_are_kept(figures):
+    row = one(figures, method="HiMTok-8B", dataset="RefCOCO+", split="testB", metric="small_ciou")
+    assert (row.value, row.printed, row.grade, row.protocol) == (0.4829, "48.29", "primary", "per_object_joined")
+    assert one(figures, method="PSALM", metric="bf_score").value == 0.936
+    assert one(figures, method="HiMTok-8B, 32 mask tokens then box", metric="acc@0.9").value == 0.78
+    assert math.isnan(one(figures, method="ARGenSeg vs Emu3").value)
+    assert one(figures, method="single-scale visual tokenizer (ablation)").value == 5.5
+    assert one(figures, dataset="ADE20K (A-150)", method="PSALM").metric == "miou_class"
+    scores = figures[figures["metric"].isin(["ciou", "giou", "small_ciou", "bf_score", "acc@0.5"])]
+    assert scores["value"].between(0, 1).all()
+
+
+def test_every_row_is_kept(figures):
+    lines = sum(len(path.read_text().splitlines()) - 1 for path in FOLDER.glob("*.csv"))
+    assert len(figures) == lines
+
+
+def test_one_spelling_per_method():
+    assert method_name("LMM_HiMTok-8B(ft)+SAM") == method_name("HiMTok-8B (ft) + SAM") == "HiMTok-8B (ft) + SAM"
+    assert method_name("LISA-7B(ft)") == "LISA-7B (ft)"
+    assert method_name("w/o HML") == "HiMTok-8B w/o HML"
+
+
+def test_protocols_follow_the_papers(figures):
+    protocols = figures.drop_duplicates("method").set_index("method")["protocol"]
+    assert protocols["ARGenSeg (ft)"] == protocols["PSALM"] == "per_object_joined"
+    assert protocols["LISA-7B (ft)"] == protocols["PixelLM-7B"] == "per_expression"
+    assert protocols["u-LLaVA"] == "not stated"
+
+
+def test_secondary_prints_stand_back(figures):
+    best = best_graded(figures)
+    row = one(best, method="ARGenSeg", dataset="RefCOCO", split="val", metric="ciou")
+    assert (row.value, row.grade) == (0.822, "summary")  # a review's 86.3 belongs to the fine-tuned model
+    assert one(best, method="HiMTok-8B", dataset="RefCOCO", split="testA", metric="ciou").grade == "secondary"
+
+
+def test_broken_files_are_named(tmp_path):
+    assert load_published(tmp_path).empty
+    (tmp_path / "x.csv").write_text("table,method\na,b\n")
+    with pytest.raises(UserError, match=r"x\.csv: no column 'dataset'"):
+        load_published(tmp_path)
+    (tmp_path / "x.csv").write_text("table,method,dataset,split,metric,value,source,grade\na,b,c,d,e,1,g,hearsay\n")
+    with pytest.raises(UserError, match="unknown grade 'hearsay'"):
+        load_published(tmp_path)

@@ -1,0 +1,99 @@
+"""Tables are views of records: order, joins with ceilings and timings, and nothing else."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from bench.report import layout, tables
+from bench.report.layout import Figure, Timing
+from bench.report.published import load_published
+
+PUBLISHED = Path(__file__).parents[3] / "results" / "published"
+
+
+def rows(table):
+    return {row["method"]: row for row in table.rows}
+
+
+def test_methods_come_before_baselines(records):
+    (table,) = tables.main_tables(records)
+    names = ["argenseg", "himtok", "himtok (tokens=16)", "baseline:empty", "baseline:largest-object"]
+    assert [row["method"] for row in table.rows] == names
+    assert table.title == "refmoji val, per_expression"
+
+
+def test_a_row_joins_scores_ceiling_and_timing(records):
+    found = rows(tables.main_tables(records)[0])
+    assert found["himtok"]["ciou"] == Figure(0.61, 0.61 - 0.03, 0.61 + 0.02)
+    assert found["himtok"]["codec_giou"].value == 0.93  # the most tokens
+    assert found["himtok (tokens=16)"]["codec_giou"].value == 0.85  # its own number
+    assert found["argenseg"]["codec_giou"].value == 0.96
+    assert found["himtok"]["latency_ms"] == Timing(210.4, 210.4 * 1.3)
+    assert found["himtok (tokens=16)"]["latency_ms"] is None
+    assert found["baseline:empty"]["codec_giou"] is None
+    assert (found["himtok"]["n"], found["himtok"]["failures"], found["himtok"]["small_n"]) == (300, 2, 39)
+    assert found["himtok"]["checkpoint"] == "aaaa"
+
+
+def test_order_of_the_records_does_not_matter(records):
+    shuffled = random.Random(0).sample(records, len(records))
+    for view in (tables.main_tables, tables.accuracy, tables.latency, tables.codec):
+        for face in (layout.markdown, layout.to_csv, layout.latex):
+            assert face(*view(shuffled)) == face(*view(records))
+
+
+def test_accuracy_does_not_depend_on_timing_or_date(records):
+    later = [replace(r, date="2031-01-01", value=r.value * (2 if r.protocol == "latency" else 1)) for r in records]
+    for face in (layout.markdown, layout.to_csv, layout.latex):
+        assert face(*tables.accuracy(later)) == face(*tables.accuracy(records))
+        assert face(*tables.codec(later)) == face(*tables.codec(records))
+    assert layout.markdown(*tables.main_tables(later)) != layout.markdown(*tables.main_tables(records))
+
+
+def test_protocols_and_splits_never_share_a_table(records):
+    other = [replace(r, protocol="per_object_joined") for r in tables.scores_of(records)]
+    test = [replace(r, split="testA") for r in tables.scores_of(records)]
+    titles = [table.title for table in tables.accuracy([*test, *other, *records])]
+    assert titles == [
+        "refmoji val, per_expression",
+        "refmoji testA, per_expression",
+        "refmoji val, per_object_joined",
+    ]
+
+
+def test_latency_has_every_stage_in_order(records):
+    (table,) = tables.latency(records)
+    names = ["method", "vision", "mask", "codec", "resize", "extra", "total", "steps", "mask tokens", "peak MiB", "n"]
+    assert [column.title for column in table.shown] == names
+    found = rows(table)
+    assert found["himtok"]["mask"] == Timing(120.0, 156.0)
+    assert found["himtok"]["codec"] is None
+    assert (found["himtok"]["steps"], found["himtok"]["peak_mib"], found["himtok"]["n"]) == (34, 1234.5, 200)
+    assert "a processor, 2 threads, float32, 10 warm-ups" in table.title
+
+
+def test_codec_rises_with_its_tokens(records):
+    (table,) = tables.codec(records)
+    assert [(row["method"], row["tokens"]) for row in table.rows][:6] == [
+        ("argenseg", 1), ("argenseg", 5), ("argenseg", 30), ("argenseg", 155), ("argenseg", 680), ("himtok", 1),
+    ]  # fmt: skip
+    assert table.rows[-1]["giou"].value == 0.93
+    assert "giou@small" in table.rows[-1]
+
+
+def test_published_rows_are_marked_by_grade():
+    table = tables.published(load_published(PUBLISHED))
+    found = {(row["method"], row["dataset"]): row for row in table.rows}
+    himtok = found["HiMTok-8B", "RefCOCO"]
+    assert (himtok["ciou"], himtok["small_ciou"]) == (Figure(0.811, mark="†"), Figure(0.6715))
+    assert himtok["grade"] == "primary, summary, secondary"
+    assert found["LISA-7B (ft)", "RefCOCO"]["protocol"] == "per_expression"
+    assert len(tables.published_list(load_published(PUBLISHED)).rows) > 200
+
+
+def test_variants_are_read():
+    assert tables.tokens_of("released, tokens=16") == 16
+    assert tables.tokens_of("tokens=680") == 680
+    assert tables.tokens_of("box filled") is None
+    assert tables.base_of("released, tokens=16") == "released"
+    assert tables.base_of("box filled") == "box filled"

@@ -1,0 +1,155 @@
+"""The walls of the house: who may import whom, how long a file may be, what may not be in it."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(path for top in ("methods", "bench") for path in (ROOT / top).rglob("*.py"))
+TEXTS = [
+    path
+    for path in [
+        *ROOT.glob("*"),
+        *(ROOT / ".ci").glob("*"),
+        *(ROOT / "bench").rglob("*"),
+        *(ROOT / "methods").rglob("*"),
+        *(ROOT / "datasets").rglob("*"),
+    ]
+    if path.suffix in {".py", ".md", ".toml", ".yaml", ".yml", ".cff", ".lock", ".csv"}
+    or path.name in {"Makefile", "run"}
+]
+LIGHT = ["bench.report.build", "bench.records", "bench.evaluate.scoring", "bench.evaluate.parity", "methods.registry"]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def package_of(path: Path) -> list[str]:
+    name = module_name(path).split(".")
+    return name if path.name == "__init__.py" else name[:-1]
+
+
+def is_for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imports(path: Path, tree: ast.AST, at_run_time: bool = False) -> set[str]:
+    """Absolute names that a file imports, those inside functions included; `from a import b` gives a and a.b."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if at_run_time and is_for_types_only(node):
+            continue
+        if at_run_time and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package_of(path)[: len(package_of(path)) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+        found |= imports(path, node, at_run_time)
+    return found
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+IMPORTS = {path: imports(path, parse(path)) for path in SOURCES}
+
+
+def offenders(top: str, forbidden) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path, names in IMPORTS.items()
+        if within(module_name(path), top)
+        for name in sorted(names)
+        if forbidden(name)
+    ]
+
+
+def test_there_is_something_to_check():
+    assert len(SOURCES) > 10
+
+
+def test_methods_know_nothing_of_the_harness():
+    assert offenders("methods", lambda name: within(name, "bench")) == []
+
+
+def test_a_method_never_imports_another():
+    names = {path.name for path in (ROOT / "methods").iterdir() if path.is_dir() and not path.name.startswith("__")}
+    shared = {"internvl"}  # the backbone that all methods stand on
+    for name in names - shared:
+        others = names - shared - {name}
+        assert (
+            offenders(
+                f"methods.{name}", lambda found, others=others: any(within(found, f"methods.{o}") for o in others)
+            )
+            == []
+        )
+    assert offenders("methods.internvl", lambda found: any(within(found, f"methods.{o}") for o in names - shared)) == []
+
+
+def test_the_harness_names_a_method_only_through_the_registry():
+    def allowed(name: str) -> bool:
+        return name == "methods" or within(name, "methods.base") or within(name, "methods.registry")
+
+    assert offenders("bench", lambda name: within(name, "methods") and not allowed(name)) == []
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if within(module_name(path), "bench")], ids=module_name)
+def test_the_harness_imports_no_method_by_a_string(path):
+    strings = {
+        node.value for node in ast.walk(parse(path)) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert [text for text in strings if re.fullmatch(r"methods\.(?!base|registry)[\w.:]+", text)] == []
+
+
+def test_reports_and_scores_reach_no_torch_in_the_source():
+    """Follow the imports that run when a module is loaded, inside this project, from the light modules."""
+    by_name = {module_name(path): path for path in SOURCES}
+    todo, seen, guilty = [name for name in by_name if within(name, "bench.report")] + LIGHT, set(), []
+    while todo:
+        name = todo.pop()
+        if name in seen or name not in by_name:
+            continue
+        seen.add(name)
+        for found in imports(by_name[name], parse(by_name[name]), at_run_time=True):
+            if within(found, "torch") or within(found, "transformers"):
+                guilty.append(f"{name} imports {found}")
+            todo.append(found)
+        todo += [".".join(name.split(".")[:i]) for i in range(1, name.count(".") + 1)]
+    assert guilty == []
+    assert "bench.records" in seen
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_load_without_torch(module):
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'transformers', 'deepspeed'}} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_no_file_is_longer_than_500_lines():
+    files = [*SOURCES, *(ROOT / "tests").rglob("*.py")]
+    assert [str(path.relative_to(ROOT)) for path in files if len(path.read_text().splitlines()) > 500] == []
+
+
+def test_no_python_under_datasets():
+    """A module there would shadow the Hugging Face package of the same name."""
+    assert list((ROOT / "datasets").rglob("*.py")) == []
+
+
+def test_no_path_of_some_machine():
+    private = re.compile(r"(?<![\w.])/(?:home|root|tmp|Users|work|mnt|opt)/\w")
+    found = [str(path.relative_to(ROOT)) for path in TEXTS if private.search(path.read_text(encoding="utf-8"))]
+    assert found == []
