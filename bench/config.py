@@ -42,7 +42,7 @@ class StageConfig:
     method: str = MISSING
     stage: str = MISSING
     parts: dict[str, Any] = field(default_factory=dict)
-    tasks: dict[str, float] = field(default_factory=lambda: {"segment": 1.0})
+    tasks: dict[str, float] = field(default_factory=dict)
     steps: int = MISSING
     images: int = 8  # pictures per step
     per_image: int = 2  # samples per picture

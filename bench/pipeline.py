@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from bench import report
 from bench.config import Profile, resolved
 from bench.data.cards import open_dataset
 from bench.data.commands import build
@@ -28,7 +27,8 @@ from bench.evaluate.runner import predict_baseline, predict_codec, predict_metho
 from bench.evaluate.scoring import score_predictions, to_records
 from bench.latency.measure import measure, peak_mebibytes
 from bench.latency.records import to_records as latency_records
-from bench.records import CODEC, LATENCY, Record, read_records, write_atomic, write_records
+from bench.records import Record, read_records, write_atomic, write_records
+from bench.report.build import build as build_report
 from bench.train.engine import resolve_precision
 from bench.train.stages import eval_root, model_of_stage, needed_stages, train_root, train_stage
 from methods.base import Method, Request
@@ -109,7 +109,7 @@ def evaluate(profile: Profile) -> list[Record]:
             dataset = _open(profile, split)
             identity = {"method": name, "data": _data_digest(profile)}
             paths = predict_baseline(name, identity, dataset, split, profile.evaluate, _predictions(profile))
-            records += [r for path in paths for r in _score(profile, path, dataset, split, {"method": name})]
+            records += [r for path in paths for r in _score(profile, path, dataset, {"method": name})]
     write_records(profile.results_dir / "records" / "scores.jsonl", records)
     return records
 
@@ -121,18 +121,18 @@ def _evaluate_method(profile: Profile, name: str, method: Method, weights: str, 
     records = []
     folder = _predictions(profile)
     for path in predict_method(method, identity, dataset, split, profile.evaluate, folder):
-        records += _score(profile, path, dataset, split, facts)
+        records += _score(profile, path, dataset, facts)
     if method.codec is not None:
         for path in predict_codec(method, identity, dataset, split, profile.evaluate, folder):
             tokens = int(path.stem.rsplit("-", 1)[1])
-            records += _score(profile, path, dataset, split, facts | {"variant": f"tokens={tokens}"})
+            records += _score(profile, path, dataset, facts | {"variant": f"tokens={tokens}"})
     return records
 
 
-def _score(profile: Profile, path: Path, dataset: Any, split: str, facts: dict[str, Any]) -> list[Record]:
+def _score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> list[Record]:
     """Score a predictions file, keep the scores beside it, and aggregate them; done once per content."""
     stamp = stamp_of(content=hashlib.sha256(path.read_bytes()).hexdigest(), code=version("genseg-bench"))
-    scores = path.parent.parent / "scores" / path.name
+    scores = profile.runs_dir / "scores" / path.relative_to(_predictions(profile))
     stamp_file = scores.with_suffix(".stamp")
     if not (scores.exists() and stamp_file.exists() and stamp_file.read_text() == stamp):
         rows = score_predictions(path, dataset)
@@ -140,6 +140,27 @@ def _score(profile: Profile, path: Path, dataset: Any, split: str, facts: dict[s
         write_atomic(stamp_file, stamp)
     rows = [json.loads(line) for line in scores.read_text().splitlines()]
     return to_records(rows, seed=profile.evaluate.seed, **facts)
+
+
+def ablation(profile: Profile) -> list[Record]:
+    """What each mask token is worth: every method answers the validation split with each of its codec's budgets."""
+    prepare_data(profile, train=False)
+    torch.set_num_threads(profile.evaluate.threads)
+    dataset = _open(profile, "val")
+    records: list[Record] = []
+    for name in profile.models:
+        folder = find_model(profile, name)
+        method = method_class(name).from_pretrained(folder).to(device_of())
+        weights = digest(folder)
+        facts = _facts(profile, name, weights, profile.evaluate.precision, method)
+        for tokens in method.codec.prefixes if method.codec else ():
+            identity = {"method": name, "weights": weights, "data": _data_digest(profile), "tokens": tokens}
+            paths = predict_method(method, identity, dataset, "val", profile.evaluate, _predictions(profile) / "tokens")
+            for path in paths:
+                records += _score(profile, path, dataset, facts | {"variant": f"tokens={tokens}"})
+    write_records(profile.results_dir / "records" / "ablation.jsonl", records)
+    write_report(profile)
+    return records
 
 
 def time_methods(profile: Profile) -> list[Record]:
@@ -173,7 +194,7 @@ def time_methods(profile: Profile) -> list[Record]:
 
 def write_report(profile: Profile) -> list[Path]:
     """Tables and figures from the records that exist."""
-    return report.build(profile.results_dir)
+    return build_report(profile.results_dir, profile.runs_dir, lambda _, split: _open(profile, split))
 
 
 def reproduce(profile: Profile) -> list[Path]:
@@ -226,6 +247,3 @@ def device_name(device: torch.device) -> str:
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
     return f"{model}, {torch.get_num_threads()} threads"
-
-
-__all__ = ["CODEC", "LATENCY", "evaluate", "reproduce", "ship", "study", "time_methods", "train", "write_report"]

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from bench.config import Profile
 from bench.pipeline import device_of, find_model
+from bench.report.sheet import ANSWER, overlay
 from methods.base import Request, UserError, open_image
 from methods.registry import method_class
 
@@ -22,7 +20,7 @@ def segment_file(
     Raises UserError for a file that is no picture, an empty sentence, or a method that the profile lacks.
     """
     if not expression.strip():
-        raise UserError("The expression is empty; describe one thing in the picture, e.g. \"the red car\".")
+        raise UserError('The expression is empty; describe one thing in the picture, e.g. "the red car".')
     if checkpoint is None and method not in profile.models:
         raise UserError(f"Profile {profile.name} has no model of {method!r}; choose {' or '.join(profile.models)}.")
     picture = open_image(image)
@@ -31,7 +29,7 @@ def segment_file(
     prediction = model.segment([Request(picture, (expression.strip().lower(),), ("mask", "box"))])[0]
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        overlay(picture, prediction.mask, prediction.box).save(out)
+        overlay(picture, prediction.mask, ANSWER, prediction.box).save(out)
     except (ValueError, OSError) as error:
         raise UserError(f"{out}: cannot be written ({error}); give a path that ends in .png or .jpg.") from None
     yield f"{out}: {expression!r} by {method} ({folder})"
@@ -42,11 +40,3 @@ def segment_file(
     yield "time: " + ", ".join(f"{stage} {1e3 * value:.0f} ms" for stage, value in prediction.seconds.items())
     if prediction.failure:
         yield f"incomplete answer: {prediction.failure}"
-
-
-def overlay(picture: Image.Image, mask: np.ndarray, box: tuple[float, ...] | None = None) -> Image.Image:
-    """The picture with the mask tinted and outlined, everything else dimmed, and the written box drawn."""
-    from bench.report.drawing import draw_box, draw_mask
-
-    drawn = draw_mask(picture, mask)
-    return draw_box(drawn, box) if box else drawn

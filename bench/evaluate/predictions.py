@@ -88,4 +88,3 @@ def line(
         "steps": prediction.steps,
         "failure": prediction.failure,
     }
-

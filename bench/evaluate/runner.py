@@ -31,8 +31,10 @@ def predict_method(
 ) -> list[Path]:
     """Ask a method every question of a split under every protocol -> one file per protocol.
 
-    identity: what the answers depend on beside the configuration (name, digests of weights and data).
+    identity: what the answers depend on beside the configuration (name, digests of weights and data, and `tokens`
+    where masks are to be written with fewer than all).
     """
+    want = ("mask",) if identity.get("tokens") else ("mask", "box")
     precision = resolve_precision(config.precision, method.device)
     paths = []
     for protocol in config.protocols:
@@ -40,7 +42,8 @@ def predict_method(
         def answer(questions: Sequence[Question], protocol: str = protocol) -> list[dict[str, Any]]:
             examples = [dataset[q.index] for q in questions]
             requests = [
-                Request(e.image, q.expressions, ("mask", "box")) for e, q in zip(examples, questions, strict=True)
+                Request(e.image, q.expressions, want, identity.get("tokens"))
+                for e, q in zip(examples, questions, strict=True)
             ]
             with torch.autocast(method.device.type, precision, enabled=precision != torch.float32):
                 predictions = method.segment(requests)
@@ -52,7 +55,8 @@ def predict_method(
         stamp = stamp_of(
             **identity, split=split, protocol=protocol, limit=config.limit, batch=config.batch, precision=str(precision)
         )
-        path = folder / f"{identity['method']}.{split}.{protocol}.jsonl"
+        budget = f"-{identity['tokens']:03d}" if identity.get("tokens") else ""
+        path = folder / f"{identity['method']}.{split}.{protocol}{budget}.jsonl"
         paths.append(write_predictions(path, stamp, plan(dataset, protocol, config.limit), config.batch, answer))
     return paths
 
@@ -89,9 +93,7 @@ def predict_codec(
         def answer(indices: Sequence[int], tokens: int = tokens) -> list[dict[str, Any]]:
             examples = [dataset[index] for index in indices]
             predictions = round_trip(method, examples, tokens)
-            return [
-                line(e, p, CODEC, -1, e.expressions[:1]) for e, p in zip(examples, predictions, strict=True)
-            ]
+            return [line(e, p, CODEC, -1, e.expressions[:1]) for e, p in zip(examples, predictions, strict=True)]
 
         stamp = stamp_of(**identity, split=split, tokens=tokens, limit=config.limit)
         path = folder / f"{identity['method']}.{split}.{CODEC}-{tokens:03d}.jsonl"

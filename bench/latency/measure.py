@@ -10,6 +10,8 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ def measure(method: Method, requests: Sequence[Request], warmup: int, name: str)
     The first `warmup` requests are answered once before, untimed.
     """
     device = method.device
+    forget_peak(device)
     for request in requests[:warmup]:
         method.segment([request])
     seen: dict[str, list[float]] = defaultdict(list)
@@ -53,11 +56,24 @@ def measure(method: Method, requests: Sequence[Request], warmup: int, name: str)
     return {k: np.array(v + [0.0] * (len(requests) - len(v))) for k, v in seen.items()}
 
 
+def forget_peak(device: torch.device) -> None:
+    """Begin a new count of peak memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # Linux: 5 resets the high-water mark of this process
+            Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_mebibytes(device: torch.device) -> float:
-    """Most memory held so far: of the device, or of this process on a CPU."""
+    """Most memory held since `forget_peak`: of the device, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _now(device: torch.device) -> float:

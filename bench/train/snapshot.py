@@ -1,6 +1,6 @@
 """Snapshots of a running stage: written whole or not at all, the last good one found again, bit for bit.
 
-    <folder>/snapshot-000400/{tensors.safetensors, state.json}
+<folder>/snapshot-000400/{tensors.safetensors, state.json}
 """
 
 from __future__ import annotations

@@ -127,7 +127,8 @@ def validation(profile: Profile, stage: StageConfig) -> Callable[[Method], dict[
         pairs = list(zip(predictions, examples, strict=True))
         inter = np.array([(p.mask & e.mask).sum() for p, e in pairs])
         union = np.array([(p.mask | e.mask).sum() for p, e in pairs])
-        values = {"ciou": float(inter.sum() / max(1, union.sum())), "giou": float((inter / np.maximum(1, union)).mean())}
+        iou = np.where(union > 0, inter / np.maximum(1, union), 1.0)
+        values = {"ciou": float(inter.sum() / max(1, union.sum())), "giou": float(iou.mean())}
         if stage.stage != "tokenizer":
             boxes = np.array([box_iou(p.box, e.box) for p, e in pairs])
             values |= {f"acc@{t}": float((boxes >= t).mean()) for t in (0.5, 0.7, 0.9)}

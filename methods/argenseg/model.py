@@ -64,7 +64,8 @@ class ARGenSeg(InternVLMethod):
     @classmethod
     def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> ARGenSeg:
         """parts: `backbone` (folder of an InternVL model; left out in the tokenizer's stage), `codec` (sizes) or
-        `tokenizer` (folder of that stage), `keeper` (settings of CodebookKeeper), `init` ("zeros" as released, or "var"), `seed`."""
+        `tokenizer` (folder of that stage), `keeper` (settings of CodebookKeeper), `init` ("zeros" as released, or
+        "var"), `seed`."""
         seed = int(parts.get("seed", 0))
         torch.manual_seed(seed)
         if "tokenizer" in parts:
@@ -195,6 +196,8 @@ class ARGenSeg(InternVLMethod):
         return self.low
 
     def block(self, tokens: int | None) -> Block:
-        if tokens not in (None, self.codec.length):
-            raise UserError(f"An ARGenSeg mask always has {self.codec.length} tokens; ask for no other number.")
-        return Block(self.start_id, lambda: ScaleByScale(self))
+        counts = list(self.codec.prefixes)
+        if tokens not in (None, *counts):
+            raise UserError(f"An ARGenSeg mask is made of whole scales: {counts} tokens, not {tokens}; choose one.")
+        scales = counts.index(tokens or counts[-1]) + 1
+        return Block(self.start_id, lambda: ScaleByScale(self, scales))

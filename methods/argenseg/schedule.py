@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 
 
 class ScaleByScale:
-    """methods.base.Schedule for one picture of ten scales. Scale 1 is predicted from the start token itself."""
+    """methods.base.Schedule for the first `scales` scales of a picture, all ten for a whole one.
 
-    def __init__(self, method: ARGenSeg):
+    Scale 1 is predicted from the start token itself.
+    """
+
+    def __init__(self, method: ARGenSeg, scales: int):
         self.method = method
+        self.scales = scales
         self.quantizer = method.codec.quantize
         self.vocabulary = (method.low, method.low + method.codec.size)
         self.features: Tensor | float = 0.0
@@ -29,7 +33,7 @@ class ScaleByScale:
         ids = logits.float().argmax(-1)
         self.chosen.append(ids)
         self.features = self.features + self.quantizer.contribution(self.quantizer.embedding(ids), k)
-        if k + 1 == len(self.quantizer.scales):
+        if k + 1 == self.scales:
             return None
         cells = self.quantizer.shrink(self.features, k + 1)
         start = sum(self.quantizer.lengths[: k + 1])
