@@ -1,0 +1,1 @@
+"""Datasets: readers that yield `methods.base.Example`, and the generator of the embedded dataset RefMoji."""

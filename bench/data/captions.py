@@ -1,0 +1,80 @@
+"""Captions and questions of RefMoji (`captions.json`): text to learn, no masks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from methods.base import Example, UserError
+
+KINDS = ("caption", "what", "colour", "count", "where")
+
+
+class CaptionDataset(Sequence[Example]):
+    """One Example per caption or question of a split: task "caption" or "question", `expressions` holds the question
+    and `answer` the text to learn. `kinds` keeps some of KINDS, `limit` the first records only."""
+
+    def __init__(
+        self, root: Path | str, split: str, name: str = "refmoji", kinds: Collection[str] | None = None,
+        limit: int | None = None,
+    ) -> None:  # fmt: skip
+        self.name, self.split = name, split
+        self.path, self.images = Path(root) / "captions.json", Path(root) / "images"
+        unknown = set(kinds or ()) - set(KINDS)
+        if unknown:
+            raise UserError(f"There is no kind {sorted(unknown)[0]!r} of question; choose from {', '.join(KINDS)}.")
+        records = self._read()
+        splits = sorted({record["split"] for record in records})
+        if split not in splits:
+            raise UserError(f"{self.path}: has no questions for split {split!r}; it has {', '.join(splits) or 'none'}.")
+        self._records = [
+            record for record in records if record["split"] == split and (kinds is None or record["kind"] in kinds)
+        ][:limit]
+
+    def _read(self) -> list[dict]:
+        needed = {"image_id", "file_name", "split", "kind", "question", "answer"}
+        try:
+            records = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: missing; build the dataset with `genseg data build`.") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path}: not readable ({error}); build the dataset anew.") from None
+        for number, record in enumerate(records):
+            if not isinstance(record, dict) or not needed <= record.keys():
+                raise UserError(
+                    f"{self.path}: record {number} lacks one of {', '.join(sorted(needed))}; build it anew."
+                )
+        return records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+        record = self._records[index]
+        root = self.images.resolve()
+        path = (root / record["file_name"]).resolve()
+        if not path.is_relative_to(root):
+            raise UserError(f"{self.path}: {record['file_name']!r} leaves {self.images}; correct file_name.")
+        if not path.exists():
+            raise UserError(f"{path}: missing picture of a question; build the dataset anew.")
+        return Example(
+            image=path, expressions=(record["question"],), dataset=self.name, split=self.split,
+            image_id=record["image_id"], ref_id=index, task="caption" if record["kind"] == "caption" else "question",
+            answer=record["answer"], facts={"kind": record["kind"]},
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+    def by_image(self) -> list[tuple[int | str, list[int]]]:
+        """(image id, indices of its records) in the order in which pictures first appear."""
+        groups: dict[int | str, list[int]] = {}
+        for index, record in enumerate(self._records):
+            groups.setdefault(record["image_id"], []).append(index)
+        return list(groups.items())
+
+    def texts(self) -> Iterator[str]:
+        """Every question and every answer, for a text tokenizer that is trained from nothing."""
+        for record in self._records:
+            yield from (record["question"], record["answer"])

@@ -1,0 +1,70 @@
+"""What `genseg data ...` does: list, build, check and show datasets. Each prints its result and returns it."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from bench.data.cards import card_names, load_card
+from bench.data.refer import ReferDataset
+from bench.data.refmoji.build import build, write_atomic
+from bench.data.refmoji.checks import check_refmoji
+from bench.data.refmoji.sheet import sheet
+from methods.base import UserError
+
+__all__ = ["build", "check", "list_cards", "show"]
+
+
+def list_cards() -> list[dict[str, Any]]:
+    """One row per known dataset: name, title, kind, levels, splits, source."""
+    rows = []
+    for name in card_names():
+        card = load_card(name)
+        rows.append({"name": name, "title": card.title, "kind": card.kind, "levels": list(card.levels),
+                     "splits": list(card.splits), "source": card.source})  # fmt: skip
+    _print_table("datasets", [{key: row[key] for key in row if key != "source"} for row in rows])
+    return rows
+
+
+def check(root: Path | str) -> list[dict[str, Any]]:
+    """Check a built RefMoji; one table row per split, or a UserError that names the first broken sample."""
+    root = Path(root)
+    if not (root / "dataset.json").exists():
+        raise UserError(f"{root}: no finished RefMoji (dataset.json is missing); run `genseg data build` first.")
+    rows = check_refmoji(root)
+    kinds = sum((Counter(row["kinds"]) for row in rows), Counter())
+    _print_table(str(root), [{key: row[key] for key in row if key not in ("styles", "kinds")} for row in rows])
+    Console().print("kinds of expressions: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
+    return rows
+
+
+def show(root: Path | str, split: str, out: Path | str, count: int = 24, name: str = "refmoji", seed: int = 0) -> Path:
+    """Write a contact sheet (PNG) of `count` referents of a split, chosen by `seed`; returns its path."""
+    dataset = ReferDataset(root, split, name=name)
+    rng = np.random.default_rng(seed)
+    chosen = sorted(rng.permutation(len(dataset))[: max(1, count)].tolist())
+    page = io.BytesIO()
+    sheet([dataset[index] for index in chosen]).save(page, "PNG")
+    out = Path(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, page.getvalue())
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); give another path with out=.") from None
+    Console().print(f"{len(chosen)} of {len(dataset)} referents of {split}: {out}")
+    return out
+
+
+def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        cells = (", ".join(value) if isinstance(value, list) else str(value) for value in row.values())
+        table.add_row(*cells)
+    Console().print(table)

@@ -1,0 +1,310 @@
+"""Writing RefMoji to disk in the layout of COCO and REFER.
+
+    <root>/images/<split>/<image id>.jpg   <root>/instances.json   <root>/refs(genseg).json
+    <root>/captions.json                   <root>/dataset.json (written last: the sign of a finished build)
+
+Scenes are made in shards. A finished shard leaves one file under <root>/.parts, so a killed build goes on where it
+stopped. Ids follow from split and scene number alone: the bytes do not depend on workers, shards or interruptions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bench.data.refmoji import manifest
+from bench.data.refmoji.draft import draft, image_facts, redraw
+from bench.data.refmoji.levels import SPLIT_NUMBERS, classes, level_named
+from bench.data.refmoji.lexicon import lexicon
+from bench.data.refmoji.render import Picture
+from bench.data.refmoji.scene import Scene
+from methods.base import UserError
+
+VERSION = 1  # of the generator: raise it when the same seed gives another dataset
+SHARD = 50  # scenes
+REFS, INSTANCES, CAPTIONS, SUMMARY = "refs(genseg).json", "instances.json", "captions.json", "dataset.json"
+PARTS = ".parts"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be built. `scenes` pairs each split with its number of scenes."""
+
+    level: str
+    seed: int
+    scenes: tuple[tuple[str, int], ...]
+    version: int = VERSION
+
+    def shards(self) -> Iterator[tuple[str, int, int]]:
+        """(split, first scene, end) of every shard, in order."""
+        for split, count in self.scenes:
+            for first in range(0, count, SHARD):
+                yield split, first, min(first + SHARD, count)
+
+
+def plan_of(level: str, splits: Sequence[str] | None, train_scenes: int, seed: int) -> Plan:
+    """The plan of a build, with its arguments checked. `splits` None means all of the level."""
+    known = level_named(level).splits
+    wanted = list(known) if splits is None else list(splits)
+    for split in wanted:
+        if split != "train" and split not in known:
+            raise UserError(f"Level {level!r} has no split {split!r}; choose from train, {', '.join(known)}.")
+    if train_scenes < 0 or ("train" in wanted and not train_scenes):
+        raise UserError("The split train needs train_scenes, a number of scenes above 0.")
+    counts = {split: len(manifest.load(level)[split]) for split in known if split in wanted}
+    counts["train"] = train_scenes
+    ordered = tuple((split, counts[split]) for split in SPLIT_NUMBERS if counts.get(split))
+    if not ordered:
+        raise UserError("Nothing to build: name at least one split or give train_scenes.")
+    return Plan(level, seed, ordered)
+
+
+def build(
+    level: str = "easy",
+    root: Path | str = Path("data/refmoji"),
+    splits: Sequence[str] | None = None,
+    train_scenes: int = 0,
+    seed: int = 0,
+    workers: int = 1,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Build a dataset under `root` and return its summary (the content of dataset.json).
+
+    `seed` changes the training scenes only; evaluation splits are frozen. A finished build is not repeated.
+    Raises UserError if `root` holds another dataset.
+    """  # fmt: skip
+    root = Path(root)
+    plan = plan_of(level, splits, train_scenes, seed)
+    done = _finished(root, plan)
+    if done is not None:
+        shutil.rmtree(root / PARTS, ignore_errors=True)
+        return done
+    _prepare(root, plan)
+    missing = [shard for shard in plan.shards() if not _part(root, *shard).exists()]
+    _make(root, plan, missing, max(1, workers), progress)
+    summary = _merge(root, plan)
+    shutil.rmtree(root / PARTS)
+    return summary
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+# ------------------------------------------------------------------------------------------------ starting, resuming
+def _request(plan: Plan) -> dict[str, Any]:
+    """The plan as it comes back from JSON."""
+    return {**asdict(plan), "scenes": dict(plan.scenes)}
+
+
+def read_json(path: Path) -> Any:
+    """The content of one of the dataset's JSON files."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}); delete the folder and build again.") from None
+
+
+def _finished(root: Path, plan: Plan) -> dict[str, Any] | None:
+    """The summary of a finished build of this plan; UserError if `root` holds something else."""
+    for path in (root / SUMMARY, root / PARTS / "plan.json"):
+        if not path.exists():
+            continue
+        found = read_json(path)
+        request = found.get("request", {}) if isinstance(found, dict) else {}
+        wanted = _request(plan)
+        if path.name == SUMMARY and request == wanted:
+            return found
+        for key in ("level", "seed", "version"):
+            if request.get(key) != wanted[key]:
+                raise UserError(
+                    f"{root}: holds RefMoji with {key} {request.get(key)!r}, not {wanted[key]!r}; "
+                    f"give another root or delete this one."
+                )
+    return None
+
+
+def _prepare(root: Path, plan: Plan) -> None:
+    try:
+        (root / PARTS).mkdir(parents=True, exist_ok=True)
+        for split, _ in plan.scenes:
+            folder = root / "images" / split
+            folder.mkdir(parents=True, exist_ok=True)
+            for left_behind in folder.glob("*.tmp"):
+                left_behind.unlink()
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written ({error.strerror}); give another root.") from None
+    write_atomic(root / PARTS / "plan.json", _dump({"request": _request(plan)}))
+
+
+def _part(root: Path, split: str, first: int, end: int) -> Path:
+    """The file that a finished shard leaves."""
+    return root / PARTS / f"{split}-{first:08d}-{end:08d}.json"
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+# --------------------------------------------------------------------------------------------------- making shards
+def _make(root: Path, plan: Plan, shards: Sequence[tuple[str, int, int]], workers: int, progress: bool) -> None:
+    """Make the missing shards, in this process or in several."""
+    columns = TextColumn("RefMoji"), BarColumn(), MofNCompleteColumn(), TextColumn("scenes"), TimeRemainingColumn()
+    total = sum(count for _, count in plan.scenes)
+    ready = total - sum(end - first for _, first, end in shards)
+    pool = None
+    if workers > 1 and len(shards) > 1:
+        context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=context)
+    with pool or nullcontext(), Progress(*columns, disable=not progress) as bar:
+        task = bar.add_task("scenes", total=total, completed=ready)
+        if pool is None:
+            for shard in shards:
+                bar.advance(task, _make_shard(root, plan, *shard))
+            return
+        futures = [pool.submit(_make_shard, root, plan, *shard) for shard in shards]
+        try:
+            for future in as_completed(futures):
+                bar.advance(task, future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _make_shard(root: Path, plan: Plan, split: str, first: int, end: int) -> int:
+    """Write the pictures of scenes first..end-1 of a split, then the shard's file. Returns the number of scenes."""
+    records = [_scene_record(root, plan, split, index) for index in range(first, end)]
+    write_atomic(_part(root, split, first, end), _dump(records))
+    return len(records)
+
+
+def _scene_record(root: Path, plan: Plan, split: str, index: int) -> dict[str, Any]:
+    level = level_named(plan.level)
+    if split == "train":
+        made = draft(level, split, plan.seed, index)
+        scene, picture, annotations = made.scene, made.picture, made.annotations
+        asked, questions = made.referents, made.questions
+    else:
+        frozen = manifest.load(plan.level)[split][index]
+        scene = Scene.from_json(frozen["scene"])
+        picture, annotations = redraw(level, split, scene)
+        asked, questions = frozen["referents"], frozen["questions"]
+    image_id = (SPLIT_NUMBERS[split] + 1) * 10_000_000 + index
+    file_name = f"{split}/{image_id:08d}.jpg"
+    _save(picture, root / "images" / file_name)
+    image = {"id": image_id, "file_name": file_name, **image_facts(scene), "split": split}
+    return {
+        "image": image,
+        "annotations": [_with_ids(record, image_id) for record in annotations],
+        "refs": [_reference(record, number, image) for number, record in enumerate(asked)],
+        "captions": [{"image_id": image_id, "file_name": file_name, "split": split, **record} for record in questions],
+    }
+
+
+def _save(picture: Picture, path: Path) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    picture.image.save(temporary, "JPEG", quality=95, subsampling=0)
+    os.replace(temporary, path)
+
+
+def _with_ids(annotation: dict[str, Any], image_id: int) -> dict[str, Any]:
+    head = lexicon()[annotation["sprite"]].head
+    return {"id": image_id * 100 + annotation["number"] + 1, "image_id": image_id, "category": head, "iscrowd": 0,
+            **annotation}  # fmt: skip
+
+
+def _reference(record: dict[str, Any], number: int, image: dict[str, Any]) -> dict[str, Any]:
+    """One entry of refs(genseg).json. `ann_id` is a list where the referent is not exactly one object."""
+    image_id = image["id"]
+    ref_id = image_id * 100 + number + 1
+    ann_ids = [image_id * 100 + item + 1 for item in record["numbers"]]
+    single = len(ann_ids) == 1
+    sentences = []
+    for place, facts in enumerate(record["sentences"]):
+        sent = " ".join(facts["raw"].lower().split())
+        sentences.append({"tokens": sent.split(), "sent": sent, "sent_id": ref_id * 10 + place, **facts})
+    return {
+        "ref_id": ref_id, "ann_id": ann_ids[0] if single else ann_ids, "category_id": record["numbers"],
+        "image_id": image_id, "file_name": image["file_name"], "split": image["split"],
+        "sent_ids": [sentence["sent_id"] for sentence in sentences], "sentences": sentences,
+    }  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------- merging
+def _merge(root: Path, plan: Plan) -> dict[str, Any]:
+    """Join the shards into the dataset's files; dataset.json comes last."""
+    categories = _categories(plan.level)
+    ids = {category["name"]: category["id"] for category in categories}
+    counts = {split: {"images": 0, "referents": 0, "sentences": 0} for split, _ in plan.scenes}
+    streams: dict[str, list[bytes]] = {key: [] for key in ("images", "annotations", "refs", "captions")}
+    for shard in plan.shards():
+        split = shard[0]
+        for scene in read_json(_part(root, *shard)):
+            kinds = {}
+            for annotation in scene["annotations"]:
+                kinds[annotation["number"]] = annotation["category_id"] = ids[annotation.pop("category")]
+            for ref in scene["refs"]:
+                found = [kinds[number] for number in ref["category_id"]]
+                ref["category_id"] = found[0] if len(found) == 1 else found
+            streams["images"].append(_dump(scene["image"]))
+            for key in ("annotations", "refs", "captions"):
+                streams[key] += [_dump(record) for record in scene[key]]
+            counts[split]["images"] += 1
+            counts[split]["referents"] += len(scene["refs"])
+            counts[split]["sentences"] += sum(len(ref["sentences"]) for ref in scene["refs"])
+    head = {"info": {"description": f"RefMoji, level {plan.level}, synthetic", "version": str(plan.version)},
+            "licenses": [{"id": 1, "name": "see datasets/refmoji/README.md"}], "categories": categories}  # fmt: skip
+    files = {
+        INSTANCES: _dump(head)[:-1] + b"".join(
+            b',\n"%s":%s' % (key.encode(), _lines(streams[key])) for key in ("images", "annotations")
+        ) + b"}\n",
+        REFS: _lines(streams["refs"]) + b"\n",
+        CAPTIONS: _lines(streams["captions"]) + b"\n",
+    }  # fmt: skip
+    digest = hashlib.sha256()
+    for name, data in files.items():
+        digest.update(data)
+        write_atomic(root / name, data)
+    summary = _summary(plan, counts, digest.hexdigest())
+    write_atomic(root / SUMMARY, json.dumps(summary, indent=1).encode() + b"\n")
+    return summary
+
+
+def _lines(records: Iterable[bytes]) -> bytes:
+    """A JSON list with one record a line."""
+    return b"[" + b",\n".join(records) + b"]"
+
+
+def _categories(level: str) -> list[dict[str, Any]]:
+    """Head nouns as COCO categories, the trained ones first; the supercategory is the subgroup of the first sprite."""
+    trained, novel = classes(level)
+    heads = [*sorted({entry.head for entry in trained}), *sorted({entry.head for entry in novel})]
+    novel_heads = {entry.head for entry in novel}
+    return [
+        {"id": number, "name": head, "supercategory": lexicon().by_head[head][0].subgroup, "novel": head in novel_heads}
+        for number, head in enumerate(heads, 1)
+    ]
+
+
+def _summary(plan: Plan, counts: dict[str, dict[str, int]], digest: str) -> dict[str, Any]:
+    return {
+        "name": "refmoji", "kind": "synthetic", "level": plan.level, "seed": plan.seed, "digest": digest,
+        "counts": counts, "request": _request(plan),
+        "versions": {"generator": plan.version, "numpy": np.__version__, "pillow": PIL.__version__},
+    }  # fmt: skip
