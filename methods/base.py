@@ -39,24 +39,32 @@ def open_image(source: Path | str | Image.Image) -> Image.Image:
     Palette, grey, 16-bit and RGBA pictures are converted (transparency over white), EXIF rotation is undone.
     Raises UserError if the file is missing or is no picture.
     """
-    if not isinstance(source, Image.Image):
-        try:
-            with Image.open(source) as handle:
-                handle.load()
-                source = handle.copy() if handle.getexif().get(0x0112, 1) == 1 else ImageOps.exif_transpose(handle)
-        except FileNotFoundError:
-            raise UserError(f"{source}: no such file; give the path of a picture.") from None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"{source}: not a readable picture ({error}); give a PNG, JPEG or WebP file.") from None
-    if source.mode == "RGB":
-        return source
-    if source.mode.startswith(("I", "F")):  # 16-bit and float greys would clip, so they are scaled by their maximum
-        grey = np.asarray(source, np.float32)
-        source = Image.fromarray(np.uint8(255 * grey.clip(0) / max(float(grey.max()), 1.0)))
-    if "A" in source.getbands() or "transparency" in source.info:
-        source = source.convert("RGBA")
-        source = Image.alpha_composite(Image.new("RGBA", source.size, "white"), source)
-    return source.convert("RGB")
+    try:
+        if isinstance(source, Image.Image):
+            return _upright_rgb(source)
+        with Image.open(source) as handle:
+            handle.load()
+            return _upright_rgb(handle.copy() if _orientation(handle) == 1 else handle)
+    except FileNotFoundError:
+        raise UserError(f"{source}: no such file; give the path of a picture.") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{source}: not a readable picture ({error}); give a PNG, JPEG or WebP file.") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    return image.getexif().get(0x0112, 1)
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):  # 16-bit and float greys would clip, so they are scaled by their maximum
+        grey = np.asarray(image, np.float32)
+        image = Image.fromarray(np.uint8(255 * grey.clip(0) / max(float(grey.max()), 1.0)))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,11 @@ class HiMTok(InternVLMethod):
 
     @classmethod
     def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> HiMTok:
-        """parts: `backbone` (folder of an InternVL model; left out in stage 1), `codec` (sizes) or `tokenizer`
-        (folder of a stage-1 model), `hierarchy`, `keeper` (settings of CodebookKeeper), `seed`."""
+        """parts: `start` (folder of a HiMTok model to go on with); or `backbone` (folder of an InternVL model; left
+        out in stage 1), `codec` (sizes) or `tokenizer` (folder of a stage-1 model), `hierarchy`, `keeper` (settings
+        of CodebookKeeper), `seed`."""
+        if "start" in parts:
+            return cls.from_pretrained(Path(parts["start"]))
         seed = int(parts.get("seed", 0))
         torch.manual_seed(seed)
         if "tokenizer" in parts:
