@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from methods.base import UserError
 
@@ -28,10 +29,9 @@ PROFILE_COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded behind the user's back
-    parser = _parser()
-    options, extra = parser.parse_known_args(arguments)
-    unknown = [word for word in extra if word.startswith("-") or "=" not in word]
     try:
+        options, extra = _parser().parse_known_args(arguments)
+        unknown = [word for word in extra if word.startswith("-") or "=" not in word]
         if unknown:
             raise UserError(f"{unknown[0]!r} is no option of `genseg {options.command}`; see `genseg -h`.")
         options.run(options, extra)
@@ -43,8 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one sentence, as every other mistake is answered, what it could not read."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} -h`.")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="genseg",
         description="HiMTok and ARGenSeg side by side. Settings follow the command as key=value, e.g. profile=nano "
         "evaluate.batch=8; `bench/config.py` lists them.",
@@ -159,4 +166,5 @@ def _parity(options: argparse.Namespace, words: Sequence[str]) -> None:
 def _doctor(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.doctor import examine
 
+    _none_left(dict(word.split("=", 1) for word in words))
     examine()

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError
 
 from methods.base import UserError
 
@@ -46,7 +45,8 @@ class StageConfig:
     steps: int = MISSING
     images: int = 8  # pictures per step
     per_image: int = 2  # samples per picture
-    lr: float = 1e-3
+    lr: float = 1e-3  # AdamW
+    matrix_lr: float = 0.0  # Muon for the weights of linear layers (the head aside); 0: AdamW for them too
     warmup: int = 50  # steps
     decay: float = 0.2  # last share of the steps over which the rate falls linearly to `floor` times itself
     floor: float = 0.03
@@ -126,23 +126,64 @@ def load_profile(source: str | Path, overrides: Sequence[str] = ()) -> Profile:
         config = OmegaConf.merge(OmegaConf.structured(Profile), OmegaConf.load(path))
         config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
         profile = OmegaConf.to_object(config)
-    except (OmegaConfBaseException, YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        key = getattr(error, "full_key", None)
-        where = f" (key {key})" if key and key not in reason else ""
-        raise UserError(f"{path}: {reason}{where}; `bench/config.py` lists the keys.") from None
+    except Exception as error:  # OmegaConf's own, YAML's, or one of Python's from inside them
+        raise UserError(f"{path}: {_reason(error)}; `bench/config.py` lists the keys.") from None
     _check(profile, path)
     return profile
 
 
+def _reason(error: Exception) -> str:
+    """One line on what is wrong in a profile, with its place."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    reason = (str(error) or repr(error)).splitlines()[0]
+    key = getattr(error, "full_key", None)
+    return f"{reason} (key {key})" if key and key not in reason else reason
+
+
 def _check(profile: Profile, path: Path) -> None:
-    for name, stage in profile.stages.items():
-        for value in stage.parts.values():
-            if isinstance(value, str) and value.startswith("stage:") and value[6:] not in profile.stages:
-                raise UserError(f"{path}: stage {name} builds on {value[6:]!r}, which is not a stage of this profile.")
+    for name in profile.stages:
+        _check_stage(profile, name, path)
     for method, name in profile.models.items():
         if name not in profile.stages:
             raise UserError(f"{path}: the model of {method} comes from {name!r}, which is not a stage of this profile.")
+    for key, (value, least) in _numbers(profile).items():
+        if value < least:
+            raise UserError(f"{path}: {key} is {value}, but must be at least {least}.")
+
+
+def _check_stage(profile: Profile, name: str, path: Path, above: tuple[str, ...] = ()) -> None:
+    if name in above:
+        raise UserError(f"{path}: stage {name} builds on itself ({' -> '.join([*above, name])}); break the circle.")
+    stage = profile.stages[name]
+    if len(stage.betas) != 2:
+        raise UserError(f"{path}: stages.{name}.betas has {len(stage.betas)} numbers, but must have 2.")
+    for value in stage.parts.values():
+        if isinstance(value, str) and value.startswith("stage:"):
+            if value[6:] not in profile.stages:
+                raise UserError(f"{path}: stage {name} builds on {value[6:]!r}, which is not a stage of this profile.")
+            _check_stage(profile, value[6:], path, (*above, name))
+
+
+def _numbers(profile: Profile) -> dict[str, tuple[int, int]]:
+    """Counts by key, each with the least that it may be."""
+    data, train, evaluate, latency = profile.data, profile.train, profile.evaluate, profile.latency
+    counts = {
+        "data.train_scenes": (data.train_scenes, 0),
+        "data.workers": (data.workers, 1),
+        "train.threads": (train.threads, 1),
+        "train.log_every": (train.log_every, 1),
+        "evaluate.limit": (evaluate.limit, 0),
+        "evaluate.batch": (evaluate.batch, 1),
+        "evaluate.threads": (evaluate.threads, 1),
+        "latency.warmup": (latency.warmup, 0),
+        "latency.requests": (latency.requests, 1),
+        "latency.threads": (latency.threads, 1),
+    }
+    for name, stage in profile.stages.items():
+        for key in ("steps", "images", "per_image"):
+            counts[f"stages.{name}.{key}"] = (getattr(stage, key), 1)
+    return counts
 
 
 def resolved(profile: Profile) -> str:

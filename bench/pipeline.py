@@ -27,11 +27,11 @@ from bench.evaluate.runner import predict_baseline, predict_codec, predict_metho
 from bench.evaluate.scoring import score_predictions, to_records
 from bench.latency.measure import measure, peak_mebibytes
 from bench.latency.records import to_records as latency_records
-from bench.records import Record, read_records, write_atomic, write_records
+from bench.records import Record, read_lines, read_records, write_atomic, write_records
 from bench.report.build import build as build_report
 from bench.train.engine import resolve_precision
 from bench.train.stages import eval_root, model_of_stage, needed_stages, train_root, train_stage
-from methods.base import Method, Request
+from methods.base import Method, Request, UserError
 from methods.registry import method_class
 
 PACKAGES = ("torch", "transformers", "numpy", "pillow")
@@ -55,9 +55,14 @@ def prepare_data(profile: Profile, train: bool) -> None:
 
 def train(profile: Profile, names: Iterable[str] = ()) -> list[Path]:
     """Train the named stages, or all, with what they build on."""
+    names = list(names)
+    for name in names:
+        if name not in profile.stages:
+            known = ", ".join(profile.stages)
+            raise UserError(f"There is no stage {name!r} in profile {profile.name}; choose from {known}.")
     prepare_data(profile, train=True)
     order: list[str] = []
-    for name in list(names) or profile.stages:
+    for name in names or profile.stages:
         order += [s for s in needed_stages(profile, name) if s not in order]
     return [train_stage(profile, name, resolved(profile), device_of()) for name in order]
 
@@ -138,7 +143,7 @@ def _score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) ->
         rows = score_predictions(path, dataset)
         write_atomic(scores, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_atomic(stamp_file, stamp)
-    rows = [json.loads(line) for line in scores.read_text().splitlines()]
+    rows = [row for _, row in read_lines(scores)]
     return to_records(rows, seed=profile.evaluate.seed, **facts)
 
 

@@ -79,7 +79,7 @@ def read_lines(path: Path | str) -> list[tuple[int, dict[str, Any]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a JSON-lines file.") from None
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON keeps U+2028 and its like as they are
         if not line.strip():
             continue
         try:

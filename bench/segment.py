@@ -27,8 +27,8 @@ def segment_file(
     folder = checkpoint or find_model(profile, method)
     model = method_class(method).from_pretrained(folder).to(device_of())
     prediction = model.segment([Request(picture, (expression.strip().lower(),), ("mask", "box"))])[0]
-    out.parent.mkdir(parents=True, exist_ok=True)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         overlay(picture, prediction.mask, ANSWER, prediction.box).save(out)
     except (ValueError, OSError) as error:
         raise UserError(f"{out}: cannot be written ({error}); give a path that ends in .png or .jpg.") from None

@@ -47,7 +47,7 @@ def write_predictions(
     if path.exists():
         return path
     done = _whole_batches(part, batch)
-    with Progress(path.stem, len(items), done) as progress, part.open("a") as handle:
+    with Progress(path.stem, len(items), done) as progress, part.open("a", encoding="utf-8") as handle:
         for start in range(done, len(items), batch):
             lines = answer(items[start : start + batch])
             handle.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
@@ -58,13 +58,15 @@ def write_predictions(
 
 
 def _whole_batches(part: Path, batch: int) -> int:
-    """Cut a part file back to whole batches of whole lines -> how many lines stand."""
+    """Cut a part file back to whole batches of whole lines -> how many lines stand.
+
+    Works on bytes: the cut may lie within a character, and text has line ends of its own (U+2028) that JSON keeps.
+    """
     if not part.exists():
         return 0
-    lines = part.read_text().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
+    whole = part.read_bytes().split(b"\n")[:-1]
     whole = whole[: len(whole) // batch * batch]
-    write_atomic(part, "".join(whole))
+    write_atomic(part, b"".join(row + b"\n" for row in whole))
     return len(whole)
 
 

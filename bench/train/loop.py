@@ -55,7 +55,7 @@ def run_stage(run: Run, device: torch.device) -> Path:
             done = step + 1 == run.stage.steps
             if done or (step + 1) % run.train.log_every == 0:
                 line = {"step": step + 1, "samples": (step + 1) * samples_per_step(run.stage)}
-                _append(run.folder / "train.jsonl", line | values | {"lr": rate(step, run.stage)})
+                _append(run.folder / "train.jsonl", line | values | {"lr": run.stage.lr * rate(step, run.stage)})
             progress.advance(values)
             if run.validate and (done or (run.stage.validate_every and (step + 1) % run.stage.validate_every == 0)):
                 _validate(run, step + 1, progress)

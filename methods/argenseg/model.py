@@ -63,9 +63,9 @@ class ARGenSeg(InternVLMethod):
 
     @classmethod
     def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> ARGenSeg:
-        """parts: `start` (folder of an ARGenSeg model to go on with); or `backbone` (folder of an InternVL model; left out in the tokenizer's stage), `codec` (sizes) or
-        `tokenizer` (folder of that stage), `keeper` (settings of CodebookKeeper), `init` ("zeros" as released, or
-        "var"), `seed`."""
+        """parts: `start` (folder of an ARGenSeg model to go on with); or `backbone` (folder of an InternVL model; left
+        out in the tokenizer's stage), `codec` (sizes) or `tokenizer` (folder of that stage), `keeper` (settings of
+        CodebookKeeper), `init` ("zeros" as released, or "var"), `seed`."""
         if "start" in parts:
             return cls.from_pretrained(Path(parts["start"]))
         seed = int(parts.get("seed", 0))

@@ -4,6 +4,13 @@ With l of 32 tokens kept, the detokenizer's output is compared with the mask blu
 sigma(l) = 100 / (l + 1) - 2 pixels on the 256-pixel grid (HiMTok, section on the hierarchical mask loss; scaled for
 other grids). Each step uses the whole sequence and a few levels drawn with p(l) ~ 1 / (l + 8), 1 <= l < 32.
 
+The released code departs from this in five places; variant "released" is that code:
+- a level's index i = -1 .. 30 is drawn with p ~ 1 / (i + 10), its blur is that of the paper's level i + 1;
+- i tokens are kept (31 for i = -1), and the others stay in the sequence as zero codes, which embed to a bias;
+- labels are divided by their own maximum;
+- Dice is taken over the whole batch at once;
+- of the drawn levels only the last one counts, times their number.
+
 Shapes: B masks, R side of the grid, T tokens, K codes.
 """
 
@@ -17,13 +24,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from methods.base import UserError
+from methods.himtok.tokenizer import MaskTokenizer
+
 PUBLISHED_GRID = 256  # sigma is given in pixels of this grid
 
 
 @dataclass(frozen=True)
 class HierarchyConfig:
-    """variant: "paper", or "off" for the whole sequence alone; levels: partial levels per step; dice: its weight
-    against the cross-entropy (0.25 in the released code); temperature: of the soft codes."""
+    """variant: "paper", "released", or "off" for the whole sequence alone; levels: partial levels per step; dice: its
+    weight against the cross-entropy (0.25 in the released code); temperature: of the soft codes."""
 
     variant: str = "paper"
     levels: int = 3
@@ -71,20 +81,55 @@ def mask_loss(logits: Tensor, target: Tensor, dice_weight: float) -> Tensor:
     return bce + dice_weight * dice.mean()
 
 
-def hierarchical_loss(codec, probabilities: Tensor, masks: Tensor, config: HierarchyConfig) -> dict[str, Tensor]:
-    """The losses "mask" (whole sequence) and "hierarchy" (sum over the drawn levels).
+def hierarchical_loss(
+    codec: MaskTokenizer, probabilities: Tensor, masks: Tensor, config: HierarchyConfig, levels: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The losses "mask" (whole sequence) and "hierarchy" (partial levels).
 
-    probabilities [B, T, K] over codes, masks [B, R, R] in 0..1.
+    probabilities [B, T, K] over codes, masks [B, R, R] in 0..1. levels: int64 to use instead of drawing them (the
+    paper's 1 .. T - 1, or the released code's indices -1 .. T - 2).
     """
     codes = codec.mix(probabilities)
-    tokens = codes.shape[1]
+    if config.variant == "released":
+        return _released(codec, codes, masks, config, levels)
     losses = {"mask": mask_loss(codec.logits(codes), masks, config.dice)}
-    if config.variant != "off" and config.levels:
-        levels = draw_levels(config.levels, tokens)
-        partial = []
-        for level in levels.tolist():
-            kept = torch.full((len(masks),), level, device=masks.device)
-            logits = codec.logits(codes[:, :level])
-            partial.append(mask_loss(logits, blurred(masks, kept, tokens), config.dice))
-        losses["hierarchy"] = torch.stack(partial).sum()
+    if config.variant == "off" or not config.levels:
+        return losses
+    if config.variant != "paper":
+        raise UserError(f"There is no hierarchical loss {config.variant!r}; choose paper, released or off.")
+    tokens = codes.shape[1]
+    partial = []
+    for level in draw_levels(config.levels, tokens).tolist() if levels is None else levels.tolist():
+        label = blurred(masks, torch.full((len(masks),), level), tokens)
+        partial.append(mask_loss(codec.logits(codes[:, :level]), label, config.dice))
+    return losses | {"hierarchy": torch.stack(partial).sum()}
+
+
+def _released(
+    codec: MaskTokenizer, codes: Tensor, masks: Tensor, config: HierarchyConfig, indices: Tensor | None
+) -> dict[str, Tensor]:
+    if indices is None:
+        weights = 1 / (torch.arange(codes.shape[1], dtype=torch.float64) + 9)
+        indices = torch.multinomial(weights, config.levels) - 1
+    losses = {"mask": released_mask_loss(codec.logits(codes).sigmoid(), masks, config.dice)}
+    if len(indices):
+        index = int(indices[-1])
+        kept = codes.clone()
+        kept[:, index:] = 0  # index -1 keeps all but the last token, as Python's slices do
+        loss = released_mask_loss(codec.logits(kept).sigmoid(), released_label(masks, index), config.dice)
+        losses["hierarchy"] = len(indices) * loss
     return losses
+
+
+def released_label(masks: Tensor, index: int) -> Tensor:
+    """The released label of an index: the blur of the paper's level index + 1, divided by each mask's maximum."""
+    matrix = blur_matrix(sigma(index + 1, masks.shape[-1]), masks.shape[-1]).to(masks)
+    label = matrix @ masks @ matrix.T
+    return label / label.amax((-2, -1), keepdim=True).clamp(min=1e-6)
+
+
+def released_mask_loss(probabilities: Tensor, target: Tensor, dice_weight: float) -> Tensor:
+    """Cross-entropy over clamped probabilities plus Dice over the whole batch; both [B, R, R]."""
+    bce = F.binary_cross_entropy(probabilities.clamp(1e-6, 1 - 1e-6), target)
+    overlap, total = (probabilities * target).sum(), probabilities.sum() + target.sum()
+    return bce + dice_weight * (1 - (2 * overlap + 1e-6) / (total + 1e-6))

@@ -151,14 +151,7 @@ class HiMTok(InternVLMethod):
         """Write the masks' codes over the placeholders -> row [M, 1] and columns [M, T] of every block's codes."""
         if "masks" not in batch:
             return None
-        rows, starts = (batch["ids"] == self.start_id).nonzero(as_tuple=True)
-        columns = starts[:, None] + 1 + torch.arange(self.codec.length, device=starts.device)
-        codes = self.low + self.codec.encode(batch["masks"])
-        rows = rows[:, None]
-        batch["ids"][rows, columns] = codes
-        learned = batch["labels"][rows, columns] != IGNORED
-        batch["labels"][rows, columns] = torch.where(learned, codes, IGNORED)
-        return rows, columns
+        return fill_codes(batch["ids"], batch["labels"], self.start_id, self.low + self.codec.encode(batch["masks"]))
 
     def _mask_losses(self, hidden: Tensor, batch: dict[str, Any], rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
         """Soft codes of the blocks that are answers, decoded and compared with their masks."""
@@ -192,3 +185,15 @@ class HiMTok(InternVLMethod):
             )  # fmt: skip
 
         return Block(self.start_id, schedule)
+
+
+def fill_codes(ids: Tensor, labels: Tensor, start_id: int, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Write codes [M, T] (as vocabulary ids) after each start token of ids [B, L], in place and in reading order;
+    labels are overwritten only where they are learned. -> rows [M, 1] and columns [M, T] of what was written."""
+    rows, starts = (ids == start_id).nonzero(as_tuple=True)
+    rows = rows[:, None]
+    columns = starts[:, None] + 1 + torch.arange(codes.shape[1], device=ids.device)
+    ids[rows, columns] = codes
+    learned = labels[rows, columns] != IGNORED
+    labels[rows, columns] = torch.where(learned, codes, IGNORED)
+    return rows, columns

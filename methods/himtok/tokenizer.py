@@ -35,6 +35,8 @@ class CodecConfig:
     encoder_layers: int = 24
     decoder_layers: int = 24
     heads: int = 16
+    decoder_width: int | None = None  # None: as the encoder's
+    decoder_heads: int | None = None
     latents: int = 32
     codes: int = 1024
     code_width: int = 12
@@ -56,16 +58,27 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
+        self.heads = heads
         self.ln_1 = nn.LayerNorm(width)
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)  # for its parameters and their names
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)})
 
     def forward(self, x: Tensor, blocked: Tensor | None = None) -> Tensor:
         """x [B, L, W]; blocked bool [L, L], true where row must not see column."""
-        y = self.ln_1(x)
-        x = x + self.attn(y, y, y, need_weights=False, attn_mask=blocked)[0]
+        x = x + self._attention(self.ln_1(x), None if blocked is None else ~blocked)
         return x + self.mlp["c_proj"](F.gelu(self.mlp["c_fc"](self.ln_2(x))))
+
+
+    def _attention(self, x: Tensor, seen: Tensor | None) -> Tensor:
+        """Multi-head attention in float32 where a CPU computes it: its bfloat16 kernel is three times slower at
+        these lengths."""
+        qkv = F.linear(x, self.attn.in_proj_weight, self.attn.in_proj_bias)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if x.device.type == "cpu":
+            q, k, v = q.float(), k.float(), v.float()
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return self.attn.out_proj(y.transpose(1, 2).flatten(2))
 
 
 class Encoder(nn.Module):
@@ -146,14 +159,15 @@ class Detokenizer(nn.Module):
     def __init__(self, config: CodecConfig):
         super().__init__()
         self.config = config
-        width, patches, scale = config.width, config.grid**2, config.width**-0.5
+        width, heads = config.decoder_width or config.width, config.decoder_heads or config.heads
+        patches, scale = config.grid**2, width**-0.5
         self.class_embedding = nn.Parameter(scale * torch.randn(1, width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(patches + 1, width))
         self.mask_token = nn.Parameter(scale * torch.randn(1, 1, width))
         self.latent_token_positional_embedding = nn.Parameter(scale * torch.randn(config.latents, width))
         self.decoder_embed = nn.Linear(config.code_width, width)
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = nn.ModuleList(Block(width, config.heads) for _ in range(config.decoder_layers))
+        self.transformer = nn.ModuleList(Block(width, heads) for _ in range(config.decoder_layers))
         self.ln_post = nn.LayerNorm(width)
         self.ffn = nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.Tanh(), nn.Conv2d(2 * width, config.ffn_out, 1))
 

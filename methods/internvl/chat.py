@@ -13,14 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
+from methods.base import UserError
 from methods.internvl.vocabulary import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START, token_id
 
 IMAGE, MASK = "<image>", "<mask>"
 IGNORED = -100
 PLACEHOLDER = re.compile(f"({re.escape(IMAGE)}|{re.escape(MASK)})")
+MARKUP = {"<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>"}  # special tokens that a text may hold
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,18 @@ class Chat:
     @property
     def image_id(self) -> int:
         return token_id(self.tokenizer, IMAGE_CONTEXT)
+
+    @cached_property
+    def _reserved(self) -> re.Pattern[str]:
+        words = {IMAGE, MASK, *self.tokenizer.get_added_vocab()} - MARKUP
+        return re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)))
+
+    def check(self, texts: Sequence[str], where: str) -> None:
+        """Raise UserError if a text from outside holds a string that has a meaning of its own in a conversation."""
+        for text in texts:
+            found = self._reserved.search(text)
+            if found:
+                raise UserError(f"{where} holds {found[0]!r}, which stands for something else here; leave it out.")
 
     def encode(
         self, turns: Sequence[Turn], tiles: int = 1, mask_block: Sequence[int] = (), reply: bool = False

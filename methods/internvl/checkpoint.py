@@ -68,15 +68,17 @@ def save(method: InternVLMethod, folder: Path, dtype: str) -> None:
 
 def read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """config.json and the tensors (as float32) of a folder. Raises UserError if it is not one of method `name`."""
+    for needed in ("config.json", "model.safetensors"):
+        if not (folder / needed).is_file():
+            raise UserError(f"{folder}: {needed} is missing; give the folder of a saved {name} model.")
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "model.safetensors")
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: {Path(error.filename or '').name} is missing; give a saved {name} model.") from None
-    except (json.JSONDecodeError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder}: damaged checkpoint ({error}); copy or train it again.") from None
-    if config.get("method") != name:
-        raise UserError(f"{folder}: holds a {config.get('method')!r} model, not {name!r}; choose the other method.")
+    found = config.get("method") if isinstance(config, dict) else None
+    if found != name:
+        raise UserError(f"{folder}: holds a {found!r} model, not {name!r}; choose the other method.")
     return config, {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
 
 

@@ -82,7 +82,10 @@ class InternVLMethod(Method, nn.Module):
     @classmethod
     def from_pretrained(cls, folder: Path) -> InternVLMethod:
         config, tensors = checkpoint.read(Path(folder), cls.name)
-        method = cls.from_config(config, Path(folder))
+        try:
+            method = cls.from_config(config, Path(folder))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"{folder}: config.json does not fit this version ({error}); train it again.") from None
         checkpoint.load_strictly(method, tensors, Path(folder))
         return method.eval()
 
@@ -119,6 +122,7 @@ class InternVLMethod(Method, nn.Module):
         return []
 
     def prepare(self, example: Example, task: str, rng: np.random.Generator) -> TrainingSample:
+        self.chat.check(example.expressions, f"{example.dataset} sample {example.ref_id}: the expression")
         key, pixels, size = self._tiles(example)
         turns = self.conversation(example, task, size, rng)
         ids, labels = self.chat.encode(turns, len(pixels), self.mask_block())
@@ -135,7 +139,7 @@ class InternVLMethod(Method, nn.Module):
 
     def _tiles(self, example: Example) -> tuple[str, np.ndarray, tuple[int, int]]:
         """(key, tiles, (width, height)); the last picture is kept, because its other samples come next."""
-        key = f"{example.dataset}/{example.split}/{example.image_id}"
+        key = f"{example.dataset}/{example.split}/{example.image_id}: {example.image}"
         if self._last_image is None or self._last_image[0] != key:
             image = open_image(example.image)
             tiles = make_tiles(image, self.backbone.size.image_size, self.options.max_tiles)
@@ -220,6 +224,8 @@ class InternVLMethod(Method, nn.Module):
 
     def _segment(self, requests: Sequence[Request], tokens: int | None) -> list[Prediction]:
         clock = Clock(self.device)
+        for request in requests:
+            self.chat.check(request.expressions, f"The expression {' '.join(request.expressions)!r}")
         with clock.stage("preprocess"):
             images = {id(r.image) if not isinstance(r.image, Path) else r.image: r.image for r in requests}
             opened = {key: open_image(image) for key, image in images.items()}
@@ -265,7 +271,7 @@ class InternVLMethod(Method, nn.Module):
         height, width = prediction.mask.shape
         text = self.answer_text(answer)
         prediction.text = f"{prediction.text}\n{text}".strip()
-        prediction.steps += answer.steps
+        prediction.steps = max(prediction.steps, answer.steps)  # the questions of a request share one batch
         failures = []
         if "box" in want:
             prediction.box = tasks.read_box(text, width, height, self.options.box_scale)

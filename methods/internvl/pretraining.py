@@ -40,6 +40,9 @@ def patch_targets(example: Example, size: BackboneSize) -> dict[str, np.ndarray]
 def area_average(mask: np.ndarray, side: int) -> np.ndarray:
     """bool [H, W] -> float32 [side, side], the mean over each (nearly equal) cell."""
     height, width = mask.shape
+    if min(height, width) < side:  # a picture smaller than the grid: a pixel serves several cells
+        mask = mask.repeat(-(-side // height), 0).repeat(-(-side // width), 1)
+        height, width = mask.shape
     table = np.zeros((height + 1, width + 1), np.float32)
     table[1:, 1:] = mask.cumsum(0, dtype=np.float32).cumsum(1)
     rows = np.round(np.arange(side + 1) * height / side).astype(int)

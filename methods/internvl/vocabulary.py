@@ -70,8 +70,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint folder, without remote code. Raises UserError if there is none."""
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # damaged files fail in transformers with any exception
+        reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(f"{folder}: no usable tokenizer ({reason}); copy the checkpoint's tokenizer files.") from None
 
 

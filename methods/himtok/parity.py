@@ -1,0 +1,170 @@
+"""HiMTok's codec, losses and token placement against vectors of the released code (`golden.json` and tensors)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from methods.himtok.hierarchy import HierarchyConfig, hierarchical_loss, released_label
+from methods.himtok.model import fill_codes
+from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
+from methods.internvl.chat import IGNORED
+from methods.parity import Check, close, named_weights, read, same
+
+PROBABILITY, LOGIT, LOSS = 2e-4, 2e-3, 1e-4  # tolerances; ids are exact
+TEMPERATURE = 0.5
+
+
+@torch.no_grad()
+def check(folder: Path) -> list[Check]:
+    """Every comparison that the folder allows."""
+    facts = json.loads((folder / "golden.json").read_text())
+    codec = load_codec(folder, facts)
+    encoded = read(folder, "encode")
+    return [
+        *_encode(codec, encoded, facts),
+        *_decode(codec, encoded, folder, facts),
+        *_labels(folder),
+        *_losses(codec, folder, facts),
+        *_gradients(codec, folder, facts),
+        *_placement(codec, folder, facts),
+    ]
+
+
+def load_codec(folder: Path, facts: dict[str, Any]) -> MaskTokenizer:
+    """The tokenizer of the sizes in golden.json, in the released layout, with the folder's weights."""
+    size = facts["config"]["size"]
+    (width, layers, heads), (wide, deep, heads_out) = size["enc"], size["dec"]
+    config = CodecConfig(
+        resolution=facts["image"], patch=facts["patch"], width=width, encoder_layers=layers, heads=heads,
+        decoder_width=wide, decoder_layers=deep, decoder_heads=heads_out, latents=facts["num_latent_tokens"],
+        codes=facts["codebook_size"], code_width=facts["token_size"], commitment=facts["commitment_cost"],
+        ffn_out=size["z_channels"], pixel_base=size["hidden_channels"], pixel_blocks=size["num_res_blocks"],
+        pixel_multipliers=tuple(size["channel_mult"]), encoder_layout="released", code_space="released",
+    )  # fmt: skip
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("weights_*.safetensors")):
+        tensors |= read(folder, path.stem)
+    codec = MaskTokenizer(config).eval()
+    shapes = {name: tensor.shape for name, tensor in codec.state_dict().items()}
+    codec.load_state_dict(named_weights(shapes, tensors, folder))
+    return codec
+
+
+def _encode(codec: MaskTokenizer, encoded: dict[str, Tensor], facts: dict[str, Any]) -> list[Check]:
+    masks = encoded["masks"].float()[:, None]
+    z = codec.latents(masks)
+    unit, ids, loss = codec.quantize(z)
+    table = codec.quantize.table()
+    checks = [
+        close("encoder output z", z, _rows(encoded["z"]), 2e-5),
+        same("token ids", ids, encoded["token_ids"]),
+        close("quantised vectors", unit, _rows(encoded["z_quantized"]), 2e-5),
+        close("projected table", table, encoded["codebook_projected"], 1e-5),
+        close("normalised table", F.normalize(table, dim=-1), encoded["codebook_projected_l2norm"], 1e-5),
+        close("quantizer loss", loss, torch.tensor(facts["losses"]["quantizer"]), LOSS),
+    ]
+    alone = torch.cat([codec.encode(mask[None]) for mask in masks])
+    return [*checks, same("token ids, one mask at a time", alone, encoded["token_ids"])]
+
+
+def _rows(z: Tensor) -> Tensor:
+    """[B, D, 1, T] -> [B, T, D]."""
+    return z[:, :, 0].transpose(1, 2)
+
+
+def _decode(codec: MaskTokenizer, encoded: dict[str, Tensor], folder: Path, facts: dict[str, Any]) -> list[Check]:
+    chosen = [facts["mask_names"].index(name) for name in facts["dec_full_samples"]]
+    checks = []
+    tensors = read(folder, "decode_logits")
+    for path in sorted(folder.glob("decode_full_*.safetensors")):
+        tensors |= read(folder, path.stem)
+    tensors |= read(folder, "decode_pooled")
+    for name, reference in sorted(tensors.items()):
+        variant, _, rest = name.rpartition("_T")
+        count, _, pooled = rest.partition("_")
+        ids = encoded["token_ids"] if pooled else encoded["token_ids"][chosen]
+        logits = _variant(codec, variant, ids, int(count))
+        ours = logits if variant == "logits" else logits.sigmoid()
+        if pooled:
+            ours = F.avg_pool2d(ours, 8)
+        checks.append(close(f"decode {name}", ours, reference, LOGIT if variant == "logits" else PROBABILITY))
+    soft = read(folder, "decode_soft_probs")
+    probabilities = (soft["soft_logits"] / TEMPERATURE).softmax(-1)
+    return [*checks, close("decode soft", codec.decode_soft(probabilities), soft["mask_prob"], PROBABILITY)]
+
+
+def _variant(codec: MaskTokenizer, variant: str, ids: Tensor, count: int) -> Tensor:
+    """Logits from the first `count` ids in one of the reference's three ways."""
+    if variant == "tokens_l2":
+        return torch.logit(codec.decode(ids[:, :count]).double()).float()
+    codes = codec.mix(F.one_hot(ids, codec.size).float())
+    if variant == "prob_zeroed":
+        codes[:, count:] = 0
+        return codec.logits(codes)
+    return codec.logits(codes[:, :count])
+
+
+def _labels(folder: Path) -> list[Check]:
+    checks = []
+    for path in sorted(folder.glob("hml_labels_*.safetensors")):
+        tensors = read(folder, path.stem)
+        mask = tensors.pop("mask").float()[None]
+        for name, reference in sorted(tensors.items()):
+            ours = released_label(mask, int(name.removeprefix("label_idx")))[0]
+            checks.append(close(f"{path.stem} {name}", ours, reference, 1e-5))
+    return checks
+
+
+def _losses(codec: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> list[Check]:
+    expected = facts["loss"]
+    valid = torch.tensor(expected["valid"])
+    probabilities = read(folder, "loss_probs")["probs"][valid]
+    masks = read(folder, "loss_inputs")["target_masks"].float()[valid]
+    config = HierarchyConfig("released", dice=expected["dice_weight"])
+    losses = hierarchical_loss(codec, probabilities, masks, config, torch.tensor(expected["indices"]))
+    reference = {"mask": expected["mask_loss"], "hierarchy": expected["cos2fine_loss_code"]}
+    return [close(f"{name} loss", losses[name], torch.tensor(value), LOSS) for name, value in reference.items()]
+
+
+def _gradients(codec: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> list[Check]:
+    """Soft codes from logits, and the losses' gradients with respect to the logits."""
+    inputs, expected, config = read(folder, "loss_inputs"), facts["loss"], facts["config"]
+    low, tokens = config["first"], codec.length
+    rows = torch.tensor(expected["valid"]).nonzero().flatten()
+    starts = [int((inputs["labels"][row] == config["start"]).nonzero()[0]) for row in rows]
+    columns = torch.tensor(starts)[:, None] + 1 + torch.arange(tokens)
+    masks = inputs["target_masks"].float()[rows]
+    checks = []
+    for name, levels in (("grad_mask_only", []), ("grad_mask_plus_hml", expected["indices"])):
+        with torch.enable_grad():
+            logits = inputs["logits"].clone().requires_grad_()
+            block = logits[rows[:, None], columns][..., low : low + codec.size]
+            probabilities = (block / TEMPERATURE).softmax(-1)
+            losses = hierarchical_loss(
+                codec, probabilities, masks, HierarchyConfig("released", dice=expected["dice_weight"]),
+                torch.tensor(levels, dtype=torch.long),
+            )  # fmt: skip
+            sum(losses.values()).backward()
+        checks.append(close(name, logits.grad, read(folder, "loss_grads")[name], 1e-6))
+    reference = read(folder, "loss_probs")["probs"][rows]
+    return [close("soft codes", probabilities, reference, 1e-6), *checks]
+
+
+def _placement(codec: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> list[Check]:
+    tensors, config = read(folder, "replace_tokens"), facts["config"]
+    ids, labels = tensors["input_ids"].clone(), tensors["labels"].clone()
+    has = (ids == config["start"]).any(1)
+    codes = config["first"] + codec.encode(tensors["target_masks"].float()[has][:, None])
+    fill_codes(ids, labels, config["start"], codes)
+    learned = labels != IGNORED
+    return [
+        same("placed ids", ids, tensors["new_input_ids"]),
+        same("placed labels", labels, tensors["new_labels"]),
+        same("learned positions", learned, tensors["labels"] != IGNORED),
+    ]
