@@ -6,7 +6,7 @@ is loaded). `nano` and `tiny` have the same architecture, small enough to be tra
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from transformers import InternVLConfig, InternVLVisionConfig, LlamaConfig, Qwen2Config
 
@@ -34,6 +34,7 @@ class BackboneSize:
     rope_theta: float = 1e6
     rms_eps: float = 1e-6
     layer_scale: float = 0.1
+    vision_eps: float = 1e-6
 
     @property
     def tokens_per_tile(self) -> int:
@@ -80,7 +81,7 @@ def transformers_config(size: BackboneSize, vocabulary: int, image_token_id: int
         attention_bias=not big_vision,
         use_qk_norm=big_vision,
         norm_type="rms_norm" if big_vision else "layer_norm",
-        layer_norm_eps=1e-6,
+        layer_norm_eps=size.vision_eps,
         image_size=[size.image_size, size.image_size],
         patch_size=[size.patch_size, size.patch_size],
         layer_scale_init_value=size.layer_scale,
@@ -116,8 +117,3 @@ def transformers_config(size: BackboneSize, vocabulary: int, image_token_id: int
     )
     config._attn_implementation = "sdpa"
     return config
-
-
-def size_to_dict(size: BackboneSize) -> dict:
-    """Plain values for config.json."""
-    return asdict(size)
