@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.records import Record, read_records, write_atomic, write_lines, write_records
+from bench.records import Record, read_lines, read_records, write_atomic, write_lines, write_records
 from methods.base import UserError
 
 
@@ -80,3 +80,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_atomic(path, "\ud800")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["f.txt"]
+
+
+def test_line_separators_within_a_text_end_no_line(tmp_path):
+    rows = [{"text": "one\u2028two\u0085three\x0b\n"}, {"text": ""}]
+    assert [row for _, row in read_lines(write_lines(tmp_path / "r.jsonl", rows))] == rows

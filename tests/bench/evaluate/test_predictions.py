@@ -1,0 +1,123 @@
+"""A predictions file is the same bytes whether it was written in one go or after any number of kills."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.evaluate import rle
+from bench.evaluate.predictions import line, stamp_of, write_predictions
+from methods.base import Prediction
+
+TEXTS = ["plain", "naïve café", "紅い車", "a\u2028b", "next\u0085line", "tab\tand\nnewline", "🚗", ""]
+
+
+def answer(items):
+    """One line per item; the batch's members stand in it, because real answers may depend on them."""
+    return [{"item": item, "text": TEXTS[item % len(TEXTS)], "batch": list(items)} for item in items]
+
+
+def whole(folder: Path, count: int = 11, batch: int = 3) -> bytes:
+    return write_predictions(folder / "whole.jsonl", "s", range(count), batch, answer).read_bytes()
+
+
+def lines_of(content: bytes) -> list[dict]:
+    return [json.loads(row) for row in content.split(b"\n") if row]
+
+
+def test_every_item_has_its_line_in_order(tmp_path):
+    rows = lines_of(whole(tmp_path))
+    assert [row["item"] for row in rows] == list(range(11))
+    assert [row["text"] for row in rows[:8]] == TEXTS
+    assert rows[10]["batch"] == [9, 10]
+    assert not (tmp_path / "whole.part").exists()
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.data(), st.integers(1, 5))
+def test_a_part_cut_at_any_byte_is_completed_to_the_same_bytes(tmp_path_factory, data, batch):
+    folder = tmp_path_factory.mktemp("cut")
+    expected = whole(folder, batch=batch)
+    (folder / "cut.stamp").write_text("s")
+    (folder / "cut.part").write_bytes(expected[: data.draw(st.integers(0, len(expected)))])
+    asked = []
+    path = write_predictions(
+        folder / "cut.jsonl", "s", range(11), batch, lambda items: asked.extend(items) or answer(items)
+    )
+    assert path.read_bytes() == expected
+    assert asked == list(range(11 - len(asked), 11))
+
+
+def test_finished_batches_are_not_answered_again(tmp_path):
+    expected = whole(tmp_path)
+    cut = expected.split(b"\n")
+    (tmp_path / "again.stamp").write_text("s")
+    (tmp_path / "again.part").write_bytes(b"\n".join(cut[:7]) + b"\n" + cut[7][:5])
+    asked = []
+    write_predictions(
+        tmp_path / "again.jsonl", "s", range(11), 3, lambda items: asked.append(items[0]) or answer(items)
+    )
+    assert asked == [6, 9]
+
+
+def test_a_crash_keeps_what_was_written(tmp_path):
+    def failing(items):
+        if 6 in items:
+            raise RuntimeError("killed")
+        return answer(items)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_predictions(tmp_path / "a.jsonl", "s", range(11), 3, failing)
+    assert len(lines_of((tmp_path / "a.part").read_bytes())) == 6
+    assert not (tmp_path / "a.jsonl").exists()
+    assert write_predictions(tmp_path / "a.jsonl", "s", range(11), 3, answer).read_bytes() == whole(tmp_path)
+
+
+def test_a_finished_file_is_left_alone(tmp_path):
+    expected = whole(tmp_path)
+    write_predictions(tmp_path / "whole.jsonl", "s", range(11), 3, lambda items: pytest.fail("asked again"))
+    assert (tmp_path / "whole.jsonl").read_bytes() == expected
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.part"])
+def test_another_stamp_starts_over(tmp_path, name):
+    (tmp_path / "a.stamp").write_text("old")
+    (tmp_path / name).write_text('{"item": "stale"}\n' * 3)
+    write_predictions(tmp_path / "a.jsonl", "new", range(11), 3, answer)
+    assert (tmp_path / "a.jsonl").read_bytes() == whole(tmp_path)
+    assert (tmp_path / "a.stamp").read_text() == "new"
+
+
+def test_a_part_without_a_stamp_is_not_trusted(tmp_path):
+    (tmp_path / "a.part").write_text('{"item": "stale"}\n' * 3)
+    write_predictions(tmp_path / "a.jsonl", "s", range(11), 3, answer)
+    assert (tmp_path / "a.jsonl").read_bytes() == whole(tmp_path)
+
+
+def test_no_items_make_an_empty_file(tmp_path):
+    assert write_predictions(tmp_path / "a.jsonl", "s", [], 3, answer).read_bytes() == b""
+
+
+def test_stamps_depend_on_every_fact_and_not_on_their_order():
+    first = stamp_of(method="a", limit=3, path=Path("x"))
+    assert first == stamp_of(path=Path("x"), limit=3, method="a")
+    others = [dict(method="b", limit=3, path=Path("x")), dict(method="a", limit=4, path=Path("x")),
+              dict(method="a", limit=3, path=Path("y")), dict(method="a", limit=3)]  # fmt: skip
+    assert first not in {stamp_of(**facts) for facts in others}
+
+
+def test_a_line_holds_the_answer(examples):
+    mask = np.zeros((48, 64), bool)
+    mask[3:9, 5:20] = True
+    prediction = Prediction(mask, box=(1.0, 2.0, 3.0, 4.0), text="it", token_ids=(4, 5), steps=7, failure="cut")
+    row = json.loads(json.dumps(line(examples[0], prediction, "per_expression", 1, ("one", "two"))))
+    assert np.array_equal(rle.decode(row.pop("mask")), mask)
+    assert row == {
+        "dataset": "squares", "split": "val", "protocol": "per_expression", "ref_id": "1-red", "sent_id": 1,
+        "image_id": 1, "expression": "one | two", "size": [48, 64], "box": [1.0, 2.0, 3.0, 4.0], "text": "it",
+        "token_ids": [4, 5], "steps": 7, "failure": "cut",
+    }  # fmt: skip
+    assert line(examples[0], Prediction(mask), "codec", -1, ("one",))["box"] is None

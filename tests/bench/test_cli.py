@@ -1,0 +1,204 @@
+"""The command line: help, and one sentence with exit code 2 for everything that cannot be done."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bench import cli, pipeline
+from bench.cli import PROFILE_COMMANDS, split_profile
+from bench.config import load_profile
+
+PROFILE = """
+name: small
+data: {root: data}
+runs: runs
+results: results
+stages:
+  one: {method: internvl, stage: pretrain, steps: 2, tasks: {box: 1.0}, parts: {size: tiny}}
+models: {himtok: one}
+"""
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """The path of a small valid profile, in an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "small.yaml"
+    path.write_text(PROFILE)
+    return path
+
+
+def refused(result) -> str:
+    """The complaint of a refused command: one line on stderr after what the profile printed, and exit code 2."""
+    assert result.code == 2
+    assert "Traceback" not in result.err
+    lines = [line for line in result.err.splitlines() if line.startswith("genseg: ")]
+    assert len(lines) == 1
+    assert result.err.endswith(f"{lines[0]}\n")
+    return lines[0]
+
+
+def only_line(result) -> str:
+    line = refused(result)
+    assert result.err == f"{line}\n"
+    return line
+
+
+def test_help_names_every_command(genseg):
+    result = genseg("-h")
+    assert (result.code, result.err) == (0, "")
+    for name in [*PROFILE_COMMANDS, "data", "segment", "parity", "doctor"]:
+        assert name in result.out
+
+
+@pytest.mark.parametrize("command", [*PROFILE_COMMANDS, "data", "segment", "parity", "doctor"])
+def test_every_command_has_help(genseg, command):
+    result = genseg(command, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert f"usage: genseg {command}" in result.out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), "COMMAND"),
+        (("fly",), "'fly'"),
+        (("segment",), "image"),
+        (("segment", "a.png"), "expression"),
+        (("segment", "a.png", "it", "extra"), "'extra'"),
+        (("report", "--quick"), "'--quick'"),
+        (("report", "quick"), "'quick'"),
+        (("data",), "action"),
+        (("data", "burn"), "'burn'"),
+        (("doctor", "speed=1"), "'speed'"),
+        (("parity",), "folder"),
+        (("parity", ".", "speed=1"), "'speed'"),
+    ],
+)
+def test_commands_that_make_no_sense(genseg, words, named):
+    assert named in only_line(genseg(*words))
+
+
+@pytest.mark.parametrize("command", [*PROFILE_COMMANDS, "segment"])
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["profile=nowhere"], "'nowhere'"),
+        (["profile=none.yaml"], "'none.yaml'"),
+        (["profile={}", "speed=9"], "speed"),
+        (["profile={}", "evaluate.batch=0"], "evaluate.batch is 0"),
+        (["profile={}", "seed=x"], "'x'"),
+    ],
+)
+def test_wrong_profiles_and_overrides(genseg, profile, command, words, named):
+    extra = ["a.png", "it"] if command == "segment" else []
+    assert named in only_line(genseg(command, *extra, *(word.format(profile) for word in words)))
+
+
+def test_a_stage_that_the_profile_lacks_is_named_before_any_work(genseg, profile, tmp_path):
+    line = refused(genseg("train", "two", f"profile={profile}"))
+    assert "'two'" in line
+    assert "one" in line
+    assert list(tmp_path.iterdir()) == [profile]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("check", "root=none"), "none: no finished RefMoji"),
+        (("show", "root=none"), "none"),
+        (("build", "root=data", "level=brutal"), "brutal"),
+        (("build", "root=data", "workers=many"), "workers=many"),
+        (("build", "root=data", "splits=train"), "train_scenes"),
+        (("build", "root=data", "splits=valid"), "'valid'"),
+        (("build", "root=data", "sped=1"), "'sped'"),
+        (("check", "root=none", "split=val"), "'split'"),
+        (("show", "root=none", "count=-1"), "count=-1"),
+    ],
+)
+def test_wrong_settings_of_data(genseg, tmp_path, monkeypatch, words, named):
+    monkeypatch.chdir(tmp_path)
+    assert named in only_line(genseg("data", *words))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_list_of_datasets(genseg):
+    result = genseg("data", "list")
+    assert result.code == 0
+    assert "refmoji" in result.out
+
+
+def test_parity_has_an_exit_code_of_its_own(genseg, goldens, tmp_path):
+    assert genseg("parity", goldens / "metrics").code == 0
+    assert "none of metrics.json" in only_line(genseg("parity", tmp_path / "none"))
+    (tmp_path / "metrics.json").write_text("{")
+    assert "not a JSON file" in only_line(genseg("parity", tmp_path))
+    text = (goldens / "metrics" / "metrics.json").read_text().replace('"intersection": ', '"intersection": 1', 1)
+    (tmp_path / "metrics.json").write_text(text)
+    assert genseg("parity", tmp_path).code == 1
+
+
+def test_the_resolved_profile_is_shown_before_the_work(genseg, profile, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pipeline, "write_report", seen.append)
+    result = genseg("report", f"profile={profile}", "seed=5")
+    assert result.code == 0
+    assert result.err.startswith("# genseg report\n")
+    assert "seed: 5" in result.err
+    assert seen == [load_profile(profile, ["seed=5"])]
+
+
+@pytest.mark.parametrize("command", sorted(set(PROFILE_COMMANDS) - {"train"}))
+def test_every_command_reaches_its_own_step(genseg, profile, monkeypatch, command):
+    names = {"reproduce": "reproduce", "study": "study", "eval": "evaluate", "ablation": "ablation",
+             "latency": "time_methods", "report": "write_report"}  # fmt: skip
+    seen = []
+    for name in names.values():
+        monkeypatch.setattr(pipeline, name, lambda profile, name=name: seen.append(name))
+    assert genseg(command, f"profile={profile}").code == 0
+    assert seen == [names[command]]
+
+
+def test_train_takes_stages_and_settings_in_any_order(genseg, profile, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pipeline, "train", lambda profile, names: seen.append((profile.seed, names)))
+    assert genseg("train", f"profile={profile}", "one", "seed=4").code == 0
+    assert genseg("train", "one", f"profile={profile}").code == 0
+    assert genseg("train", f"profile={profile}").code == 0
+    assert seen == [(4, ["one"]), (0, ["one"]), (0, [])]
+
+
+def test_an_interruption_says_that_it_can_go_on(genseg, profile, monkeypatch):
+    def interrupted(profile):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "write_report", interrupted)
+    result = genseg("report", f"profile={profile}")
+    assert result.code == 130
+    assert result.complaint == "genseg: interrupted; the same command goes on where it stopped."
+
+
+def test_a_mistake_of_ours_is_not_hidden(profile, monkeypatch):
+    def broken(profile):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline, "write_report", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["report", f"profile={profile}"])
+
+
+def test_the_last_profile_counts_and_nano_is_the_default():
+    assert split_profile(["a=1", "profile=x", "profile=y", "b=c=d"]) == ("y", ["a=1", "b=c=d"])
+    assert split_profile([]) == ("nano", [])
+
+
+def test_help_and_mistakes_load_no_torch():
+    code = (
+        "import sys\nfrom bench.cli import main\n"
+        "for words in (['-h'], ['fly'], ['report', 'quick']):\n"
+        "    try:\n        main(words)\n    except SystemExit:\n        pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0

@@ -1,0 +1,154 @@
+"""Profiles: everything that is wrong in one is a sentence with the file and the key."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bench.config import PROFILES, Profile, load_profile, resolved
+from methods.base import UserError
+
+TEXT = """
+name: small
+data: {root: data/x}
+stages:
+  base: {method: internvl, stage: pretrain, steps: 5, tasks: {box: 1.0}}
+  mask: {method: himtok, stage: align, steps: 5, parts: {backbone: "stage:base"}}
+models: {himtok: mask}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def refusal(path, overrides=()) -> str:
+    with pytest.raises(UserError) as caught:
+        load_profile(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_values_of_the_file_stand_over_the_defaults(path):
+    profile = load_profile(path)
+    assert isinstance(profile, Profile)
+    assert (profile.name, profile.stages["base"].steps, profile.stages["base"].lr) == ("small", 5, 1e-3)
+    assert profile.runs_dir == Path("runs/small")
+    assert profile.results_dir == Path("results/small")
+
+
+def test_overrides_stand_over_the_file(path):
+    profile = load_profile(path, ["seed=3", "stages.base.steps=9", "stages.mask.parts.init=var", "data.root=/x y",
+                                  "stages.base.betas=[0.8,0.99]", "evaluate.splits=[val,testA]"])  # fmt: skip
+    assert (profile.seed, profile.stages["base"].steps, profile.data.root) == (3, 9, "/x y")
+    assert profile.stages["mask"].parts == {"backbone": "stage:base", "init": "var"}
+    assert profile.stages["base"].betas == [0.8, 0.99]
+    assert profile.evaluate.splits == ["val", "testA"]
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in PROFILES.glob("*.yaml")))
+def test_every_shipped_profile_is_valid_and_comes_back_whole(name, tmp_path):
+    profile = load_profile(name)
+    assert profile.name == name
+    (tmp_path / "again.yaml").write_text(resolved(profile))
+    assert load_profile(tmp_path / "again.yaml") == profile
+
+
+def test_the_resolved_text_is_the_profile(path, tmp_path):
+    profile = load_profile(path, ["seed=7", "evaluate.batch=3"])
+    (tmp_path / "again.yaml").write_text(resolved(profile))
+    again = load_profile(tmp_path / "again.yaml")
+    assert again == profile
+    assert resolved(again) == resolved(profile)
+
+
+def test_an_unknown_profile_is_refused_with_the_known_ones(tmp_path):
+    assert "'huge'" in refusal("huge")
+    assert "nano" in refusal("huge")
+    assert "none.yaml" in refusal(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("speed=9", "speed"),
+        ("train.speed=9", "speed"),
+        ("stages.base.speed=9", "speed"),
+        ("seed=many", "many"),
+        ("train.threads=two", "two"),
+        ("evaluate.splits=val", "val"),
+        ("train=3", "TrainConfig"),
+        ("runs=${nowhere}", "nowhere"),
+        ("stages.new.method=himtok", "stage"),
+    ],
+)
+def test_a_wrong_override_is_named(path, override, named):
+    message = refusal(path, [override])
+    assert named in message
+    assert str(path) in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("name: small", "colour: red\nname: small", "colour"),
+        ("steps: 5, tasks", "steps: five, tasks", "five"),
+        ("method: internvl, ", "", "method"),
+        ("data: {root: data/x}", "data: {level: easy}", "root"),
+        ("name: small", "", "name"),
+        ("himtok: mask", "himtok: mask2", "mask2"),
+        ("stage:base", "stage:bass", "bass"),
+        ("name: small", "name: [", "small.yaml"),
+        ("name: small", "name: small\nname: other", "name"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(path, old, new, named):
+    assert old in TEXT
+    path.write_text(TEXT.replace(old, new, 1))
+    message = refusal(path)
+    assert named in message
+    assert str(path) in message
+
+
+@pytest.mark.parametrize("content", [b"", b"- a\n- b\n", b"just text", b"\xff\xfe\x00", b"\t", b"{", b"3"])
+def test_a_file_that_is_no_profile_is_named(path, content):
+    path.write_bytes(content)
+    assert str(path) in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["evaluate.batch=0", "train.threads=0", "train.log_every=0", "stages.base.steps=0", "stages.base.images=0",
+     "stages.base.per_image=-1", "latency.requests=0", "evaluate.threads=-2", "latency.threads=0",
+     "evaluate.limit=-1", "stages.base.betas=[0.9]"],
+)  # fmt: skip
+def test_numbers_that_cannot_be_are_refused(path, override):
+    assert override.split("=")[0] in refusal(path, [override])
+
+
+@pytest.mark.parametrize("chain", [["stages.base.parts.start=stage:base"], ["stages.base.parts.start=stage:mask"]])
+def test_stages_that_build_on_each_other_are_refused(path, chain):
+    assert "base" in refusal(path, chain)
+
+
+words = st.text("abst.=${}[]:,'\"# 0x1-\\", max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@example("", "${seed}")
+@example("seed", "${seed}")
+@example("name", "${oc.env:NOPE}")
+@example("a[0]", "1")
+@given(st.one_of(words, st.sampled_from(["name", "seed", "stages.base", "data.root", "train", "models"])), words)
+def test_any_override_is_taken_or_refused_with_a_sentence(tmp_path_factory, key, value):
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_text(TEXT)
+    try:
+        assert isinstance(load_profile(path, [f"{key}={value}"]), Profile)
+    except UserError as error:
+        assert "\n" not in str(error)

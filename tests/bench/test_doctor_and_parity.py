@@ -1,0 +1,39 @@
+"""`genseg doctor` and `genseg parity`."""
+
+import json
+
+import pytest
+
+from bench.doctor import examine
+from bench.parity import check
+from methods.base import UserError
+
+
+def test_the_doctor_names_versions_device_and_precision(capsys):
+    examine()
+    text = capsys.readouterr().out
+    assert text.startswith("python 3.")
+    for word in ("torch 2.", "transformers 5.", "deepspeed", "device: ", "processors", "training precision: "):
+        assert word in text
+
+
+def test_reference_vectors_agree(goldens, capsys):
+    assert check(goldens / "metrics")
+    found = capsys.readouterr().out.split()
+    assert found[0] == found[2] != "0"
+
+
+def test_a_wrong_value_is_shown(goldens, tmp_path, capsys):
+    content = json.loads((goldens / "metrics" / "metrics.json").read_text())
+    content["pairs"][0]["intersection"] += 1
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    assert not check(tmp_path)
+    text = capsys.readouterr().out
+    assert f"{content['pairs'][0]['name']}: intersection" in " ".join(text.split())
+    assert "no" in text
+
+
+def test_a_folder_without_vectors_is_refused(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match=f"{folder.name}: holds none of metrics.json"):
+            check(folder)

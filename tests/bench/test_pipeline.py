@@ -1,0 +1,259 @@
+"""The long commands: they reuse what is done, redo what has changed, and end alike however often they are killed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bench import pipeline
+from bench.config import load_profile
+from bench.records import read_records
+from methods.base import UserError
+
+PROFILE = """
+name: small
+data: {root: DATA, level: easy, train_scenes: 6}
+train: {threads: 1, precision: float32, validate_samples: 2, log_every: 1}
+stages:
+  backbone: {method: internvl, stage: pretrain, steps: 2, images: 2, parts: {size: tiny, vocabulary: 320},
+             tasks: {box: 0.8, caption: 0.1, question: 0.1}}
+  tokens: {method: himtok, stage: tokenizer, steps: 2, images: 2, tasks: {segment: 1.0},
+           parts: {codec: {resolution: 64, width: 64, encoder_layers: 1, decoder_layers: 1, heads: 4, ffn_out: 32,
+                           codes: 64, pixel_base: 8, pixel_multipliers: [1, 1, 1, 1, 1], pixel_blocks: 1}}}
+  himtok: {method: himtok, stage: align, steps: 2, images: 1, tasks: {segment_box: 1.0},
+           parts: {backbone: "stage:backbone", tokenizer: "stage:tokens"}}
+  pictures: {method: argenseg, stage: tokenizer, steps: 2, images: 2, tasks: {segment: 1.0},
+             parts: {codec: {resolution: 32, width: 32, multipliers: [1, 1, 1, 1], blocks: 1, codes: 64,
+                             scales: [1, 2, 3, 4]}}}
+  argenseg: {method: argenseg, stage: joint, steps: 2, images: 1, tasks: {segment: 1.0},
+             parts: {backbone: "stage:backbone", tokenizer: "stage:pictures", init: var}}
+models: {MODELS}
+evaluate: {limit: 8, batch: 3, threads: 1, protocols: [per_expression, per_object_joined]}
+latency: {warmup: 1, requests: 2, threads: 1}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def profile_in(folder: Path, data: object, models: str = "internvl: backbone, himtok: himtok, argenseg: argenseg"):
+    text = PROFILE.replace("DATA", str(data)).replace("MODELS", models)
+    (folder / "small.yaml").write_text(text)
+    return load_profile(folder / "small.yaml")
+
+
+# ---- one step at a time, on squares -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Counts the requests that models answer."""
+    from methods.internvl.method import InternVLMethod
+
+    calls = []
+    segment = InternVLMethod.segment
+    monkeypatch.setattr(
+        InternVLMethod, "segment", lambda self, requests: calls.append(len(requests)) or segment(self, requests)
+    )
+    return calls
+
+
+@pytest.fixture
+def small(folder, squares, build, writing, monkeypatch):
+    """A profile with two trained models, whose data are four pictures of squares."""
+    profile = profile_in(folder, "data", "himtok: himtok, argenseg: argenseg")
+    monkeypatch.setattr(pipeline, "prepare_data", lambda profile, train: None)
+    monkeypatch.setattr(pipeline, "_open", lambda profile, split: squares(4))
+    monkeypatch.setattr(pipeline, "_data_digest", lambda profile: "squares")
+    for name in ("himtok", "argenseg"):
+        method = writing(build(name, **({"codec": "short"} if name == "argenseg" else {})))
+        method.save_pretrained(pipeline.model_of_stage(profile, name))
+    return profile
+
+
+def test_everything_is_scored(small, asked):
+    records = pipeline.evaluate(small)
+    assert records
+    assert read_records(small.results_dir / "records" / "scores.jsonl") == sorted(
+        records, key=lambda r: (*r.key, r.checkpoint, r.value)
+    )
+    methods = {record.method for record in records}
+    assert methods == {"himtok", "argenseg", "baseline:empty", "baseline:full", "baseline:random-object",
+                       "baseline:largest-object"}  # fmt: skip
+    assert {record.protocol for record in records} == {"per_expression", "per_object_joined", "codec"}
+    variants = {record.variant for record in records if record.method == "argenseg" and record.protocol == "codec"}
+    assert variants == {f"tokens={n}" for n in (1, 5, 14, 30)}
+    own = next(r for r in records if r.method == "himtok")
+    assert (own.checkpoint, own.precision, own.backbone) == (
+        pipeline.digest(pipeline.model_of_stage(small, "himtok")), "float32", "small"
+    )  # fmt: skip
+    perfect = next(r for r in records if (r.method, r.metric) == ("baseline:full", "ciou"))
+    assert 0 < perfect.value < 0.5
+
+
+def test_a_second_call_asks_nothing(small, asked):
+    first = pipeline.evaluate(small)
+    del asked[:]
+    assert pipeline.evaluate(small) == first
+    assert asked == []
+
+
+def test_other_weights_are_asked_again(small, asked):
+    pipeline.evaluate(small)
+    first = (small.runs_dir / "predictions" / "himtok.val.per_expression.jsonl").read_bytes()
+    path = pipeline.model_of_stage(small, "himtok")
+    method = pipeline.method_class("himtok").from_pretrained(path)
+    with torch.no_grad():
+        method.backbone.native.lm_head.weight[method.low :] *= -1
+    method.save_pretrained(path)
+    del asked[:]
+    pipeline.evaluate(small)
+    assert sum(asked) == 8 + 8  # both protocols of the changed method alone
+    assert (small.runs_dir / "predictions" / "himtok.val.per_expression.jsonl").read_bytes() != first
+
+
+def test_scores_follow_their_predictions(small):
+    pipeline.evaluate(small)
+    path = small.runs_dir / "scores" / "himtok.val.per_expression.jsonl"
+    expected = path.read_bytes()
+    path.write_text("{}\n")
+    path.with_suffix(".stamp").unlink()
+    pipeline.evaluate(small)
+    assert path.read_bytes() == expected
+
+
+def test_an_interrupted_evaluation_ends_alike(small, asked, monkeypatch):
+    first = pipeline.evaluate(small)
+    for name in ("predictions", "scores"):
+        for path in (small.runs_dir / name).rglob("*.*"):
+            path.unlink()
+
+    class Killed(BaseException):
+        pass
+
+    calls, answer = [], asked.append
+
+    class Deadly(list):
+        def append(self, count):
+            calls.append(count)
+            answer(count)
+            if len(calls) in (2, 5, 9):
+                raise Killed
+
+    from methods.internvl.method import InternVLMethod
+
+    segment, deadly = InternVLMethod.segment, Deadly()
+    monkeypatch.setattr(
+        InternVLMethod, "segment", lambda self, requests: deadly.append(len(requests)) or segment(self, requests)
+    )
+    kills = 0
+    while True:
+        try:
+            again = pipeline.evaluate(small)
+            break
+        except Killed:
+            kills += 1
+    assert kills == 3
+    assert again == first
+
+
+def test_the_ablation_spends_every_budget(small, monkeypatch):
+    reports = []
+    monkeypatch.setattr(pipeline, "write_report", reports.append)
+    records = pipeline.ablation(small)
+    assert reports == [small]
+    for name, counts in (("himtok", (1, 2, 4, 8, 16, 24, 32)), ("argenseg", (1, 5, 14, 30))):
+        assert {r.variant for r in records if r.method == name} == {f"tokens={n}" for n in counts}
+    assert read_records(small.results_dir / "records" / "ablation.jsonl")
+
+
+def test_latency_is_measured_once_for_the_same_weights_and_settings(small, asked):
+    first = pipeline.time_methods(small)
+    assert {record.method for record in first} == {"himtok", "argenseg"}
+    del asked[:]
+    again = pipeline.time_methods(small)
+    assert sorted(again, key=lambda r: r.key) == sorted(first, key=lambda r: r.key)
+    assert asked == []
+    small.latency.warmup = 2
+    second = pipeline.time_methods(small)
+    assert sum(asked) == 2 * (2 + 2 * 2)  # two methods, two warm-ups, two passes over two requests
+    assert {record.note for record in second} == {"1 threads, 2 warm-ups"}
+    small.latency.requests = 3
+    assert {record.n for record in pipeline.time_methods(small)} == {3}
+
+
+def test_shipped_weights_come_first_and_only_if_wanted(small, monkeypatch):
+    monkeypatch.setattr(pipeline, "train", lambda profile, names: [Path(f"trained-{name}") for name in names])
+    trained = pipeline.model_of_stage(small, "himtok")
+    assert pipeline.find_model(small, "himtok") == trained
+    shipped = pipeline.ship(small)
+    assert shipped == [small.results_dir / "checkpoints" / name for name in ("himtok", "argenseg")]
+    assert pipeline.find_model(small, "himtok") == trained
+    small.ship = True
+    assert pipeline.find_model(small, "himtok") == shipped[0]
+    stored = load_file(shipped[0] / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float16}
+    small.models["internvl"] = "backbone"
+    assert pipeline.find_model(small, "internvl") == Path("trained-backbone")
+
+
+def test_a_digest_names_weights_and_configuration(small):
+    folder = pipeline.model_of_stage(small, "himtok")
+    first = pipeline.digest(folder)
+    assert len(first) == 16
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"decode": "hard"}))
+    assert pipeline.digest(folder) != first
+
+
+def test_an_unknown_stage_is_refused(small):
+    with pytest.raises(UserError, match="no stage 'two' in profile small; choose from backbone, tokens"):
+        pipeline.train(small, ["himtok", "two"])
+
+
+def test_the_device_is_named():
+    assert pipeline.device_of("cpu") == torch.device("cpu")
+    assert pipeline.device_name(torch.device("cpu")).endswith("1 threads")
+
+
+# ---- the whole way on the embedded dataset ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The embedded dataset: its validation split and a few training scenes."""
+    root = tmp_path_factory.mktemp("refmoji")
+    pipeline.build("easy", root / "eval", splits=["val"], progress=False)
+    pipeline.build("easy", root / "train-6", splits=["train"], train_scenes=6, progress=False)
+    return root
+
+
+def test_reproduce_trains_evaluates_times_and_reports(folder, data, monkeypatch, genseg):
+    """From nothing to the tables; evaluating and timing again does nothing anew and leaves every byte as it was."""
+    real = pipeline.build
+    monkeypatch.setattr(
+        pipeline, "build", lambda **words: real(**(words | {"splits": words.get("splits", ["val"])}), progress=False)
+    )
+    profile = profile_in(folder, data)
+    words = [f"profile={folder / 'small.yaml'}", "evaluate.protocols=[per_expression]"]
+    result = genseg("reproduce", *words)
+    assert result.code == 0, result.err
+    assert "himtok" in result.out
+    tables = {path.name for path in (profile.results_dir / "tables").glob("*.md")}
+    assert {"accuracy.md", "codec.md", "latency.md", "main.md"} <= tables
+    figures = {path.name for path in (profile.results_dir / "figures").iterdir()}
+    assert "examples.refmoji.val.per_expression.png" in figures
+    records = read_records(profile.results_dir / "records")
+    assert {"internvl", "himtok", "argenseg", "baseline:empty"} <= {record.method for record in records}
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for command in ("train", "eval", "latency"):
+        assert genseg(command, *words).code == 0
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert before.keys() == after.keys()
+    assert [str(path) for path in before if before[path] != after[path]] == []

@@ -1,0 +1,159 @@
+"""`genseg segment` on the pictures that people have."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench import segment
+from methods.base import Prediction
+
+SIDE = {"width": 70, "height": 50}
+
+
+@pytest.fixture(scope="module")
+def models(build, writing, tmp_path_factory):
+    """Folders of two small models that answer every prompt with a mask."""
+    folders = {}
+    for name in ("himtok", "argenseg"):
+        method = writing(build(name, **({"codec": "short"} if name == "argenseg" else {})))
+        folders[name] = tmp_path_factory.mktemp(name)
+        method.save_pretrained(folders[name], "float16")
+    return folders
+
+
+@pytest.fixture
+def ask(genseg, models, tmp_path):
+    """ask(picture's path, *words) -> the result of `genseg segment` with a small model and out.png."""
+
+    def asked(path, *words, expression="the Red square", method="himtok", out=None):
+        out = out or tmp_path / "out.png"
+        return genseg("segment", path, expression, f"--checkpoint={models[method]}", "--method", method, "--out", out,
+                      *words)  # fmt: skip
+
+    return asked
+
+
+def noise(width=70, height=50) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def rotated(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise(50, 70).save(path, exif=exif)
+
+
+PICTURES = {
+    "rgb.png": lambda path: noise().save(path),
+    "rgba.png": lambda path: noise().convert("RGBA").save(path),
+    "palette.png": lambda path: noise().convert("P").save(path, transparency=3),
+    "palette.gif": lambda path: noise().convert("P").save(path),
+    "grey.png": lambda path: noise().convert("L").save(path),
+    "deep.png": lambda path: Image.fromarray(np.arange(3500, dtype=np.uint16).reshape(50, 70) * 11).save(path),
+    "cmyk.jpg": lambda path: noise().convert("CMYK").save(path),
+    "rotated.jpg": rotated,
+    "web.webp": lambda path: noise().save(path),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_of_every_kind(ask, tmp_path, name):
+    PICTURES[name](tmp_path / name)
+    result = ask(tmp_path / name)
+    assert result.code == 0, result.err
+    with Image.open(tmp_path / "out.png") as overlay:
+        assert (overlay.size, overlay.mode) == ((70, 50), "RGB")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3000, 20), (20, 3000), (2, 1)])
+def test_pictures_of_every_size(ask, tmp_path, size):
+    noise(*size).save(tmp_path / "a.png")
+    assert ask(tmp_path / "a.png").code == 0
+    with Image.open(tmp_path / "out.png") as overlay:
+        assert overlay.size == size
+
+
+@pytest.mark.parametrize(("method", "tokens"), [("himtok", 32), ("argenseg", 30)])
+def test_the_answer_says_what_was_done(ask, tmp_path, method, tokens):
+    noise().save(tmp_path / "a.png")
+    lines = ask(tmp_path / "a.png", method=method).out.splitlines()
+    assert lines[0].startswith(f"{tmp_path / 'out.png'}: 'the Red square' by {method} (")
+    assert f"of the picture in {tokens} tokens" in lines[1]
+    assert any(line.startswith("time: ") and "vision" in line for line in lines)
+    assert lines[-1] == "incomplete answer: no box in the answer"
+
+
+def test_a_written_box_is_named(ask, tmp_path, monkeypatch):
+    class Known:
+        @classmethod
+        def from_pretrained(cls, folder):
+            return cls()
+
+        def to(self, device):
+            return self
+
+        def segment(self, requests):
+            assert requests[0].expressions == ("the red square",)  # as in the training data, in lower case
+            mask = np.zeros((50, 70), bool)
+            mask[5:40, 10:60] = True
+            return [Prediction(mask, box=(10.0, 5.0, 60.4, 40.0), token_ids=(1, 2), steps=9, seconds={"all": 0.5})]
+
+    monkeypatch.setattr(segment, "method_class", lambda name: Known)
+    noise().save(tmp_path / "a.png")
+    lines = ask(tmp_path / "a.png", expression="  the Red square ").out.splitlines()
+    assert lines[1] == "mask: 50.0% of the picture in 2 tokens, 9 model steps"
+    assert lines[2] == "box: 10, 5, 60, 40 (x1, y1, x2, y2 in pixels)"
+    assert lines[3] == "time: all 500 ms"
+    assert len(lines) == 4
+    drawn = np.asarray(Image.open(tmp_path / "out.png")).astype(int)
+    assert len(np.unique(np.ptp(drawn[:4], 2))) == 1  # grey outside the mask
+    assert np.ptp(drawn[20, 30]) > 0
+
+
+def test_folders_are_made(ask, tmp_path):
+    noise().save(tmp_path / "a.png")
+    out = tmp_path / "some" / "where" / "out.jpg"
+    assert ask(tmp_path / "a.png", out=out).code == 0
+    assert out.exists()
+
+
+def complaint(result) -> str:
+    assert result.code == 2
+    assert result.err.startswith("genseg: ")
+    assert result.err.count("\n") == 1
+    assert "Traceback" not in result.err
+    return result.err
+
+
+def test_what_is_no_picture(ask, tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing to see")
+    (tmp_path / "notes.png").write_text("nothing to see")
+    for name in ("notes.txt", "notes.png"):
+        assert f"{name}: not a readable picture" in complaint(ask(tmp_path / name))
+    assert "none.png: no such file" in complaint(ask(tmp_path / "none.png"))
+    assert "not a readable picture" in complaint(ask(tmp_path))
+
+
+@pytest.mark.parametrize("expression", ["", "   ", "the <image>", "a <|im_end|> b"])
+def test_expressions_that_say_nothing_or_too_much(ask, tmp_path, expression):
+    noise().save(tmp_path / "a.png")
+    assert "expression" in complaint(ask(tmp_path / "a.png", expression=expression)).lower()
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_places_that_cannot_be_written(ask, tmp_path):
+    noise().save(tmp_path / "a.png")
+    for out in (tmp_path / "out.docx", tmp_path / "noending", tmp_path, tmp_path / "a.png" / "out.png"):
+        assert "cannot be written" in complaint(ask(tmp_path / "a.png", out=out))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
+
+
+def test_models_that_are_not_there(genseg, ask, models, tmp_path):
+    noise().save(tmp_path / "a.png")
+    path = tmp_path / "a.png"
+    assert "no method called 'sam'" in complaint(genseg("segment", path, "it", "--method", "sam", "--checkpoint", "x"))
+    line = complaint(genseg("segment", path, "it", "--checkpoint", tmp_path / "none"))
+    assert "none: config.json is missing" in line
+    line = complaint(genseg("segment", path, "it", "--method=argenseg", f"--checkpoint={models['himtok']}"))
+    assert "holds a 'himtok' model, not 'argenseg'" in line
+    assert "has no model of 'sam'" in complaint(genseg("segment", path, "it", "--method", "sam"))

@@ -1,0 +1,109 @@
+"""Snapshots appear whole or not at all, and the newest good one is found."""
+
+import json
+
+import pytest
+import torch
+
+from bench.train import snapshot
+from bench.train.snapshot import load_snapshot, save_snapshot, snapshots
+
+
+def tensors(value: float) -> dict[str, torch.Tensor]:
+    return {"a": torch.full((3,), value), "n": torch.tensor(7), "half": torch.ones(2, dtype=torch.bfloat16)}
+
+
+def test_what_is_saved_comes_back_with_the_generator(tmp_path):
+    torch.manual_seed(3)
+    save_snapshot(tmp_path, 12, tensors(1.5), {"lines": {"a": 3}})
+    expected = torch.rand(4)
+    found, state = load_snapshot(tmp_path)
+    assert found.keys() == tensors(0).keys()
+    assert all(torch.equal(found[name], value) for name, value in tensors(1.5).items())
+    assert state == {"lines": {"a": 3}, "step": 12}
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_new_snapshot_replaces_the_old_one(tmp_path):
+    for step in (5, 20, 100):
+        save_snapshot(tmp_path, step, tensors(step), {})
+    assert [path.name for path in snapshots(tmp_path)] == ["snapshot-00000100"]
+    assert load_snapshot(tmp_path)[1]["step"] == 100
+
+
+def test_saving_the_same_step_again_is_possible(tmp_path):
+    save_snapshot(tmp_path, 5, tensors(1), {})
+    save_snapshot(tmp_path, 5, tensors(2), {})
+    assert load_snapshot(tmp_path)[0]["a"][0] == 2
+
+
+def test_an_empty_or_missing_folder_has_none(tmp_path):
+    assert load_snapshot(tmp_path) is None
+    assert load_snapshot(tmp_path / "none") is None
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    """A good snapshot of step 10 and a newer one of step 20, as after a kill before the old one was dropped."""
+    save_snapshot(tmp_path, 10, tensors(10), {})
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot.shutil, "rmtree", lambda *args, **kwargs: None)
+        save_snapshot(tmp_path, 20, tensors(20), {})
+    assert len(snapshots(tmp_path)) == 2
+    return tmp_path
+
+
+def test_of_two_the_newer_counts(two):
+    assert load_snapshot(two)[1]["step"] == 20
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -1])
+def test_truncated_tensors_are_passed_over(two, size):
+    path = two / "snapshot-00000020" / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    found, state = load_snapshot(two)
+    assert (state["step"], float(found["a"][0])) == (10, 10)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"step": 2', "\0" * 40])
+def test_a_broken_state_is_passed_over(two, content):
+    (two / "snapshot-00000020" / "state.json").write_text(content)
+    assert load_snapshot(two)[1]["step"] == 10
+
+
+@pytest.mark.parametrize("name", ["state.json", "tensors.safetensors"])
+def test_a_missing_file_is_passed_over(two, name):
+    (two / "snapshot-00000020" / name).unlink()
+    assert load_snapshot(two)[1]["step"] == 10
+
+
+def test_an_unfinished_draft_is_no_snapshot(two):
+    (two / "snapshot-00000020").rename(two / ".snapshot-00000020.part")
+    assert load_snapshot(two)[1]["step"] == 10
+    save_snapshot(two, 20, tensors(20), {})  # over the draft
+    assert [path.name for path in two.iterdir()] == ["snapshot-00000020"]
+
+
+def test_when_every_snapshot_is_broken_there_is_none(two):
+    for path in two.glob("*/tensors.safetensors"):
+        path.write_bytes(b"")
+    state = torch.get_rng_state()
+    assert load_snapshot(two) is None
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_crash_while_writing_leaves_the_old_one(tmp_path, monkeypatch):
+    save_snapshot(tmp_path, 10, tensors(10), {})
+
+    def crash(*args):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "save_file", crash)
+        with pytest.raises(OSError, match="disk full"):
+            save_snapshot(tmp_path, 20, tensors(20), {})
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "dumps", crash)
+        with pytest.raises(OSError, match="disk full"):
+            save_snapshot(tmp_path, 20, tensors(20), {})
+    assert load_snapshot(tmp_path)[1]["step"] == 10

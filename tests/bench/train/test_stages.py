@@ -1,0 +1,114 @@
+"""From a profile to a stage: what it builds on, its data, its validation."""
+
+import numpy as np
+import pytest
+import torch
+
+from bench.config import load_profile
+from bench.train import stages
+from bench.train.stages import corpus_of, model_of_stage, needed_stages, parts_of, train_stage, validation
+from methods.base import UserError
+
+CPU = torch.device("cpu")
+PROFILE = """
+name: small
+data: {root: data}
+runs: runs
+train: {threads: 1, precision: float32, validate_samples: 4, log_every: 1}
+stages:
+  backbone: {method: internvl, stage: pretrain, steps: 2, images: 1, warmup: 1, tasks: {box: 1.0},
+             parts: {size: tiny, vocabulary: 320}}
+  codec: {method: himtok, stage: tokenizer, steps: 1, tasks: {segment: 1.0}}
+  align: {method: himtok, stage: align, steps: 1, tasks: {segment: 2.0, caption: 1.0, question: 1.0},
+          parts: {backbone: "stage:backbone", tokenizer: "stage:codec"}}
+  tune: {method: himtok, stage: tune, steps: 1, tasks: {segment: 1.0}, parts: {start: "stage:align"}}
+models: {himtok: tune}
+"""
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(PROFILE)
+    return load_profile(tmp_path / "small.yaml")
+
+
+@pytest.fixture
+def opened(squares, monkeypatch):
+    """Stands in for the datasets on disk, and lists what was opened."""
+    calls = []
+
+    def open_dataset(name, root, split, **options):
+        calls.append((name, str(root), split, options))
+        return squares(5)
+
+    monkeypatch.setattr(stages, "open_dataset", open_dataset)
+    return calls
+
+
+def test_what_a_stage_builds_on_comes_first_and_once(profile):
+    assert needed_stages(profile, "tune") == ["backbone", "codec", "align", "tune"]
+    assert needed_stages(profile, "backbone") == ["backbone"]
+
+
+def test_parts_name_the_folders_of_finished_stages(profile):
+    for name in ("backbone", "codec"):
+        model_of_stage(profile, name).mkdir(parents=True)
+    parts = parts_of(profile, profile.stages["align"])
+    assert parts["backbone"] == model_of_stage(profile, "backbone")
+    assert parts["tokenizer"] == model_of_stage(profile, "codec")
+    assert parts["seed"] == 0
+
+
+def test_a_part_that_is_not_trained_is_named(profile):
+    with pytest.raises(UserError, match="train stage backbone first"):
+        parts_of(profile, profile.stages["align"])
+
+
+def test_each_task_is_served_by_its_kind_of_data(profile, opened):
+    found = stages.open_training_data(profile, profile.stages["align"])
+    assert set(found) == {"segment", "caption", "question"}
+    assert [options.get("reader") for *_, options in opened] == ["captions", "captions", None]
+    assert {split for _, _, split, _ in opened} == {"train"}
+    assert opened[2][3] == {"semantic": False}
+    opened.clear()
+    stages.open_training_data(profile, profile.stages["backbone"])
+    assert opened[0][3] == {"semantic": True}
+
+
+def test_the_corpus_holds_every_text_once_and_boxes(squares):
+    dataset = squares(2)
+    texts = list(corpus_of({"a": dataset, "b": dataset})())
+    assert texts.count("the red square") == 2  # once for each picture
+    boxes = [text for text in texts if text.startswith("[[")]
+    assert len(boxes) == 500
+    assert list(corpus_of({"a": dataset})()) == texts
+
+
+@pytest.mark.parametrize("name", ["internvl", "himtok", "argenseg"])
+def test_validation_measures_answers_and_leaves_training_alone(profile, opened, build, name):
+    method = build(name, **({"codec": "short"} if name == "argenseg" else {}))
+    measure = validation(profile, profile.stages["tune"])
+    state = torch.get_rng_state()
+    values = measure(method)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert values.keys() == {"ciou", "giou", "acc@0.5", "acc@0.7", "acc@0.9", "failures"}
+    assert all(np.isfinite(value) for value in values.values())
+    assert measure(method) == values
+
+
+def test_a_codec_is_validated_by_its_round_trip(profile, opened, build):
+    method = build("himtok", backbone=None)
+    measure = validation(profile, profile.stages["codec"])
+    assert measure(method).keys() == {"ciou", "giou"}
+    method.codec.decode = lambda ids: torch.zeros(len(ids), 64, 64)
+    assert measure(method) == {"ciou": 0.0, "giou": 0.0}
+
+
+def test_a_stage_is_trained_once(profile, opened, monkeypatch):
+    folder = train_stage(profile, "backbone", "the resolved profile", CPU)
+    assert folder == model_of_stage(profile, "backbone")
+    assert {path.name for path in folder.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert (folder.parent / "config.yaml").read_text() == "the resolved profile"
+    monkeypatch.setattr(stages, "run_stage", lambda *args: pytest.fail("trained again"))
+    assert train_stage(profile, "backbone", "", CPU) == folder

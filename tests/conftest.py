@@ -1,0 +1,235 @@
+"""Tiny models, pictures and a dataset that need no download and no training.
+
+Models are built once per session and handed out as copies, so that a test may change its own. Their weights are random
+but large enough for every input to matter; `script` makes a model write chosen tokens without touching the engine.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from methods.base import Example, Method
+from methods.registry import method_class
+
+HIMTOK_CODEC = {
+    "resolution": 64, "patch": 16, "width": 64, "encoder_layers": 1, "decoder_layers": 1, "heads": 4, "codes": 64,
+    "ffn_out": 32, "pixel_base": 8, "pixel_multipliers": [1, 1, 1, 1, 1], "pixel_blocks": 1,
+}  # fmt: skip
+ARGENSEG_CODEC = {"resolution": 64, "width": 32, "multipliers": [1, 1, 1], "blocks": 1, "codes": 128}
+SHORT_CODEC = {"resolution": 32, "width": 32, "multipliers": [1, 1, 1, 1], "blocks": 1, "codes": 64,
+               "scales": [1, 2, 3, 4]}  # fmt: skip
+CORPUS = (
+    "the red square on the left", "the large blue square", "a small green square in the middle", "the yellow one",
+    "how many squares are there", "three squares on a grey ground", "what colour is it", "blue",
+    "Where is it? Reply with a box.", "Segment it.", "Sure, the segmentation result: [[10, 20, 300, 999]].",
+)  # fmt: skip
+COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 210)}
+SCRIPTED = 12  # features that a script reserves
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """The folder of reference vectors."""
+    return Path(__file__).parent / "goldens"
+
+
+# ---- pictures ---------------------------------------------------------------------------------------------------
+
+
+def scene(number: int, width: int = 64, height: int = 48) -> list[Example]:
+    """One picture with a red, a green and a blue square -> one example for each."""
+    rng = np.random.default_rng(number)
+    pixels = np.full((height, width, 3), 90, np.uint8)
+    boxes = {}
+    for place, (name, colour) in enumerate(COLOURS.items()):
+        side = int(rng.integers(8, width // 3 - 2))
+        left, top = place * width // 3 + 1, int(rng.integers(0, height - side))
+        pixels[top : top + side, left : left + side] = colour
+        boxes[name] = (left, top, left + side, top + side)
+    image = Image.fromarray(pixels)
+    semantic = np.zeros((height, width), np.uint8)
+    for i, (x1, y1, x2, y2) in enumerate(boxes.values()):
+        semantic[y1:y2, x1:x2] = i + 1
+    return [
+        Example(
+            image, (f"the {name} square", f"{name} one"), semantic == i + 1, tuple(map(float, boxes[name])),
+            dataset="squares", split="val", image_id=number, ref_id=f"{number}-{name}", answer=name, semantic=semantic,
+        )
+        for i, name in enumerate(COLOURS)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def examples() -> list[Example]:
+    """Three referents on each of two pictures of different size."""
+    return scene(1) + scene(2, 90, 40)
+
+
+class Squares:
+    """A dataset of `scene`s with the methods that the harness asks for."""
+
+    def __init__(self, pictures: int):
+        self.examples = [example for number in range(pictures) for example in scene(number)]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int, /) -> Example:
+        return self.examples[index]
+
+    def by_image(self) -> list[tuple[int, list[int]]]:
+        return [(i, [3 * i, 3 * i + 1, 3 * i + 2]) for i in range(len(self) // 3)]
+
+    def texts(self) -> Iterator[str]:
+        return (text for example in self.examples for text in example.expressions)
+
+    def objects(self, image_id: int) -> list[np.ndarray]:
+        return [example.mask for example in self.examples if example.image_id == image_id]
+
+
+@pytest.fixture(scope="session")
+def squares() -> Callable[[int], Squares]:
+    """squares(n) -> a dataset of n pictures with three referents each."""
+    return cache(Squares)
+
+
+# ---- models -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def corpus() -> tuple[str, ...]:
+    return CORPUS
+
+
+@pytest.fixture(scope="session")
+def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved backbone of size "tiny"."""
+    folder = tmp_path_factory.mktemp("backbone")
+    parts = {"size": "tiny", "vocabulary": 320}
+    liven(method_class("internvl").build(parts, lambda: CORPUS)).save_pretrained(folder)
+    return folder
+
+
+def liven(method: Method) -> Method:
+    """Random weights of a size at which attention, positions, codes and every input change the output."""
+    import torch
+
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in method.named_parameters():
+            if ("embed" in name and "word_embed" not in name) or name.endswith("pos_1LC"):
+                parameter.normal_(0, 1, generator=generator)
+            elif parameter.ndim > 1:
+                parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
+    return method
+
+
+@pytest.fixture(scope="session")
+def build(backbone_folder: Path) -> Callable[..., Any]:
+    """build(name, **parts) -> a fresh copy of a method; `codec` defaults to a small one, `backbone=None` leaves it out.
+
+    For ARGenSeg `codec="short"` is one of 30 tokens instead of 680.
+    """
+
+    @cache
+    def once(name: str, parts: str) -> Method:
+        method = method_class(name).build(json.loads(parts), lambda: CORPUS)
+        return liven(method).eval()
+
+    def fresh(name: str, **parts: Any) -> Method:
+        if name == "internvl":
+            parts = {"size": "tiny", "vocabulary": 320} | parts
+        else:
+            codec = parts.get("codec", {"himtok": HIMTOK_CODEC, "argenseg": ARGENSEG_CODEC}[name])
+            parts |= {"codec": SHORT_CODEC if codec == "short" else codec}
+            parts = {"backbone": str(backbone_folder)} | parts
+        parts = {key: value for key, value in parts.items() if value is not None}
+        return copy.deepcopy(once(name, json.dumps(parts, sort_keys=True)))
+
+    return fresh
+
+
+@pytest.fixture
+def himtok(build):
+    return build("himtok")
+
+
+@pytest.fixture
+def argenseg(build):
+    return build("argenseg", codec="short")
+
+
+@pytest.fixture(params=["himtok", "argenseg"])
+def writer(request, build):
+    """Each method that writes masks, with a short alphabet."""
+    return build(request.param, **({"codec": "short"} if request.param == "argenseg" else {}))
+
+
+def _script(method: Any, moves: Mapping[str | int, str | int]) -> Any:
+    """Make a method's text a chain: after token X (text or id) comes token moves[X], whatever stands before.
+
+    The last features of every hidden state are taken from the layers and carry nothing but the last token fed; the
+    others stay as they are, so that mask tokens still depend on all that was read.
+    """
+    import torch
+
+    backbone = method.backbone
+    kept = backbone.width - SCRIPTED
+    assert len(moves) <= SCRIPTED
+
+    def number(token: str | int) -> int:
+        ids = [token] if isinstance(token, int) else method.tokenizer.encode(token, add_special_tokens=False)
+        assert len(ids) == 1, f"{token!r} is not one token"
+        return ids[0]
+
+    with torch.no_grad():
+        for layer in backbone.language_model.layers:
+            layer.self_attn.o_proj.weight[kept:] = 0
+            layer.mlp.down_proj.weight[kept:] = 0
+        backbone.projector.linear_2.weight[kept:] = 0
+        backbone.projector.linear_2.bias[kept:] = 0
+        table, head = backbone.language_model.embed_tokens.weight, backbone.native.lm_head.weight
+        table[:, kept:] = 0
+        head[:, kept:] = 0
+        if hasattr(method, "pos_1LC"):
+            for parameter in (method.word_embed.weight, method.word_embed.bias):
+                parameter[kept:] = 0
+            method.lvl_embed.weight[:, kept:] = 0
+            method.pos_1LC[..., kept:] = 0
+        for i, (source, target) in enumerate(moves.items()):
+            table[number(source), kept + i] = 8
+            head[number(target), kept + i] = 100
+    return method
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[..., Any]:
+    """script(method, {token: next token}) -> the same method, whose text now follows this chain."""
+    return _script
+
+
+@pytest.fixture(scope="session")
+def writing() -> Callable[[Any], Any]:
+    """writing(method) -> the same method, which now answers every prompt with `: <mask>.`."""
+
+    def taught(method: Any) -> Any:
+        stop = "<|im_end|>"
+        return _script(method, {"\n": ":", ":": method.start_id, method.end_id: ".", ".": stop})
+
+    return taught

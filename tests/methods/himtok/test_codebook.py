@@ -1,0 +1,111 @@
+"""Stage 1: when codes are placed, and what the tokenizer is trained on."""
+
+import pytest
+import torch
+
+from methods.himtok import codebook
+from methods.himtok.codebook import CodebookKeeper, tokenizer_loss
+from methods.himtok.hierarchy import blurred, mask_loss
+from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
+
+
+@pytest.fixture
+def codec():
+    torch.manual_seed(0)
+    return MaskTokenizer(CodecConfig(
+        resolution=64, width=64, encoder_layers=1, decoder_layers=1, heads=4, codes=16, ffn_out=32, pixel_base=8,
+        pixel_multipliers=(1, 1, 1, 1, 1), pixel_blocks=1, latents=4,
+    ))  # fmt: skip
+
+
+@pytest.fixture
+def masks():
+    masks = torch.zeros(4, 1, 64, 64)
+    masks[0, 0, 8:40, 8:40] = 1
+    masks[1, 0, 30:, :] = 1
+    masks[2, 0, :8, 50:] = 1
+    return masks
+
+
+def unit_codes(codec) -> torch.Tensor:
+    return torch.nn.functional.normalize(codec.quantize.table(), dim=-1)
+
+
+def test_the_first_steps_leave_the_latents_unquantised(codec):
+    keeper = CodebookKeeper(codec, warmup=3, every=2)
+    z = torch.randn(2, 4, 12)
+    assert [keeper.before(codec, z) for _ in range(6)] == [False] * 3 + [True] * 3
+
+
+@torch.no_grad()
+def test_after_the_warm_up_every_code_lies_at_a_latent_that_was_seen(codec):
+    keeper = CodebookKeeper(codec, warmup=0)
+    z = 3 * torch.randn(2, 4, 12)
+    keeper.before(codec, z)
+    cosine = unit_codes(codec) @ torch.nn.functional.normalize(z, dim=-1).flatten(0, 1).T
+    assert (cosine.amax(1) > 0.99).all()
+
+
+@torch.no_grad()
+def test_only_codes_that_nothing_chose_are_moved(codec):
+    keeper = CodebookKeeper(codec, warmup=0, every=5)
+    z = torch.randn(2, 4, 12)
+    keeper.before(codec, z)
+    keeper.after(torch.tensor([[3, 5, 5, 9]]))
+    before = unit_codes(codec)
+    for _ in range(4):
+        keeper.before(codec, torch.randn(2, 4, 12))
+        assert torch.equal(unit_codes(codec), before)  # not yet
+    keeper.before(codec, torch.randn(2, 4, 12))
+    moved = (unit_codes(codec) - before).abs().amax(1) > 1e-6
+    assert (~moved).nonzero().flatten().tolist() == [3, 5, 9]
+    assert keeper.hits.sum() == 0
+
+
+def test_the_share_of_used_codes_is_reported(codec):
+    keeper = CodebookKeeper(codec, warmup=0)
+    assert keeper.after(torch.tensor([[0, 1, 1, 2]])) == 3 / 16
+    assert keeper.after(torch.tensor([[2, 7]])) == 4 / 16
+
+
+def test_counts_travel_with_the_state(codec):
+    keeper = CodebookKeeper(codec, warmup=2)
+    keeper.before(codec, torch.randn(1, 4, 12))
+    keeper.after(torch.tensor([[1, 1]]))
+    other = CodebookKeeper(codec, warmup=2)
+    other.load_state_dict(keeper.state_dict())
+    assert (int(other.step), other.hits.tolist()) == (1, keeper.hits.tolist())
+
+
+def test_during_the_warm_up_the_quantiser_has_no_loss_but_the_encoder_learns(codec, masks):
+    losses = tokenizer_loss(codec, CodebookKeeper(codec, warmup=5), masks, dice=1.0)
+    assert losses["quantizer"] == 0
+    (losses["reconstruction"] + losses["quantizer"]).backward()
+    assert codec.encoder.conv_out.weight.grad.abs().sum() > 0
+    assert codec.decoder.decoder_embed.weight.grad.abs().sum() > 0
+    assert codec.quantize.embedding.weight.grad.abs().sum() == 0
+
+
+def test_afterwards_codes_encoder_and_decoder_all_learn(codec, masks):
+    losses = tokenizer_loss(codec, CodebookKeeper(codec, warmup=0), masks, dice=1.0)
+    assert losses["quantizer"] > 0
+    (losses["reconstruction"] + losses["quantizer"]).backward()
+    for weight in (codec.encoder.conv_out.weight, codec.decoder.decoder_embed.weight, codec.quantize.embedding.weight):
+        assert weight.grad.abs().sum() > 0
+
+
+def test_half_of_a_batch_is_whole_and_half_is_cut_and_blurred(codec, masks, monkeypatch):
+    monkeypatch.setattr(codebook, "draw_levels", lambda count, tokens, replacement: torch.tensor([1, 3])[:count])
+    keeper = CodebookKeeper(codec, warmup=0)
+    losses = tokenizer_loss(codec, keeper, masks, dice=1.0)
+    with torch.no_grad():
+        codes, _, _ = codec.quantize(codec.latents(masks))
+        kept = torch.tensor([4, 4, 1, 3])
+        expected = mask_loss(codec.logits(codes, kept), blurred(masks[:, 0], kept, 4), 1.0)
+    torch.testing.assert_close(losses["reconstruction"], expected)
+
+
+def test_a_single_mask_is_a_batch(codec, masks):
+    losses = tokenizer_loss(codec, CodebookKeeper(codec, warmup=0), masks[:1], dice=1.0)
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert 0 <= losses["_iou"] <= 1

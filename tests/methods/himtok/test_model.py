@@ -1,0 +1,246 @@
+"""HiMTok as a method: its vocabulary, labels, stages, gradients and budgets."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from methods.base import Request, TrainingSample, UserError
+from methods.himtok.model import END, START, code_token
+from methods.internvl.chat import IGNORED
+from methods.internvl.vocabulary import token_id
+
+CLOSE = dict(rtol=0, atol=1e-4)
+
+
+def prepared(method, examples, task="segment"):
+    return [method.prepare(example, task, np.random.default_rng(i)) for i, example in enumerate(examples)]
+
+
+def text_of(method, ids) -> str:
+    return method.tokenizer.decode([token for token in ids if token != IGNORED])
+
+
+def test_the_vocabulary_is_start_end_and_codes_at_the_very_end(himtok):
+    tokenizer = himtok.tokenizer
+    last = len(tokenizer) - himtok.codec.size
+    assert [token_id(tokenizer, code_token(i)) for i in range(himtok.codec.size)] == list(range(last, len(tokenizer)))
+    assert (token_id(tokenizer, START), token_id(tokenizer, END)) == (last - 2, last - 1)
+    assert himtok.backbone.vocabulary == len(tokenizer)
+    assert (himtok.low, himtok.text_rows) == (last, last)
+
+
+def test_a_sample_asks_for_the_expression_and_answers_with_a_block(himtok, examples):
+    sample = prepared(himtok, examples[:1])[0]
+    assert examples[0].expressions[0] in text_of(himtok, sample.ids)
+    answer = text_of(himtok, sample.labels)
+    assert answer.startswith(f"The mask: {START}")
+    assert answer.endswith(f"{END}.<|im_end|>")
+    assert len(sample.masks) == 1
+    assert sample.masks[0].shape == (64, 64)
+
+
+def test_the_mask_comes_before_the_box(himtok, examples):
+    answer = text_of(himtok, prepared(himtok, examples[:1], "segment_box")[0].labels)
+    assert answer.index(END) < answer.index("<box>[[")
+
+
+def test_boxes_run_to_999(himtok, examples):
+    whole = replace(examples[0], box=(0.0, 0.0, 64.0, 48.0))
+    assert "[[0, 0, 999, 999]]" in text_of(himtok, prepared(himtok, [whole], "segment_box")[0].labels)
+
+
+def test_codes_replace_the_placeholders_in_inputs_and_labels(himtok, examples):
+    batch = himtok.collate(prepared(himtok, examples))
+    himtok._fill(batch)
+    codes = himtok.low + himtok.codec.encode(batch["masks"])
+    for row in range(len(examples)):
+        start = batch["ids"][row].tolist().index(himtok.start_id)
+        assert torch.equal(batch["ids"][row, start + 1 : start + 33], codes[row])
+        assert torch.equal(batch["labels"][row, start + 1 : start + 33], codes[row])
+        assert batch["ids"][row, start + 33] == batch["labels"][row, start + 33] == himtok.end_id
+    assert len(codes.unique(dim=0)) > 1
+
+
+def conversation(himtok, turns, masks) -> TrainingSample:
+    """A sample without a picture, of turns of (role, text)."""
+    from methods.internvl.chat import Turn
+
+    ids, labels = himtok.chat.encode([Turn(*turn) for turn in turns], 1, himtok.mask_block())
+    return TrainingSample(ids, labels, masks=list(masks))
+
+
+def views(count: int) -> list[np.ndarray]:
+    return [(np.indices((64, 64)).sum(0) < 20 + 25 * i).astype(np.float32) for i in range(count)]
+
+
+def test_masks_of_a_question_are_read_but_not_learned(himtok):
+    turns = [("user", "what is <mask>?"), ("assistant", "<mask>, red.")]
+    batch = himtok.collate([conversation(himtok, turns, views(2))])
+    himtok.enter_stage("align")
+    blocks = himtok._fill(batch)
+    codes = himtok.low + himtok.codec.encode(batch["masks"])
+    starts = (batch["ids"][0] == himtok.start_id).nonzero().flatten()
+    assert [batch["ids"][0, s + 1 : s + 33].tolist() for s in starts] == codes.tolist()
+    assert (batch["labels"][0, starts[0] + 1 : starts[0] + 33] == IGNORED).all()
+    assert batch["labels"][0, starts[1] + 1 : starts[1] + 33].tolist() == codes[1].tolist()
+    hidden, _ = himtok.hidden_states(batch)
+    both = himtok._mask_losses(hidden, batch, *blocks)
+    assert both["mask"].isfinite()
+
+
+def test_several_masks_in_one_sample_and_none_in_another(himtok):
+    """Every mask finds its own block, in reading order over the batch."""
+    samples = [
+        conversation(himtok, [("user", "two"), ("assistant", "<mask> and <mask>.")], views(2)),
+        conversation(himtok, [("user", "none"), ("assistant", "nothing.")], []),
+        conversation(himtok, [("user", "one"), ("assistant", "<mask>")], views(3)[2:]),
+    ]
+    batch = himtok.collate(samples)
+    rows, columns = himtok._fill(batch)
+    assert rows[:, 0].tolist() == [0, 0, 2]
+    codes = himtok.low + himtok.codec.encode(torch.from_numpy(np.stack(views(3)))[:, None])
+    assert torch.equal(batch["ids"][rows, columns], codes)
+    himtok.enter_stage("align")
+    losses = himtok.loss(himtok.collate(samples))
+    assert {"text", "mask", "hierarchy", "_codes"} <= losses.keys()
+    assert all(value.isfinite() for value in losses.values())
+
+
+def test_a_batch_without_a_mask_has_the_text_loss_alone(himtok, examples):
+    himtok.enter_stage("align")
+    assert himtok.loss(himtok.collate(prepared(himtok, examples[:2], "box"))).keys() == {"text"}
+
+
+def test_the_mask_loss_reads_the_states_before_each_code(himtok, examples):
+    """The probabilities are those of the 32 states that predict the codes, softened by the temperature."""
+    himtok.enter_stage("align")
+    batch = himtok.collate(prepared(himtok, examples[:2]))
+    himtok.hierarchy = replace(himtok.hierarchy, levels=0)
+    loss = himtok.loss(batch)["mask"]
+    hidden, _ = himtok.hidden_states(batch)
+    logits = himtok.backbone.head(hidden)[..., himtok.low :]
+    soft = []
+    for row in range(2):
+        start = batch["ids"][row].tolist().index(himtok.start_id)
+        soft.append((logits[row, start : start + 32] / 0.5).softmax(-1))
+    from methods.himtok.hierarchy import mask_loss
+
+    expected = mask_loss(himtok.codec.logits(himtok.codec.mix(torch.stack(soft))), batch["masks"][:, 0], 0.25)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-5)
+
+
+def reached(module) -> bool:
+    grads = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    return any(grad.abs().sum() > 0 for grad in grads)
+
+
+def test_soft_codes_carry_the_mask_loss_into_the_language_model(himtok, examples):
+    himtok.enter_stage("align")
+    losses = himtok.loss(himtok.collate(prepared(himtok, examples)))
+    (losses["mask"] + losses["hierarchy"]).backward()
+    assert reached(himtok.backbone.language_model)
+    assert reached(himtok.backbone.vision_tower)
+    assert reached(himtok.codec.decoder)
+    assert reached(himtok.codec.pixel_decoder)
+    assert not reached(himtok.codec.encoder)
+    assert not reached(himtok.codec.quantize)
+    assert himtok.codec.latent_tokens.grad is None
+
+
+def trainable(method) -> set[str]:
+    names = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
+    return {".".join(name.split(".")[:2]) for name in names}
+
+
+def test_what_each_stage_trains(build, himtok):
+    himtok.enter_stage("align")
+    assert trainable(himtok) == {"backbone.native", "codec.decoder", "codec.pixel_decoder"}
+    himtok.enter_stage("tune")
+    assert trainable(himtok) == {"backbone.native"}
+    alone = build("himtok", backbone=None)
+    alone.enter_stage("tokenizer")
+    assert {"codec.encoder", "codec.quantize", "codec.decoder", "codec.latent_tokens"} <= trainable(alone)
+
+
+def test_tuning_has_no_mask_loss(himtok, examples):
+    himtok.enter_stage("tune")
+    assert himtok.loss(himtok.collate(prepared(himtok, examples[:2]))).keys() == {"text", "_codes"}
+
+
+def test_the_tokenizer_stage_trains_on_masks_alone(build, examples):
+    alone = build("himtok", backbone=None, keeper={"warmup": 0})
+    alone.enter_stage("tokenizer")
+    batch = alone.collate(prepared(alone, examples))
+    assert batch["masks"].shape == (6, 1, 64, 64)
+    assert {"reconstruction", "quantizer"} <= alone.loss(batch).keys()
+    assert alone.heads.warmup == 0
+
+
+def test_the_codecs_view_keeps_soft_edges_and_squashes(himtok, examples):
+    view = himtok.codec_view(examples[3])  # a picture of 90 x 40
+    assert (view.shape, view.dtype) == ((64, 64), np.float32)
+    assert (view.min(), view.max()) == (0, 1)
+    assert ((view > 0.1) & (view < 0.9)).any()
+    assert view.mean() == pytest.approx(examples[3].mask.mean(), abs=0.01)
+    with pytest.raises(UserError, match="squares sample 1-red: the task needs a mask"):
+        himtok.codec_view(replace(examples[0], mask=None))
+
+
+# ---- answers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 31, 32, None])
+def test_a_budget_is_the_number_of_codes(himtok, writing, examples, tokens):
+    writing(himtok)
+    found = himtok.segment([Request(examples[0].image, ("the red one",), tokens=tokens)])[0]
+    assert len(found.token_ids) == (tokens or 32)
+    assert found.failure is None
+    assert found.text == ":<mask>."
+
+
+def test_a_smaller_budget_writes_the_first_codes_of_a_larger_one(himtok, writing, examples):
+    writing(himtok)
+    few, all_of_them = himtok.segment([Request(examples[0].image, ("it",), tokens=n) for n in (8, 32)])
+    assert few.token_ids == all_of_them.token_ids[:8]
+
+
+@pytest.mark.parametrize("tokens", [0, 33, -1])
+def test_an_impossible_budget_is_refused(himtok, examples, tokens):
+    with pytest.raises(UserError, match=f"1 to 32 tokens, not {tokens}"):
+        himtok.segment([Request(examples[0].image, ("it",), tokens=tokens)])
+
+
+@torch.no_grad()
+def test_soft_and_hard_decoding_of_the_same_codes(himtok, writing, examples):
+    writing(himtok)
+    soft = himtok.segment([Request(examples[0].image, ("it",))])[0]
+    himtok.decode = "hard"
+    hard = himtok.segment([Request(examples[0].image, ("it",))])[0]
+    assert soft.token_ids == hard.token_ids
+    expected = himtok.codec.decode(torch.tensor([hard.token_ids]))[0]
+    torch.testing.assert_close(torch.from_numpy(hard.probabilities), expected, **CLOSE)
+    assert np.abs(soft.probabilities - hard.probabilities).max() > 1e-3
+
+
+def test_mask_and_box_are_one_question(himtok):
+    both = himtok.questions(Request(None, ("it",), ("mask", "box")))
+    assert [want for want, _ in both] == [("mask", "box")]
+    assert [want for want, _ in himtok.questions(Request(None, ("it",)))] == [("mask",)]
+
+
+def test_built_on_a_saved_tokenizer_the_codec_is_the_saved_one(build, backbone_folder, tmp_path):
+    alone = build("himtok", backbone=None)
+    alone.save_pretrained(tmp_path)
+    method = type(alone).build({"backbone": str(backbone_folder), "tokenizer": str(tmp_path)}, tuple)
+    ours, saved = method.codec.state_dict(), alone.codec.state_dict()
+    assert all(torch.equal(ours[name], saved[name]) for name in saved)
+
+
+def test_built_on_a_model_of_its_own_everything_is_that_model(build, tmp_path):
+    first = build("himtok")
+    first.save_pretrained(tmp_path)
+    second = type(first).build({"start": str(tmp_path)}, tuple)
+    ours, saved = second.state_dict(), first.state_dict()
+    assert all(torch.equal(ours[name], saved[name]) for name in saved)

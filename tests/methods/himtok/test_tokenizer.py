@@ -1,0 +1,150 @@
+"""The mask tokenizer's properties: causal tokens, prefixes, gradients."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from methods.himtok.pixels import PixelDecoder
+from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
+
+TINY = CodecConfig(
+    resolution=64, patch=16, width=64, encoder_layers=2, decoder_layers=1, heads=4, codes=64, ffn_out=32, pixel_base=8,
+    pixel_multipliers=(1, 1, 1, 1, 1), pixel_blocks=1,
+)  # fmt: skip
+ROUND = dict(rtol=0, atol=1e-5)
+
+
+def made(**changes) -> MaskTokenizer:
+    torch.manual_seed(0)
+    return MaskTokenizer(replace(TINY, **changes)).eval()
+
+
+@pytest.fixture(scope="module")
+def codec() -> MaskTokenizer:
+    return made()
+
+
+@pytest.fixture(scope="module")
+def masks() -> torch.Tensor:
+    masks = torch.zeros(3, 1, 64, 64)
+    masks[0, 0, 10:30, 20:50] = 1
+    masks[1] = 1
+    return masks
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["clean", "released"])
+@pytest.mark.parametrize("changed", [0, 1, 15, 30, 31])
+def test_which_tokens_a_latent_reaches(masks, layout, changed):
+    """Clean: latent k reaches tokens k and later only. Released: the reinterpreted memory mixes it into all."""
+    codec = made(encoder_layout=layout)
+    before = codec.latents(masks)
+    codec.latent_tokens[changed] += torch.randn(64)  # no constant, which the LayerNorm would take away
+    moved = (codec.latents(masks) - before).abs().amax((0, 2)) > 1e-6
+    expected = torch.arange(32) >= changed if layout == "clean" else torch.ones(32, dtype=torch.bool)
+    assert torch.equal(moved, expected)
+
+
+@torch.no_grad()
+def test_the_picture_reaches_every_token(codec, masks):
+    other = masks.clone()
+    other[..., :2, :2] = 1 - other[..., :2, :2]
+    assert ((codec.latents(other) - codec.latents(masks)).abs().amax((0, 2)) > 1e-6).all()
+
+
+@torch.no_grad()
+def test_ids_are_the_nearest_codes_on_the_sphere(codec):
+    z = torch.randn(4, 32, 12)
+    table = torch.nn.functional.normalize(codec.quantize.table(), dim=-1)
+    cosine = torch.nn.functional.normalize(z, dim=-1) @ table.T
+    assert torch.equal(codec.quantize.ids(z), cosine.argmax(-1))
+    assert torch.equal(codec.quantize.ids(7 * z), codec.quantize.ids(z))
+
+
+def test_gradients_pass_the_quantiser_straight(codec):
+    z = torch.randn(2, 32, 12, requires_grad=True)
+    vectors, _, loss = codec.quantize(z)
+    target = torch.randn_like(vectors)
+    (grad,) = torch.autograd.grad((vectors * target).sum(), z, retain_graph=True)
+    (expected,) = torch.autograd.grad((torch.nn.functional.normalize(z, dim=-1) * target).sum(), z, retain_graph=True)
+    torch.testing.assert_close(grad, expected)
+    for parameter in codec.quantize.parameters():
+        (grad,) = torch.autograd.grad(loss, parameter, retain_graph=True)
+        assert grad.abs().sum() > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", range(1, 33))
+def test_every_prefix_decodes_to_a_mask(codec, masks, tokens):
+    found = codec.decode(codec.encode(masks)[:, :tokens])
+    assert found.shape == (3, 64, 64)
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 32), min_size=3, max_size=3), st.integers(0, 1000))
+@torch.no_grad()
+def test_keeping_some_tokens_is_writing_only_them(codec, kept, seed):
+    probabilities = torch.rand(3, 32, 64, generator=torch.Generator().manual_seed(seed)).softmax(-1)
+    found = codec.decode_soft(probabilities, torch.tensor(kept))
+    for row, count in enumerate(kept):
+        short = codec.decode_soft(probabilities[row : row + 1, :count])
+        torch.testing.assert_close(found[row : row + 1], short, **ROUND)
+
+
+@torch.no_grad()
+def test_tokens_and_their_places_matter(codec, masks):
+    ids = codec.encode(masks[:1])
+    ids[0, :2] = torch.tensor([3, 9])
+    swapped = ids.clone()
+    swapped[0, :2] = torch.tensor([9, 3])
+    assert (codec.decode(ids) - codec.decode(swapped)).abs().max() > 1e-4
+    assert (codec.decode(ids[:, :31]) - codec.decode(ids)).abs().max() > 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("space", ["normalised", "released"])
+def test_certain_probabilities_are_the_codes_themselves(space, masks):
+    codec = made(code_space=space)
+    ids = codec.encode(masks)
+    mixed = codec.mix(torch.nn.functional.one_hot(ids, 64).float())
+    table = codec.quantize.table()
+    expected = torch.nn.functional.normalize(table, dim=-1) if space == "normalised" else table
+    torch.testing.assert_close(mixed, expected[ids], **ROUND)
+
+
+@torch.no_grad()
+def test_ids_do_not_depend_on_the_callers_autocast(codec, masks):
+    plain = codec.encode(masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(codec.encode(masks), plain)
+        assert torch.equal(codec.encode(masks.bfloat16()), plain)
+
+
+@torch.no_grad()
+def test_a_batch_encodes_and_decodes_like_its_rows(codec, masks):
+    ids = codec.encode(masks)
+    assert torch.equal(ids, torch.cat([codec.encode(mask[None]) for mask in masks]))
+    alone = torch.cat([codec.decode(row[None]) for row in ids])
+    torch.testing.assert_close(codec.decode(ids), alone, **ROUND)
+
+
+def test_prefixes_end_with_the_whole(codec):
+    assert codec.prefixes == (1, 2, 4, 8, 16, 24, 32)
+    assert made(latents=4).prefixes == (1, 2, 4)
+    assert (codec.resolution, codec.length, codec.size) == (64, 32, 64)
+
+
+def test_logits_are_five_times_the_mean_channel_above_one_half(codec, masks):
+    codes = codec.mix(torch.rand(2, 32, 64).softmax(-1))
+    pixels = codec.pixel_decoder(codec.decoder(codes))
+    torch.testing.assert_close(codec.logits(codes), 5 * (pixels.mean(1) - 0.5))
+
+
+@pytest.mark.parametrize(("multipliers", "factor"), [((1,), 1), ((1, 2), 2), ((1, 1, 2, 2, 4), 16)])
+def test_the_pixel_decoder_doubles_on_every_level_but_the_last(multipliers, factor):
+    decoder = PixelDecoder(6, 32, multipliers, 2)
+    assert decoder(torch.randn(2, 6, 3, 3)).shape == (2, 3, 3 * factor, 3 * factor)

@@ -1,0 +1,152 @@
+"""A saved model is the model; a folder that is not one is refused with what is wrong and where."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from methods.base import Request, UserError
+from methods.registry import method_class
+
+NAMES = ("internvl", "himtok", "argenseg")
+
+
+@pytest.fixture(params=NAMES)
+def method(request, build):
+    return build(request.param, **({"codec": "short"} if request.param == "argenseg" else {}))
+
+
+@pytest.fixture
+def folder(method, tmp_path):
+    method.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def refusal(name: str, folder) -> str:
+    with pytest.raises(UserError) as caught:
+        method_class(name).from_pretrained(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(folder) in message
+    return message
+
+
+def test_every_tensor_comes_back_bit_by_bit(method, folder):
+    loaded = type(method).from_pretrained(folder)
+    before, after = method.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert loaded.config() == method.config()
+    assert loaded.options == method.options
+    assert not loaded.training
+
+
+def test_the_loaded_model_answers_alike(method, folder, examples):
+    loaded = type(method).from_pretrained(folder)
+    requests = [Request(example.image, example.expressions[:1]) for example in examples]
+    for one, other in zip(method.segment(requests), loaded.segment(requests), strict=True):
+        assert (one.text, one.token_ids, one.failure) == (other.text, other.token_ids, other.failure)
+
+
+def test_saving_again_gives_the_same_bytes(method, folder, tmp_path):
+    type(method).from_pretrained(folder).save_pretrained(tmp_path / "again")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_half_precision_rounds_once(method, tmp_path):
+    method.save_pretrained(tmp_path, "float16")
+    stored = load_file(tmp_path / "model.safetensors")
+    assert {t.dtype for t in stored.values() if t.is_floating_point()} == {torch.float16}
+    loaded = type(method).from_pretrained(tmp_path).state_dict()
+    for name, tensor in method.state_dict().items():
+        assert loaded[name].dtype == tensor.dtype
+        expected = tensor.half().float() if tensor.is_floating_point() else tensor
+        assert torch.equal(loaded[name], expected), name
+
+
+def test_parts_that_only_train_are_not_saved(build, tmp_path):
+    method = build("internvl")
+    method.enter_stage("pretrain")
+    assert any(name.startswith("heads.") for name in method.state_dict())
+    method.save_pretrained(tmp_path)
+    assert not any(name.startswith("heads.") for name in load_file(tmp_path / "model.safetensors"))
+    method_class("internvl").from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["himtok", "argenseg"])
+def test_a_codec_alone_needs_no_tokenizer(build, tmp_path, name):
+    method = build(name, backbone=None, **({"codec": "short"} if name == "argenseg" else {}))
+    method.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    loaded = type(method).from_pretrained(tmp_path)
+    assert loaded.backbone is None
+    masks = torch.rand(2, 1, method.codec.resolution, method.codec.resolution)
+    assert torch.equal(loaded.codec.encode(masks), method.codec.encode(masks))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda t, name: t.pop(name), "lacks {}"),
+        (lambda t, name: t.update({"surplus.weight": torch.zeros(2)}), "has unexpected surplus.weight"),
+        (lambda t, name: t.update({name: torch.zeros(3, 3)}), "has wrong shapes for {}"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(method, folder, change, complaint):
+    tensors = load_file(folder / "model.safetensors")
+    name = "backbone.native.lm_head.weight"
+    change(tensors, name)
+    save_file(tensors, folder / "model.safetensors")
+    assert complaint.format(name) in refusal(method.name, folder)
+
+
+def test_many_missing_tensors_are_counted(method, folder):
+    save_file({"surplus": torch.zeros(1)}, folder / "model.safetensors")
+    assert f"and {len(method.state_dict()) - 3} more" in refusal(method.name, folder)
+
+
+def test_another_methods_model_is_refused(method, folder):
+    for other in set(NAMES) - {method.name}:
+        assert f"holds a {method.name!r} model, not {other!r}" in refusal(other, folder)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(method, folder, missing):
+    (folder / missing).unlink()
+    assert f"{missing} is missing" in refusal(method.name, folder)
+
+
+def test_a_missing_folder_and_a_file_are_named(tmp_path):
+    assert "config.json is missing" in refusal("himtok", tmp_path / "none")
+    (tmp_path / "file").touch()
+    refusal("himtok", tmp_path / "file")
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.999])
+def test_truncated_weights_are_refused(method, folder, share):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert "damaged checkpoint" in refusal(method.name, folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'"text"'])
+def test_a_damaged_config_is_refused(method, folder, content):
+    (folder / "config.json").write_bytes(content)
+    refusal(method.name, folder)
+
+
+@pytest.mark.parametrize("key", ["backbone", "options", "vocabulary"])
+def test_a_config_that_lacks_a_part_is_refused(method, folder, key):
+    config = json.loads((folder / "config.json").read_text())
+    del config[key]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert key in refusal(method.name, folder)
+
+
+def test_a_config_with_an_unknown_value_is_refused(method, folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["backbone"]["flavour"] = "sour"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "flavour" in refusal(method.name, folder)
