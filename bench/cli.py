@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--out", type=Path, default=Path("overlay.png"))
     segment.add_argument("--checkpoint", type=Path, help="a model's folder instead of the profile's")
     segment.set_defaults(run=_segment)
+    score = commands.add_parser("score", help="figures of a file of predictions: root= dataset= split=")
+    score.add_argument("predictions", type=Path)
+    score.set_defaults(run=_score)
+    compare = commands.add_parser("compare", help="paired differences of two files of predictions or scores")
+    compare.add_argument("first", type=Path)
+    compare.add_argument("second", type=Path)
+    compare.set_defaults(run=_compare)
     parity = commands.add_parser("parity", help="compare this code with reference vectors in a folder")
     parity.add_argument("folder", type=Path)
     parity.set_defaults(run=_parity)
@@ -153,6 +160,32 @@ def _segment(options: argparse.Namespace, words: Sequence[str]) -> None:
         profile, options.image, options.expression, options.method, options.out, options.checkpoint
     ):
         print(line)
+
+
+def _score(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from bench.evaluate.commands import score_file
+
+    score_file(options.predictions, *_place(words))
+
+
+def _compare(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from bench.evaluate.commands import compare_files
+
+    compare_files(options.first, options.second, *_place(words))
+
+
+def _place(words: Sequence[str]) -> tuple[Path | None, str | None, str | None]:
+    """root, dataset and split; a profile's name stands for the root of its evaluation data."""
+    values = dict(word.split("=", 1) for word in words)
+    root = values.pop("root", None)
+    if root is None and "profile" in values:
+        from bench.config import load_profile
+
+        root = Path(load_profile(values["profile"]).data.root) / "eval"
+    values.pop("profile", None)
+    place = (Path(root) if root else None, values.pop("dataset", None), values.pop("split", None))
+    _none_left(values)
+    return place
 
 
 def _parity(options: argparse.Namespace, words: Sequence[str]) -> None:

@@ -1,15 +1,15 @@
 """Check this package's metrics against reference answers kept in a folder: `genseg parity DIR`.
 
-Every `*.json` of the folder with a list "pairs" is checked. A pair holds two masks (COCO RLE: pred, gt, and ignore or
-null) and any of the answers named in `answers`; "aggregate_without_ignore" holds the figures of the pairs that have no
-ignore region, each a picture of its own. Integers must agree exactly, reals within 1e-9.
+Every `*.json` of the folder with a list "pairs" is checked, all pairs of a quantity at once. A pair holds two masks
+(COCO RLE: pred, gt, and ignore or null) and any of the answers named in `answers`; "aggregate_without_ignore" holds
+the figures of the pairs that have no ignore region, each a picture of its own. Integers must agree exactly, reals within 1e-9.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,38 +17,44 @@ from bench.evaluate import rle
 from bench.evaluate.boundary import bf_score
 from bench.evaluate.metrics import SampleScore, aggregate, mask_box, score
 from methods.base import UserError
+from methods.parity import Check
 
 TOLERANCE = 1e-9
 
 
-class Check(NamedTuple):
-    """One comparison. `reference` None means that there is no such figure (no box, no boundary)."""
-
-    name: str
-    value: Any
-    reference: Any
-    ok: bool
+def recognises(folder: Path) -> bool:
+    """Whether the folder holds a file of reference answers."""
+    return bool(_files(folder))
 
 
 def check(folder: Path | str) -> list[Check]:
     """Compare everything the folder holds. Raises UserError when there is nothing of this form in it."""
-    files = [path for path in sorted(Path(folder).glob("*.json")) if "pairs" in _read(path)]
+    files = _files(Path(folder))
     if not files:
         raise UserError(f"{folder}: no JSON file with a list of mask pairs; give a folder of reference answers.")
     return [result for path in files for result in check_file(path)]
 
 
+def _files(folder: Path) -> list[Path]:
+    return [
+        path for path in sorted(folder.glob("*.json")) if b'"pairs"' in path.read_bytes() and "pairs" in _read(path)
+    ]
+
+
 def check_file(path: Path) -> list[Check]:
-    """Compare one file of reference answers."""
-    content, results, kept = _read(path), [], []
+    """Compare one file of reference answers: one result per quantity, then the aggregates."""
+    content, kept = _read(path), []
+    compared: dict[str, list[tuple[str, Any, Any]]] = {}
     for pair in content["pairs"]:
         pred, gt, ignore = (pair[key] and rle.decode(pair[key]) for key in ("pred", "gt", "ignore"))
         # The box of the mask stands in for the written one, so that both accuracies are exercised.
         sample = score(pred, gt, ignore, box_text=mask_box(pred))
-        found = answers(sample, pred, gt)
-        results += [_compare(f"{pair['name']}: {key}", found[key], pair[key]) for key in found if key in pair]
+        for key, value in answers(sample, pred, gt).items():
+            if key in pair:
+                compared.setdefault(key, []).append((pair["name"], value, pair[key]))
         if ignore is None:
             kept.append(sample)
+    results = [_compare_all(key, triples) for key, triples in compared.items()]
     expected = content.get("aggregate_without_ignore")
     return results + (_check_aggregate(aggregate(kept), expected) if expected else [])
 
@@ -77,18 +83,29 @@ def _check_aggregate(figures: dict[str, float | int], expected: dict[str, Any]) 
     names = {"bf_mean": "bf_score"}
     flat = {key: value for key, value in expected.items() if not isinstance(value, dict)}
     flat |= {f"acc@{threshold}": value for threshold, value in expected.get("acc", {}).items()}
-    results = [_compare(f"aggregate: {key}", figures[names.get(key, key)], value) for key, value in flat.items()]
-    for threshold, value in expected.get("acc", {}).items():
-        results.append(_compare(f"aggregate: mask_acc@{threshold}", figures[f"mask_acc@{threshold}"], value))
-    return results
+    flat |= {f"mask_acc@{threshold}": value for threshold, value in expected.get("acc", {}).items()}
+    return [
+        Check(f"aggregate: {key}", figures[names.get(key, key)], value, _agree(figures[names.get(key, key)], value))
+        for key, value in flat.items()
+    ]
 
 
-def _compare(name: str, value: Any, reference: Any) -> Check:
+def _compare_all(key: str, triples: list[tuple[str, Any, Any]]) -> Check:
+    """One quantity of all pairs -> the number that agree, and the first pair that does not."""
+    wrong = [triple for triple in triples if not _agree(*triple[1:])]
+    if not wrong:
+        return Check(key, f"{len(triples)} of {len(triples)}", f"within {TOLERANCE:.0e}", True)
+    name, value, reference = wrong[0]
+    return Check(key, f"{len(wrong)} of {len(triples)} differ; {name}: {value}", reference, False)
+
+
+def _agree(value: Any, reference: Any) -> bool:
+    """Integers exactly, reals within the tolerance; None (no box, no boundary) only with None."""
     if value is None or reference is None:
-        return Check(name, value, reference, value is None and reference is None)
+        return value is reference
     if isinstance(value, int):
-        return Check(name, value, reference, value == reference)
-    return Check(name, value, reference, bool(np.allclose(value, reference, rtol=0, atol=TOLERANCE)))
+        return value == reference
+    return bool(np.allclose(value, reference, rtol=0, atol=TOLERANCE))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -48,11 +48,11 @@ def only_line(result) -> str:
 def test_help_names_every_command(genseg):
     result = genseg("-h")
     assert (result.code, result.err) == (0, "")
-    for name in [*PROFILE_COMMANDS, "data", "segment", "parity", "doctor"]:
+    for name in [*PROFILE_COMMANDS, "data", "segment", "score", "compare", "parity", "doctor"]:
         assert name in result.out
 
 
-@pytest.mark.parametrize("command", [*PROFILE_COMMANDS, "data", "segment", "parity", "doctor"])
+@pytest.mark.parametrize("command", [*PROFILE_COMMANDS, "data", "segment", "score", "compare", "parity", "doctor"])
 def test_every_command_has_help(genseg, command):
     result = genseg(command, "--help")
     assert (result.code, result.err) == (0, "")
@@ -131,8 +131,8 @@ def test_the_list_of_datasets(genseg):
 
 def test_parity_has_an_exit_code_of_its_own(genseg, goldens, tmp_path):
     assert genseg("parity", goldens / "metrics").code == 0
-    assert "none of metrics.json" in only_line(genseg("parity", tmp_path / "none"))
-    (tmp_path / "metrics.json").write_text("{")
+    assert "no reference vectors" in only_line(genseg("parity", tmp_path / "none"))
+    (tmp_path / "metrics.json").write_text('{"pairs": ')
     assert "not a JSON file" in only_line(genseg("parity", tmp_path))
     text = (goldens / "metrics" / "metrics.json").read_text().replace('"intersection": ', '"intersection": 1', 1)
     (tmp_path / "metrics.json").write_text(text)
