@@ -1,7 +1,12 @@
-"""`genseg parity DIR`: this code against reference vectors made elsewhere."""
+"""`genseg parity DIR`: this code against reference vectors made elsewhere, to check an install.
+
+DIR and every folder below it is looked at. What a folder holds is recognised by its files; each kind of vectors is
+checked by the module that computes the same thing: a method's own `parity.py`, or the metrics'.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -9,25 +14,33 @@ from rich.table import Table
 
 from bench.evaluate import parity as metrics
 from methods.base import UserError
-
-# what a folder of vectors is known by -> the module that checks it
-CHECKS = {"metrics.json": metrics}
+from methods.parity import Check
+from methods.registry import METHODS, parity_module
 
 
 def check(folder: Path) -> bool:
-    """Print one row per compared value and return whether all agree. Raises UserError for an unknown folder."""
-    for name, module in CHECKS.items():
-        if (folder / name).is_file():
-            results = module.check(folder)
-            break
-    else:
-        raise UserError(f"{folder}: holds none of {', '.join(CHECKS)}; give a folder of reference vectors.")
-    table = Table("value", "ours", "reference", "agrees")
-    wrong = [result for result in results if not result[3]]
-    for name, ours, reference, ok in wrong[:20]:
-        table.add_row(name, str(ours), str(reference), "yes" if ok else "[red]no")
-    console = Console()
-    if wrong:
-        console.print(table)
-    console.print(f"{len(results) - len(wrong)} of {len(results)} values agree")
+    """Print one row per compared quantity and return whether all agree. Raises UserError if nothing is recognised."""
+    found = _recognised(folder)
+    if not found:
+        known = ", ".join(["metrics", *METHODS])
+        raise UserError(f"{folder}: no reference vectors of a known form ({known}) in or below it; check the path.")
+    results = [result for place, module in found for result in _report(place, module)]
+    wrong = sum(not result.ok for result in results)
+    print(f"{len(results) - wrong} of {len(results)} quantities agree in {len(found)} sets of reference vectors")
     return not wrong
+
+
+def _recognised(folder: Path) -> list[tuple[Path, object]]:
+    """Folders in and below `folder`, in the order of their names, each with the module that knows its form."""
+    modules = [metrics, *map(parity_module, METHODS)]
+    places = [Path(place) for place, _, _ in sorted(os.walk(folder))]
+    return [(place, module) for place in places for module in modules if module.recognises(place)]
+
+
+def _report(folder: Path, module: object) -> list[Check]:
+    results = module.check(folder)
+    table = Table("quantity", "ours", "reference", "verdict", title=str(folder), title_justify="left")
+    for name, ours, reference, ok in results:
+        table.add_row(name, str(ours), str(reference), "agrees" if ok else "[bold red]DIFFERS")
+    Console(width=None if os.environ.get("COLUMNS") else 120).print(table)
+    return results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -44,6 +45,8 @@ class Progress:
         numbers = "  ".join(f"{name.lstrip('_')} {value:.3f}" for name, value in values.items())
         when = f"took {clock(elapsed)}" if final else f"{clock(left)} left"
         line = f"{self.name}: {self.count}/{self.total}  {speed:.3g}/s  {when}  {numbers}".rstrip()
+        if self.live:  # a line that wraps could not be rewritten in place
+            line = line[: shutil.get_terminal_size().columns - 1]
         end = "\n" if final or not self.live else ""
         print(f"{self._erase()}{line}", end=end, file=sys.stderr, flush=True)
 

@@ -88,12 +88,19 @@ class Example:
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks of a method: the mask and/or the box of what the expressions describe."""
+    """What a user asks of a method: the mask and/or the box of what the expressions describe, or of what he points at.
+
+    want: of "mask" and "box", in the order in which they shall be written where the method has a choice; or "choice"
+    ("choices" if several may be right): the letters of those expressions that fit `mask`, in the prediction's text.
+    """
 
     image: Path | Image.Image
     expressions: tuple[str, ...]
-    want: tuple[str, ...] = ("mask",)  # of "mask", "box"
+    want: tuple[str, ...] = ("mask",)
     tokens: int | None = None  # mask tokens to spend, for codecs that can stop early
+    mask: np.ndarray | None = None  # bool [H, W]; this and the next two are given by the user instead of words
+    box: Box | None = None
+    points: tuple[tuple[float, float], ...] = ()  # x, y in pixels
 
 
 @dataclass
@@ -191,8 +198,8 @@ class Method(ABC):
         """Turn an example into a conversation of the task; every random choice comes from rng."""
 
     @abstractmethod
-    def collate(self, samples: Sequence[TrainingSample]) -> dict[str, Any]:
-        """Samples -> one batch of tensors (right-padded)."""
+    def collate(self, samples: Sequence[TrainingSample], pack: bool = False) -> dict[str, Any]:
+        """Samples -> one batch of tensors: right-padded rows, or packed one after the other into a single row."""
 
     @abstractmethod
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -211,8 +218,8 @@ class Method(ABC):
         """Answer requests in one batch; each distinct picture passes the vision tower once."""
 
     @abstractmethod
-    def save_pretrained(self, folder: Path, dtype: str = "float32") -> None:
-        """Write config.json, the tokenizer and safetensors (floating tensors as dtype)."""
+    def save_pretrained(self, folder: Path, dtype: str = "float32", max_shard_size: str = "5GB") -> None:
+        """Write config.json, the tokenizer and safetensors (floating tensors as dtype, files up to a size)."""
 
     @classmethod
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 
 from methods.base import Method, UserError
 
@@ -19,3 +20,8 @@ def method_class(name: str) -> type[Method]:
         raise UserError(f"There is no method called {name!r}; choose one of {', '.join(METHODS)}.")
     module, _, attribute = METHODS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def parity_module(name: str) -> ModuleType:
+    """The module that compares a method with reference vectors: `recognises(folder)` and `check(folder)`."""
+    return importlib.import_module(METHODS[name].partition(":")[0].rpartition(".")[0] + ".parity")

@@ -2,7 +2,8 @@
 
 Every `*.json` of the folder with a list "pairs" is checked, all pairs of a quantity at once. A pair holds two masks
 (COCO RLE: pred, gt, and ignore or null) and any of the answers named in `answers`; "aggregate_without_ignore" holds
-the figures of the pairs that have no ignore region, each a picture of its own. Integers must agree exactly, reals within 1e-9.
+the figures of the pairs that have no ignore region, each a picture of its own. Integers must agree exactly,
+reals within 1e-9.
 """
 
 from __future__ import annotations

@@ -39,13 +39,18 @@ class CodebookKeeper(nn.Module):
             pick = torch.randint(len(met), (len(dead),), device=met.device)
             noise = 0.01 * met.std() * torch.randn(len(dead), met.shape[1], device=met.device)
             quantizer.embedding.weight[dead] = met[pick] + noise
+            if torch.distributed.is_initialized():  # every process has drawn its own cells
+                torch.distributed.broadcast(quantizer.embedding.weight.data, 0)
             self.hits.zero_()
         return step >= 0
 
     @torch.no_grad()
     def after(self, ids: Tensor) -> Tensor:
-        """Count a batch's ids -> the share of codes used since the last placement."""
-        self.hits += torch.bincount(ids.flatten(), minlength=len(self.hits))
+        """Count a batch's ids, of all processes -> the share of codes used since the last placement."""
+        hits = torch.bincount(ids.flatten(), minlength=len(self.hits)).to(self.hits)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(hits)
+        self.hits += hits
         return (self.hits > 0).float().mean()
 
 
@@ -72,10 +77,12 @@ def tokenizer_loss(codec: VQVAE, keeper: CodebookKeeper, pictures: Tensor, masks
         predicted, truth = drawn[:masks].mean(1) > 0, pictures[:masks, 0] > 0
         union = (predicted | truth).flatten(1).sum(1).clamp(min=1)
         iou = ((predicted & truth).flatten(1).sum(1) / union).mean()
+    used = codec.quantize.count(ids)
     return {
         "l1": F.l1_loss(drawn, pictures),
         "l2": F.mse_loss(drawn, pictures),
         "quantizer": quantizer,
         "_iou": iou,
         "_codes_used": keeper.after(ids),
+        **{f"_codes_used_{side}": share for side, share in zip(codec.quantize.scales, used, strict=True)},
     }

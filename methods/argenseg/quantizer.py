@@ -59,7 +59,7 @@ def both_axes(matrix: Tensor) -> Tensor:
 class ResidualQuantizer(nn.Module):
     """Codes, phis and the fixed resizes for one list of scales; the last scale must be the feature map's own side.
 
-    Tensor names are VAR's. `ema_vocab_hit_SV` is its usage counter [scales, K], kept for its place in the file.
+    Tensor names are VAR's. `ema_vocab_hit_SV` [scales, K] counts how often each code is chosen, see `count`.
     """
 
     def __init__(
@@ -138,10 +138,28 @@ class ResidualQuantizer(nn.Module):
             return sums
 
     def teacher_forcing(self, ids: Tensor) -> Tensor:
-        """ids [B, T] -> the inputs of scales 2.. [B, T - 1, C]: F after each scale, shrunk to the next scale's side."""
+        """ids [B, T] -> the inputs of all tokens but the first [B, T - 1, C]: F after each scale, shrunk to the next
+        scale's side. With one scale only, which has none before it, the code of the token before."""
+        if len(self.scales) == 1:
+            return self.embedding(ids[:, :-1]).float()
         sums = self.accumulate(self.embedding(ids))[:-1]
         inputs = [self.shrink(total, k + 1) for k, total in enumerate(sums)]
         return torch.cat(inputs, 1)
+
+    @torch.no_grad()
+    def count(self, ids: Tensor) -> Tensor:
+        """Add a batch's ids [B, T], of all processes, to the usage counters -> the share of codes in use [scales].
+
+        A counter is a running mean over some 100 steps; a code is in use from 8 % of an even share on. (VAR's own
+        counters take each scale for a step, so that they start too low and slow down ten times too early.)
+        """
+        codes = len(self.embedding.weight)
+        hits = torch.stack([part.flatten().bincount(minlength=codes) for part in self.split(ids)]).float()
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(hits)
+        counter = self.ema_vocab_hit_SV
+        counter.copy_(torch.where(counter.sum(1, keepdim=True) > 0, 0.99 * counter + 0.01 * hits, hits))
+        return (counter >= 0.08 * hits.mean(1, keepdim=True)).float().mean(1)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Training: -> straight-through F [B, C, G, G], ids [B, T], and the quantiser's loss.

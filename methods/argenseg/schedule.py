@@ -1,4 +1,7 @@
-"""ARGenSeg's decoding: one whole scale per step, fed with the upsampled sum of all earlier scales."""
+"""ARGenSeg's ways of writing a picture, all methods.base.Schedule: whole scales, single tokens, guided, or hidden.
+
+Shapes: B rows, n slots of a step, V visual tokens, C code width, G side of the feature map, D width.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ScaleByScale:
-    """methods.base.Schedule for the first `scales` scales of a picture, all ten for a whole one.
+    """The first `scales` scales of a picture, one per step, fed with the sum of all earlier ones.
 
     Scale 1 is predicted from the start token itself.
     """
@@ -21,7 +24,7 @@ class ScaleByScale:
         self.method = method
         self.scales = scales
         self.quantizer = method.codec.quantize
-        self.vocabulary = (method.low, method.low + method.codec.size)
+        self.vocabulary = (method.low, method.low + method.visual_rows)
         self.features: Tensor | float = 0.0
         self.chosen: list[Tensor] = []
 
@@ -29,22 +32,99 @@ class ScaleByScale:
         return self.method.backbone.embed(torch.full((batch, 1), self.method.start_id, device=self.method.device))
 
     def next(self, logits: Tensor) -> Tensor | None:
+        cells = self.advance(self.choose(logits))
+        if cells is None:
+            return None
+        return self.method.slot_inputs(cells, sum(self.quantizer.lengths[: len(self.chosen)]))
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """Logits [B, n, V] -> ids [B, n]."""
+        return logits.float().argmax(-1)
+
+    def advance(self, ids: Tensor) -> Tensor | None:
+        """Add a finished scale's ids to the picture -> the cells [B, s^2, C] that feed the next, or None."""
         k = len(self.chosen)
-        ids = logits.float().argmax(-1)
         self.chosen.append(ids)
         self.features = self.features + self.quantizer.contribution(self.quantizer.embedding(ids), k)
-        if k + 1 == self.scales:
-            return None
-        cells = self.quantizer.shrink(self.features, k + 1)
-        start = sum(self.quantizer.lengths[: k + 1])
-        return self.method.slot_inputs(cells, start)
+        return None if k + 1 == self.scales else self.quantizer.shrink(self.features, k + 1)
 
     def tail(self) -> Tensor:
-        batch = len(self.chosen[0])
-        return torch.full((batch, 1), self.method.end_id, device=self.method.device)
+        return torch.full((len(self.features), 1), self.method.end_id, device=self.method.device)
 
     def ids(self) -> Tensor:
         return torch.cat(self.chosen, 1)
 
     def probabilities(self) -> Tensor:
         return self.method.codec.grey(self.features)
+
+
+class TokenByToken(ScaleByScale):
+    """The same picture, one token per step. A codec of one scale is fed with the code of the token before."""
+
+    def __init__(self, method: ARGenSeg, scales: int):
+        super().__init__(method, scales)
+        self.partial: list[Tensor] = []  # ids of the unfinished scale
+        self.cells: Tensor | None = None  # what feeds that scale
+
+    def next(self, logits: Tensor) -> Tensor | None:
+        self.partial.append(self.choose(logits))
+        k, done = len(self.chosen), len(self.partial)
+        slot = sum(self.quantizer.lengths[:k]) + done
+        if done < self.quantizer.lengths[k]:
+            single = self.cells is None
+            cell = self.quantizer.embedding(self.partial[-1]) if single else self.cells[:, done : done + 1]
+            return self.method.slot_inputs(cell, slot)
+        self.cells = self.advance(torch.cat(self.partial, 1))
+        self.partial = []
+        return None if self.cells is None else self.method.slot_inputs(self.cells[:, :1], slot)
+
+
+class Guided(ScaleByScale):
+    """Classifier-free guidance: the first half of the rows has the prompt, the second half an empty one.
+
+    Logits are (1 + t) * prompted - t * empty, t rising linearly from 0 at the first scale to `guidance` at the last;
+    both halves are fed the same choice. With a generator tokens are drawn from what `keep_likely` keeps.
+    """
+
+    def __init__(
+        self, method: ARGenSeg, guidance: float, top_k: int = 0, top_p: float = 0.0,
+        generator: torch.Generator | None = None,
+    ):  # fmt: skip
+        super().__init__(method, len(method.codec.quantize.scales))
+        self.guidance, self.top_k, self.top_p, self.generator = guidance, top_k, top_p, generator
+
+    def choose(self, logits: Tensor) -> Tensor:
+        prompted, empty = logits.float().chunk(2)
+        t = self.guidance * len(self.chosen) / max(1, self.scales - 1)
+        mixed = (1 + t) * prompted - t * empty
+        if self.generator is None:
+            return mixed.argmax(-1).repeat(2, 1)
+        mixed = mixed.masked_fill(~keep_likely(mixed, self.top_k, self.top_p), -torch.inf)
+        drawn = torch.multinomial(mixed.softmax(-1).flatten(0, 1), 1, generator=self.generator)
+        return drawn.view(mixed.shape[:2]).repeat(2, 1)
+
+
+def keep_likely(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+    """bool, the shape of logits [..., V]: the top_k likeliest (0 for all; ties with the last one stay), and of those
+    the fewest whose probabilities reach top_p (0 for all). The likeliest always stays."""
+    kept = torch.ones_like(logits, dtype=torch.bool)
+    if 0 < top_k < logits.shape[-1]:
+        kept = logits >= logits.topk(top_k, -1).values[..., -1:]
+    if top_p > 0:
+        rising, order = logits.masked_fill(~kept, -torch.inf).sort(-1)
+        dropped = rising.softmax(-1).cumsum(-1) <= 1 - top_p
+        dropped[..., -1] = False
+        kept = kept & ~dropped.scatter(-1, order, dropped)
+    return kept
+
+
+class HiddenMap(ScaleByScale):
+    """No tokens: G * G slots in one step, whose "logits" on C rows of the head are the decoder's feature map."""
+
+    def first(self, batch: int) -> Tensor:
+        start = super().first(batch)
+        return torch.cat([start, self.method.blank_inputs(batch)], 1)
+
+    def next(self, logits: Tensor) -> None:
+        self.features = self.method.feature_map(logits)
+        self.chosen.append(torch.zeros(len(logits), 0, dtype=torch.long, device=logits.device))

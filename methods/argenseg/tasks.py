@@ -1,4 +1,7 @@
-"""ARGenSeg's conversations with a picture of the mask. The wording of "segment" is the released evaluation's."""
+"""ARGenSeg's conversations with a picture: of the mask, or of a caption.
+
+The wording of "segment" is the released evaluation's; "released" adds its blanks and full stops.
+"""
 
 from __future__ import annotations
 
@@ -6,4 +9,15 @@ from methods.internvl.chat import MASK
 
 SEGMENT_REQUEST = "Given the following instructions: {phrase}; please perform referring segmentation on this image."
 SEGMENT_ANSWER = f"Sure, the segmentation result: {MASK}."
-TASKS = ("segment",)
+NO_PROMPT = "Please generate a picture about nothing."  # what guidance compares with
+GENERATE_PREFIX = "The picture is as follows: "
+GENERATE_ANSWER = f"{GENERATE_PREFIX}{MASK}."
+UNPROMPTED = 0.2  # share of captions that are replaced by NO_PROMPT in training
+
+
+def segment_request(expressions: tuple[str, ...], wording: str, evaluation: bool) -> str:
+    """The user's text. The release trains on expressions joined by commas, and evaluates on " one. other."."""
+    if wording == "plain":
+        return SEGMENT_REQUEST.format(phrase=", ".join(expressions))
+    phrase = "".join(f" {text}." for text in expressions) if evaluation else ", ".join(expressions)
+    return " " + SEGMENT_REQUEST.format(phrase=phrase)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.argenseg.quantizer import SCALES_256, ResidualQuantizer
+from methods.base import UserError
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class CodecConfig:
     scales: tuple[int, ...] = SCALES_256
     phis: int = 4
     beta: float = 0.25
+    phi_ratio: float = 0.5  # share of a phi's convolution in what a scale adds; the rest bypasses it
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -175,7 +177,9 @@ class VQVAE(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quantize = ResidualQuantizer(config.codes, config.code_width, config.scales, config.phis, config.beta)
+        self.quantize = ResidualQuantizer(
+            config.codes, config.code_width, config.scales, config.phis, config.beta, config.phi_ratio
+        )
         self.quant_conv = nn.Conv2d(config.code_width, config.code_width, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(config.code_width, config.code_width, 3, padding=1)
 
@@ -212,11 +216,23 @@ class VQVAE(nn.Module):
             return self.quantize.encode(self.features(pictures.float()))
 
     def encode(self, masks: Tensor) -> Tensor:
-        """float [B, 1, R, R] in 0..1 -> ids [B, T]."""
+        """float [B, 1 or 3, R, R] in 0..1 -> ids [B, T]. Raises UserError for masks of another kind or size."""
+        side, shape = self.resolution, list(masks.shape)
+        if not masks.is_floating_point() or shape[1:] not in ([1, side, side], [3, side, side]):
+            found = f"{masks.dtype} {shape}"
+            raise UserError(f"The masks are {found}, but must be floats in 0..1 of shape {[1, side, side]} each.")
         return self.encode_pictures(masks.expand(-1, 3, -1, -1) * 2 - 1)
 
     def decode(self, ids: Tensor) -> Tensor:
-        """ids [B, T'] of whole scales -> mask probabilities [B, R, R]: the picture's grey value in 0..1."""
+        """ids [B, T'] of whole scales -> mask probabilities [B, R, R]: the picture's grey value in 0..1.
+
+        Raises UserError for ids that do not exist, or that end within a scale.
+        """
+        if ids.ndim != 2 or ids.shape[1] not in self.prefixes:
+            raise UserError(f"The ids are {list(ids.shape)}, but a mask is one row of {list(self.prefixes)} tokens.")
+        wrong = ids[(ids < 0) | (ids >= self.size)]
+        if len(wrong):
+            raise UserError(f"There is no visual token {int(wrong[0])}; ids run from 0 to {self.size - 1}.")
         return self.grey(self.quantize.accumulate(self.quantize.embedding(ids))[-1])
 
     def decode_soft(self, probabilities: Tensor) -> Tensor:

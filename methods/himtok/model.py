@@ -7,36 +7,32 @@ vision tower on cross-entropy only. Encoder, latents and code book are frozen af
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from methods.base import Example, Request, TrainingSample, UserError
+from methods.base import Example, Prediction, Request, TrainingSample, UserError, open_image
 from methods.himtok import tasks
 from methods.himtok.codebook import CodebookKeeper, tokenizer_loss
-from methods.himtok.hierarchy import HierarchyConfig, hierarchical_loss
-from methods.himtok.schedule import TokenByToken
-from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
+from methods.himtok.hierarchy import HierarchyConfig, blurred, hierarchical_loss, mask_loss
+from methods.himtok.schedule import Stopping, TokenByToken
+from methods.himtok.settling import Spent, length_curve
+from methods.himtok.tasks import END, START, Templates, code_token
+from methods.himtok.tokenizer import CodecConfig, MaskTokenizer, squashed
 from methods.internvl import checkpoint
 from methods.internvl import tasks as shared
-from methods.internvl.chat import IGNORED, Turn
-from methods.internvl.engine import Block
+from methods.internvl.chat import IGNORED, MASK, Turn
+from methods.internvl.engine import Block, Clock
 from methods.internvl.method import InternVLMethod, Options, tuples
 from methods.internvl.model import Backbone
 from methods.internvl.vocabulary import add_tokens, load_tokenizer, token_id
 
-START, END = "<|mt_start|>", "<|mt_end|>"
 BOX_SCALE = 999  # the released evaluation divides by 999
-
-
-def code_token(index: int) -> str:
-    return f"<|mt_{index}|>"
 
 
 class HiMTok(InternVLMethod):
@@ -45,12 +41,20 @@ class HiMTok(InternVLMethod):
 
     def __init__(
         self, backbone: Backbone | None, tokenizer: Any, options: Options, codec: MaskTokenizer,
-        hierarchy: HierarchyConfig, decode: str = "soft",
+        hierarchy: HierarchyConfig, decode: str = "soft", templates: Templates | None = None,
+        stopping: Stopping | None = None, tokens_in_words: bool = False,
     ):  # fmt: skip
+        """decode, stopping: how answers are written. templates: wordings. tokens_in_words: a requested number of mask
+        tokens is also said in the request, for models that were trained on such requests."""
         super().__init__(backbone, tokenizer, options)
         self.codec = codec
         self.hierarchy = hierarchy
         self.decode = decode
+        self.templates = templates or Templates()
+        self.stopping = stopping or Stopping()
+        self.tokens_in_words = tokens_in_words
+        self._refiner: tuple[Any, ...] = ()  # in a tuple, so that it is no submodule
+        self._past: list[Turn] = []  # the turns before, while a conversation is held
         self.keeper: dict[str, int] = {}  # settings of stage 1's CodebookKeeper
         if backbone is not None:
             self.start_id, self.end_id = token_id(tokenizer, START), token_id(tokenizer, END)
@@ -62,15 +66,19 @@ class HiMTok(InternVLMethod):
     def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> HiMTok:
         """parts: `start` (folder of a HiMTok model to go on with); or `backbone` (folder of an InternVL model; left
         out in stage 1), `codec` (sizes) or `tokenizer` (folder of a stage-1 model), `hierarchy`, `keeper` (settings
-        of CodebookKeeper), `seed`."""
+        of CodebookKeeper), `seed`. And how it speaks: `templates` ("own", "released" or a file), `tokens_in_words`."""
         if "start" in parts:
-            return cls.from_pretrained(Path(parts["start"]))
+            method = cls.from_pretrained(Path(parts["start"]))
+            method.templates = Templates(parts["templates"]) if "templates" in parts else method.templates
+            method.tokens_in_words = bool(parts.get("tokens_in_words", method.tokens_in_words))
+            return method
         seed = int(parts.get("seed", 0))
         torch.manual_seed(seed)
         if "tokenizer" in parts:
             codec = cls.from_pretrained(Path(parts["tokenizer"])).codec
         else:
             codec = MaskTokenizer(CodecConfig(**tuples(parts.get("codec", {}))))
+            codec.initialise_from_scratch()
         hierarchy = HierarchyConfig(**parts.get("hierarchy", {}))
         if "backbone" not in parts:
             method = cls(None, None, Options(box_scale=BOX_SCALE), codec, hierarchy)
@@ -80,13 +88,19 @@ class HiMTok(InternVLMethod):
         add_tokens(base.tokenizer, [START, END, *(code_token(i) for i in range(codec.size))])
         base.backbone.resize_vocabulary(len(base.tokenizer), seed)
         options = replace(base.options, box_scale=BOX_SCALE)
-        return cls(base.backbone, base.tokenizer, options, codec, hierarchy)
+        templates, in_words = Templates(parts.get("templates", "own")), bool(parts.get("tokens_in_words", False))
+        return cls(
+            base.backbone, base.tokenizer, options, codec, hierarchy, templates=templates, tokens_in_words=in_words
+        )
 
     def config(self) -> dict[str, Any]:
         return checkpoint.describe(self) | {
             "codec": asdict(self.codec.config),
             "hierarchy": asdict(self.hierarchy),
             "decode": self.decode,
+            "templates": self.templates.source,
+            "stopping": asdict(self.stopping),
+            "tokens_in_words": self.tokens_in_words,
         }
 
     @classmethod
@@ -94,8 +108,10 @@ class HiMTok(InternVLMethod):
         tokenizer = load_tokenizer(folder) if config["backbone"] else None
         backbone = checkpoint.empty_backbone(config, tokenizer)
         codec = MaskTokenizer(CodecConfig(**tuples(config["codec"])))
-        hierarchy = HierarchyConfig(**config["hierarchy"])
-        return cls(backbone, tokenizer, Options(**config["options"]), codec, hierarchy, config["decode"])
+        hierarchy, options = HierarchyConfig(**config["hierarchy"]), Options(**config["options"])
+        templates, stopping = Templates(config.get("templates", "own")), Stopping(**config.get("stopping", {}))
+        in_words = config.get("tokens_in_words", False)
+        return cls(backbone, tokenizer, options, codec, hierarchy, config["decode"], templates, stopping, in_words)
 
     # ---- training -------------------------------------------------------------------------------------------
 
@@ -111,19 +127,21 @@ class HiMTok(InternVLMethod):
 
     def codec_view(self, example: Example) -> np.ndarray:
         """As released: 8-bit grey, bicubic, aspect ratio not kept, soft edges stay."""
+        where = f"{example.dataset} sample {example.ref_id}"
         if example.mask is None:
-            raise UserError(f"{example.dataset} sample {example.ref_id}: the task needs a mask; use other data.")
-        side = self.codec.resolution
-        grey = Image.fromarray(example.mask.astype(np.uint8) * 255)
-        return np.asarray(grey.resize((side, side), Image.Resampling.BICUBIC), np.float32) / 255
+            raise UserError(f"{where}: the task needs a mask; use other data.")
+        return squashed(example.mask, self.codec.resolution, where)
 
     def conversation(self, example: Example, task: str, size: tuple[int, int], rng: np.random.Generator) -> list[Turn]:
         if task not in tasks.TASKS:
             return super().conversation(example, task, size, rng)
-        box = shared.write_box(example.box, *size, self.options.box_scale) if example.box else ""
-        phrase = shared.join_expressions(example.expressions)
-        request, answer = tasks.request_and_answer(task, phrase, box, rng)
-        return [Turn("user", shared.with_image(request, self.options.image_first)), Turn("assistant", answer)]
+        where = f"{example.dataset} sample {example.ref_id}: an option or the answer"
+        self.chat.check([*example.facts.get("options", ()), example.answer or ""], where)
+        scale, tokens = self.options.box_scale, self.codec.length
+        return tasks.converse(example, task, self.templates, size, scale, tokens, self._with_picture, rng)
+
+    def _with_picture(self, request: str) -> str:
+        return shared.with_image(request, self.options.image_first)
 
     def mask_block(self) -> list[int]:
         return [self.start_id, *([self.low] * self.codec.length), self.end_id]
@@ -131,7 +149,10 @@ class HiMTok(InternVLMethod):
     def prepare(self, example: Example, task: str, rng: np.random.Generator) -> TrainingSample:
         if self.stage == "tokenizer":
             return TrainingSample([], [], masks=[self.codec_view(example)])
-        return super().prepare(example, task, rng)
+        sample = super().prepare(example, task, rng)
+        while len(sample.masks) < sample.ids.count(self.start_id):  # blocks of a requested length are spelled out
+            sample.masks.append(self.codec_view(example))
+        return sample
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         if self.stage == "tokenizer":
@@ -143,57 +164,172 @@ class HiMTok(InternVLMethod):
         code = target >= self.low
         if code.any():
             losses["_codes"] = each[code].mean().detach()
-        if self.stage == "align" and blocks is not None:
-            losses |= self._mask_losses(hidden, batch, *blocks)
+        if self.stage == "align":
+            masked = self._mask_losses(hidden, batch, blocks) if blocks is not None else {}
+            if not masked:  # every batch uses the same parameters, or ZeRO's processes would wait for different ones
+                losses["text"] = losses["text"] + 0 * self._idle(hidden)
+            losses |= masked
         return losses
 
-    def _fill(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
-        """Write the masks' codes over the placeholders -> row [M, 1] and columns [M, T] of every block's codes."""
+    def _idle(self, hidden: Tensor) -> Tensor:
+        """The mask losses of some state and no mask, to be multiplied by 0."""
+        states = hidden[:1, -1:].expand(-1, self.codec.length, -1)
+        logits = self.backbone.head(states, self.low, self.low + self.codec.size).float()
+        empty = logits.new_zeros(1, self.codec.resolution, self.codec.resolution)
+        return sum(hierarchical_loss(self.codec, logits.softmax(-1), empty, self.hierarchy).values())
+
+    def _fill(self, batch: dict[str, Any]) -> Blocks | None:
+        """Write the masks' codes over the placeholders -> where every block's codes are."""
         if "masks" not in batch:
             return None
-        return fill_codes(batch["ids"], batch["labels"], self.start_id, self.low + self.codec.encode(batch["masks"]))
+        codes = self.low + self.codec.encode(batch["masks"])
+        return fill_codes(batch["ids"], batch["labels"], self.start_id, self.end_id, codes)
 
-    def _mask_losses(self, hidden: Tensor, batch: dict[str, Any], rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
-        """Soft codes of the blocks that are answers, decoded and compared with their masks."""
+    def _mask_losses(self, hidden: Tensor, batch: dict[str, Any], blocks: Blocks) -> dict[str, Tensor]:
+        """Soft codes of the blocks that are answers, decoded and compared with their masks.
+
+        A block of fewer tokens than the codec's has one loss, "prefix", with the mask as sharp as the hierarchical loss
+        wants it at that length.
+        """
+        rows, columns, counts = blocks
         answers = batch["labels"][rows, columns[:, :1]][:, 0] != IGNORED
         states = hidden[rows[answers], columns[answers] - 1]  # the state before a token predicts it
         logits = self.backbone.head(states, self.low, self.low + self.codec.size).float()
         probabilities = (logits / self.hierarchy.temperature).softmax(-1)
-        return hierarchical_loss(self.codec, probabilities, batch["masks"][answers, 0], self.hierarchy)
+        masks, counts, losses = batch["masks"][answers, 0], counts[answers], {}
+        whole = counts == self.codec.length
+        if whole.any():
+            losses |= hierarchical_loss(self.codec, probabilities[whole], masks[whole], self.hierarchy)
+        if not whole.all():
+            codes, kept = self.codec.mix(probabilities[~whole]), counts[~whole]
+            sharp = self.hierarchy.variant == "off"
+            target = masks[~whole] if sharp else blurred(masks[~whole], kept, self.codec.length)
+            losses["prefix"] = mask_loss(self.codec.logits(codes, kept), target, self.hierarchy.dice)
+        return losses
 
     # ---- answering ------------------------------------------------------------------------------------------
 
     def questions(self, request: Request) -> list[tuple[tuple[str, ...], str]]:
-        phrase = shared.join_expressions(request.expressions)
-        if "box" in request.want:
-            return [(("mask", "box"), tasks.SEGMENT_BOX_REQUESTS[0].format(phrase=phrase))]
-        return [(("mask",), tasks.SEGMENT_REQUESTS[0].format(phrase=phrase))]
+        return [(request.want, self._question(request))]
+
+    def _question(self, request: Request) -> str:
+        family = tasks.family_of(request, self.tokens_in_words, bool(self._past))
+        slots: dict[str, Any] = {"mask": MASK, "n": request.tokens} | tasks.phrases(request.expressions)
+        if family in ("choose", "choose_several"):
+            slots["options"] = tasks.write_options(request.expressions, "The request")
+        if request.box is not None or request.points:
+            size = open_image(request.image).size
+            slots["points"] = tasks.write_points(request.points, *size, self.options.box_scale)
+            if request.box is not None:
+                slots["box"] = shared.write_box(request.box, *size, self.options.box_scale)
+        return self.templates.request(family, **slots)
+
+    def _prompt(self, text: str, tiles: int, request: Request) -> list[int]:
+        """What was said before and the question, a given mask spelled out."""
+        first, *later = [*self._past, Turn("user", self._spelled(text, request))]
+        turns = [Turn(first.role, self._with_picture(first.text)), *later]
+        return self.chat.encode(turns, tiles, reply=True)[0]
+
+    def _spelled(self, text: str, request: Request) -> str:
+        """The question with the codes of the request's mask in place of `<mask>`."""
+        if request.mask is None:
+            return text
+        view = squashed(request.mask, self.codec.resolution, "The mask of the request")
+        size = open_image(request.image).size
+        if request.mask.shape[::-1] != size:
+            wrong = "x".join(map(str, request.mask.shape[::-1]))
+            raise UserError(f"The mask of the request is {wrong} pixels, its picture {size[0]}x{size[1]}; resize it.")
+        ids = self.codec.encode(torch.from_numpy(view).to(self.device)[None, None])[0]
+        return text.replace(MASK, tasks.spelled_out(ids.tolist()))
+
+    @torch.inference_mode()
+    def converse(self, requests: Sequence[Request]) -> list[Prediction]:
+        """Answer requests about one picture as the turns of one conversation.
+
+        What was said before, masks included, stays in the prompt. A later request without expressions asks for the
+        mask or the box of what was spoken of.
+        """
+        predictions: list[Prediction] = []
+        try:
+            for request in requests:
+                if request.image != requests[0].image:
+                    raise UserError(
+                        "The turns of a conversation are about one picture; start another one for the next."
+                    )
+                prediction = self.segment([request])[0]
+                answer = prediction.text.replace(MASK, tasks.spelled_out(prediction.token_ids))
+                question = self._spelled(self._question(request), request)
+                self._past += [Turn("user", question), Turn("assistant", answer)]
+                predictions.append(prediction)
+        finally:
+            self._past = []
+        return predictions
+
+    def use_refiner(self, folder: Path | None) -> None:
+        """From now on the SAM in a folder sharpens every mask (see refine.py); None ends it. It is no part of the
+        model's own weights."""
+        from methods.himtok.refine import Refiner  # here, because it loads transformers' SAM
+
+        self._refiner = () if folder is None else (Refiner.from_pretrained(folder).to(self.device),)
+
+    @torch.inference_mode()
+    def segment(self, requests: Sequence[Request]) -> list[Prediction]:
+        predictions = super().segment(requests)
+        for refiner in self._refiner:
+            for request, prediction in zip(requests, predictions, strict=True):
+                clock = Clock(self.device)
+                with clock.stage("refine"):
+                    refiner.refine(request.image, [prediction])
+                prediction.seconds |= clock.seconds
+        return predictions
+
+    def _segment(self, requests: Sequence[Request], tokens: int | None) -> list[Prediction]:
+        """Where each mask finds its own length, requests are answered one by one."""
+        if self.stopping.rule == "full":
+            return super()._segment(requests, tokens)
+        return [prediction for request in requests for prediction in super(HiMTok, self)._segment([request], tokens)]
 
     @property
     def text_rows(self) -> int:
         return self.low
 
     def block(self, tokens: int | None) -> Block:
-        count = self.codec.length if tokens is None else tokens
+        obeys = self.tokens_in_words and self.stopping.rule == "written"  # the number is asked for, not enforced
+        count = self.codec.length if tokens is None or obeys else tokens
         if not 1 <= count <= self.codec.length:
             raise UserError(f"A HiMTok mask has 1 to {self.codec.length} tokens, not {count}; ask for fewer.")
 
         def schedule() -> TokenByToken:
             return TokenByToken(
                 self.backbone, self.codec, self.low, self.start_id, self.end_id, count,
-                self.hierarchy.temperature, self.decode == "soft",
+                self.hierarchy.temperature, self.decode == "soft", self.stopping,
             )  # fmt: skip
 
         return Block(self.start_id, schedule)
 
+    def length_curve(self, examples: Sequence[Example], tolerances: Sequence[float], every: int = 4) -> list[Spent]:
+        """Tokens spent against IoU lost when writing stops as soon as the mask has settled; see settling.py."""
+        return length_curve(self, examples, tolerances, every)
 
-def fill_codes(ids: Tensor, labels: Tensor, start_id: int, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Write codes [M, T] (as vocabulary ids) after each start token of ids [B, L], in place and in reading order;
-    labels are overwritten only where they are learned. -> rows [M, 1] and columns [M, T] of what was written."""
+
+class Blocks(NamedTuple):
+    """Where the codes of M blocks stand in a batch: rows [M, 1], columns [M, T] (a short block repeats its last one)
+    and how many each block has, counts [M]."""
+
+    rows: Tensor
+    columns: Tensor
+    counts: Tensor
+
+
+def fill_codes(ids: Tensor, labels: Tensor, start_id: int, end_id: int, codes: Tensor) -> Blocks:
+    """Write codes [M, T] (as vocabulary ids) between each start and end token of ids [B, L], in place and in reading
+    order; of a block with fewer places the first codes. Labels are overwritten only where they are learned."""
     rows, starts = (ids == start_id).nonzero(as_tuple=True)
-    rows = rows[:, None]
-    columns = starts[:, None] + 1 + torch.arange(codes.shape[1], device=ids.device)
-    ids[rows, columns] = codes
-    learned = labels[rows, columns] != IGNORED
-    labels[rows, columns] = torch.where(learned, codes, IGNORED)
-    return rows, columns
+    ends = (ids == end_id).nonzero(as_tuple=True)[1]
+    places = torch.arange(codes.shape[1], device=ids.device)
+    written = places < (ends - starts - 1)[:, None]
+    rows, columns = rows[:, None], torch.minimum(starts[:, None] + 1 + places, ends[:, None] - 1)
+    where = rows.expand_as(columns)[written], columns[written]
+    ids[where] = codes[written]
+    labels[where] = torch.where(labels[where] != IGNORED, codes[written], IGNORED)
+    return Blocks(rows, columns, written.sum(1))

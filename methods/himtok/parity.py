@@ -20,6 +20,11 @@ PROBABILITY, LOGIT, LOSS = 2e-4, 2e-3, 1e-4  # tolerances; ids are exact
 TEMPERATURE = 0.5
 
 
+def recognises(folder: Path) -> bool:
+    """Whether the folder holds vectors of this form."""
+    return (folder / "golden.json").is_file()
+
+
 @torch.no_grad()
 def check(folder: Path) -> list[Check]:
     """Every comparison that the folder allows."""
@@ -161,7 +166,7 @@ def _placement(codec: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> lis
     ids, labels = tensors["input_ids"].clone(), tensors["labels"].clone()
     has = (ids == config["start"]).any(1)
     codes = config["first"] + codec.encode(tensors["target_masks"].float()[has][:, None])
-    fill_codes(ids, labels, config["start"], codes)
+    fill_codes(ids, labels, config["start"], config["end"], codes)
     learned = labels != IGNORED
     return [
         same("placed ids", ids, tensors["new_input_ids"]),

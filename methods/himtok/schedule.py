@@ -1,47 +1,99 @@
-"""HiMTok's decoding: one mask token per step, each fed as its own embedding."""
+"""HiMTok's decoding: one mask token per step, each fed as its own embedding, and when to stop."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from methods.base import UserError
 from methods.himtok.tokenizer import MaskTokenizer
 from methods.internvl.model import Backbone
 
 
+@dataclass(frozen=True)
+class Stopping:
+    """When a mask is long enough. A request's number of tokens stays the upper bound.
+
+    rule: "full" writes that number. "settled" looks at every `every`-th prefix and stops when the mask decoded from it
+        differs from the one before by at most `tolerance` (1 - IoU of the two). "written" stops where the model itself
+        writes the end token, which it learns from requests for a number of tokens.
+    """
+
+    rule: str = "full"
+    tolerance: float = 0.02
+    every: int = 4
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("full", "settled", "written"):
+            raise UserError(f"There is no stopping rule {self.rule!r}; choose full, settled or written.")
+        if self.every < 1 or not 0 <= self.tolerance <= 1:
+            raise UserError(f"every is {self.every} and tolerance {self.tolerance}; give at least 1 and 0 to 1.")
+
+
+def change(before: Tensor, after: Tensor) -> Tensor:
+    """1 - IoU of masks bool [..., R, R] -> float [...]; 0 where both are empty."""
+    union = (before | after).flatten(-2).sum(-1)
+    both = (before & after).flatten(-2).sum(-1)
+    return torch.where(union > 0, 1 - both / union.clamp(min=1), 0.0)
+
+
 class TokenByToken:
-    """methods.base.Schedule for one block of `tokens` mask tokens.
+    """methods.base.Schedule for one block of at most `tokens` mask tokens.
 
     The mask is decoded from the greedy path's token probabilities (softmax at `temperature` over the codes), which
-    is what the detokenizer was tuned on; `soft=False` decodes the chosen ids instead.
+    is what the detokenizer was tuned on; `soft=False` decodes the chosen ids instead. A rule that looks at the mask or
+    the end token needs a batch of one row, because the rows of a batch move together.
     """
 
     def __init__(
         self, backbone: Backbone, codec: MaskTokenizer, low: int, start_id: int, end_id: int, tokens: int,
-        temperature: float, soft: bool,
+        temperature: float, soft: bool, stopping: Stopping | None = None,
     ):  # fmt: skip
         self.backbone, self.codec = backbone, codec
-        self.vocabulary = (low, low + codec.size)
-        self.start_id, self.end_id, self.tokens = start_id, end_id, tokens
-        self.temperature, self.soft = temperature, soft
+        self.low, self.start_id, self.end_id, self.tokens = low, start_id, end_id, tokens
+        self.temperature, self.soft, self.stopping = temperature, soft, stopping or Stopping()
+        if self.stopping.rule == "written" and end_id != low - 1:
+            raise UserError("The end token does not stand before the mask tokens; use another stopping rule.")
         self.logits: list[Tensor] = []
         self.chosen: list[Tensor] = []
+        self.unfed = False  # whether the last chosen token has still to be fed
+        self.before: Tensor | None = None  # the mask at the last prefix looked at
+
+    @property
+    def vocabulary(self) -> tuple[int, int]:
+        """The codes, and the end token before them if the model may choose it."""
+        return self.low - (self.stopping.rule == "written"), self.low + self.codec.size
 
     def first(self, batch: int) -> Tensor:
         ids = torch.full((batch, 1), self.start_id, device=self.codec.latent_tokens.device)
         return self.backbone.embed(ids)
 
     def next(self, logits: Tensor) -> Tensor | None:
+        if self.stopping.rule != "full" and len(logits) > 1:
+            raise ValueError("A length of its own needs a batch of one row.")
+        self.unfed = False
+        if self.stopping.rule == "written":
+            end, logits = logits[..., :1], logits[..., 1:]
+            if self.chosen and bool((end > logits.amax(-1, keepdim=True)).all()):
+                return None
         self.logits.append(logits)
         self.chosen.append(logits.argmax(-1))
-        if len(self.chosen) == self.tokens:
-            return None
-        return self.backbone.embed(self.chosen[-1] + self.vocabulary[0])
+        self.unfed = len(self.chosen) == self.tokens or self._settled()
+        return None if self.unfed else self.backbone.embed(self.chosen[-1] + self.low)
+
+    def _settled(self) -> bool:
+        if self.stopping.rule != "settled" or len(self.chosen) % self.stopping.every:
+            return False
+        before, self.before = self.before, self.probabilities() > 0.5
+        return before is not None and bool((change(before, self.before) <= self.stopping.tolerance).all())
 
     def tail(self) -> Tensor:
-        """The last mask token, which no step has fed yet, and the end token."""
-        last = self.chosen[-1] + self.vocabulary[0]
-        return torch.cat([last, torch.full_like(last, self.end_id)], 1)
+        """The last mask token if no step has fed it yet, and the end token."""
+        last = self.chosen[-1] + self.low
+        end = torch.full_like(last, self.end_id)
+        return torch.cat([last, end], 1) if self.unfed else end
 
     def ids(self) -> Tensor:
         return torch.cat(self.chosen, 1)

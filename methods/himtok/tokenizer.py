@@ -12,11 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from methods.base import UserError
 from methods.himtok.pixels import PixelDecoder
+from methods.internvl.positions import grid_positions
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,6 @@ class Block(nn.Module):
         """x [B, L, W]; blocked bool [L, L], true where row must not see column."""
         x = x + self._attention(self.ln_1(x), None if blocked is None else ~blocked)
         return x + self.mlp["c_proj"](F.gelu(self.mlp["c_fc"](self.ln_2(x))))
-
 
     def _attention(self, x: Tensor, seen: Tensor | None) -> Tensor:
         """Multi-head attention in float32 where a CPU computes it: its bfloat16 kernel is three times slower at
@@ -205,6 +208,14 @@ class MaskTokenizer(nn.Module):
             config.ffn_out, config.pixel_base, config.pixel_multipliers, config.pixel_blocks
         )
 
+    @torch.no_grad()
+    def initialise_from_scratch(self) -> None:
+        """Start values for stage 1: position embeddings that say where a patch lies. From the random ones that
+        fine-tuning replaces, geometry has to be learnt first, which takes about 2.5 times as many masks."""
+        for part in (self.encoder, self.decoder):
+            width = part.positional_embedding.shape[1]
+            part.positional_embedding[1:] = 0.5 * grid_positions(self.config.grid, width, self.config.grid)
+
     @property
     def resolution(self) -> int:
         return self.config.resolution
@@ -228,12 +239,24 @@ class MaskTokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, masks: Tensor) -> Tensor:
-        """float [B, 1, R, R] in 0..1 -> ids int64 [B, T]; float32 whatever the caller's autocast."""
+        """float [B, 1, R, R] in 0..1 -> ids int64 [B, T]; float32 whatever the caller's autocast.
+
+        Raises UserError for masks of another kind or size.
+        """
+        wanted = (1, self.resolution, self.resolution)
+        if not masks.is_floating_point() or masks.ndim != 4 or masks.shape[1:] != wanted:
+            found = f"{masks.dtype} {list(masks.shape)}"
+            raise UserError(f"The masks are {found}, but must be floats in 0..1 of shape {list(wanted)} each.")
         with torch.autocast(masks.device.type, enabled=False):
             return self.quantize.ids(self.latents(masks.float()))
 
     def decode(self, ids: Tensor) -> Tensor:
-        """ids [B, T'] -> probabilities [B, R, R]."""
+        """ids [B, T'] with 1 <= T' <= T -> probabilities [B, R, R]. Raises UserError for ids that do not exist."""
+        if ids.ndim != 2 or not 1 <= ids.shape[1] <= self.length:
+            raise UserError(f"The ids are {list(ids.shape)}, but a mask is one row of 1 to {self.length} tokens.")
+        wrong = ids[(ids < 0) | (ids >= self.size)]
+        if len(wrong):
+            raise UserError(f"There is no mask token {int(wrong[0])}; ids run from 0 to {self.size - 1}.")
         return self.logits(F.normalize(self.quantize.table(), dim=-1)[ids]).sigmoid()
 
     def decode_soft(self, probabilities: Tensor, kept: Tensor | None = None) -> Tensor:
@@ -251,3 +274,12 @@ class MaskTokenizer(nn.Module):
         """Code vectors [B, T', D] -> mask logits float32 [B, R, R]: 5 (m - 1/2) with m the mean of the channels."""
         pixels = self.pixel_decoder(self.decoder(codes, kept)).float()
         return 5 * (pixels.mean(1) - 0.5)
+
+
+def squashed(mask: np.ndarray, side: int, where: str) -> np.ndarray:
+    """A mask bool [H, W] as the released code sees it: 8-bit grey, bicubic to a square, soft edges stay."""
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.ndim != 2 or not mask.size:
+        found = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise UserError(f"{where}: the mask is {found}, but must be bool [height, width]; compare with > 0 first.")
+    grey = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(grey.resize((side, side), Image.Resampling.BICUBIC), np.float32) / 255

@@ -4,7 +4,8 @@
     <|im_start|>user\n<img>[<IMG_CONTEXT> x 256 per tile]</img>\nquestion<|im_end|>\n
     <|im_start|>assistant\nanswer<|im_end|>\n
 
-An answer and its `<|im_end|>` are learned; everything else, the newline after `<|im_end|>` included, is not.
+With InternLM2.5 `<s>` stands in front. An answer and its `<|im_end|>` are learned; everything else, the newline after
+`<|im_end|>` included, is not.
 In a turn's text `<image>` stands for the picture and `<mask>` for one block of mask tokens.
 """
 
@@ -52,6 +53,11 @@ class Chat:
         return token_id(self.tokenizer, IMAGE_CONTEXT)
 
     @cached_property
+    def _begin(self) -> list[int]:
+        """What the tokenizer puts before any text: `<s>` with InternLM2.5, nothing with Qwen2.5."""
+        return self.tokenizer.encode("")
+
+    @cached_property
     def _reserved(self) -> re.Pattern[str]:
         words = {IMAGE, MASK, *self.tokenizer.get_added_vocab()} - MARKUP
         return re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)))
@@ -71,8 +77,8 @@ class Chat:
         `tiles` is the number of tiles that an `<image>` stands for and `mask_block` the ids that a `<mask>` stands
         for. With `reply` the header of an assistant turn is appended, ready for generation.
         """
-        ids: list[int] = []
-        labels: list[int] = []
+        ids = list(self._begin)
+        labels = [IGNORED] * len(ids)
         if self.system:
             self._append(ids, labels, f"{TURN_START}system\n", self.system, False, tiles, mask_block)
         for turn in turns:

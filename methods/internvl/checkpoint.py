@@ -1,4 +1,6 @@
-"""A method on disk: config.json, the tokenizer's files, and model.safetensors with exactly the module's names.
+"""A method on disk: config.json, the tokenizer's files, and safetensors with exactly the module's names.
+
+The weights are one model.safetensors or, above a size, shards with an index, as everywhere at Hugging Face.
 
 Loading is strict: every tensor of the file is used and every tensor of the model is set, or it is an error.
 """
@@ -12,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from methods.base import UserError
 from methods.internvl.config import BackboneSize
 from methods.internvl.model import Backbone
 from methods.internvl.vocabulary import IMAGE_CONTEXT, token_id
+from methods.internvl.weights import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from methods.internvl.method import InternVLMethod
@@ -51,7 +52,7 @@ def empty_backbone(config: Mapping[str, Any], tokenizer: Any) -> Backbone | None
     return Backbone(BackboneSize(**config["backbone"]), config["vocabulary"], image_token_id(tokenizer))
 
 
-def save(method: InternVLMethod, folder: Path, dtype: str) -> None:
+def save(method: InternVLMethod, folder: Path, dtype: str, max_shard_size: str) -> None:
     """Write the folder; floating tensors become dtype ("float32", "float16" or "bfloat16")."""
     folder.mkdir(parents=True, exist_ok=True)
     target = getattr(torch, dtype)
@@ -59,8 +60,8 @@ def save(method: InternVLMethod, folder: Path, dtype: str) -> None:
     for name, tensor in method.state_dict().items():
         if not name.startswith(NOT_SAVED):
             tensor = tensor.detach().cpu()
-            tensors[name] = (tensor.to(target) if tensor.is_floating_point() else tensor).contiguous()
-    save_file(tensors, folder / "model.safetensors")
+            tensors[name] = tensor.to(target) if tensor.is_floating_point() else tensor
+    write_tensors(folder, tensors, max_shard_size)
     if method.tokenizer is not None:
         method.tokenizer.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(method.config(), indent=2, sort_keys=True) + "\n")
@@ -68,17 +69,16 @@ def save(method: InternVLMethod, folder: Path, dtype: str) -> None:
 
 def read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """config.json and the tensors (as float32) of a folder. Raises UserError if it is not one of method `name`."""
-    for needed in ("config.json", "model.safetensors"):
-        if not (folder / needed).is_file():
-            raise UserError(f"{folder}: {needed} is missing; give the folder of a saved {name} model.")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: config.json is missing; give the folder of a saved {name} model.")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder}: damaged checkpoint ({error}); copy or train it again.") from None
     found = config.get("method") if isinstance(config, dict) else None
     if found != name:
         raise UserError(f"{folder}: holds a {found!r} model, not {name!r}; choose the other method.")
+    tensors = read_tensors(folder)
     return config, {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
 
 

@@ -46,11 +46,13 @@ class Clock:
 
 @dataclass(frozen=True)
 class Block:
-    """How a mask block begins, which schedule writes it, and how many a row may write."""
+    """How a mask block begins, which schedule writes it, how many a row may write, and whether the tokens of one step
+    see each other (`mutual`) or only the earlier ones."""
 
     start_id: int
     schedule: Callable[[], Schedule]
     most: int = 1
+    mutual: bool = False
 
 
 @dataclass
@@ -80,16 +82,27 @@ class Decoder:
     def _mask(self) -> Tensor | None:
         return None if bool(self.mask.all()) else self.mask.long()
 
-    def feed(self, embeddings: Tensor, active: Tensor) -> Tensor:
-        """Feed n embeddings [B, n, D] to the active rows (bool [B]) -> hidden states [B, n, D]."""
+    def feed(self, embeddings: Tensor, active: Tensor, mutual: bool = False) -> Tensor:
+        """Feed n embeddings [B, n, D] to the active rows (bool [B]) -> hidden states [B, n, D].
+
+        Each sees all that stood before and the earlier ones of the n, or with `mutual` all n."""
         count = embeddings.shape[1]
         self.mask = torch.cat([self.mask, active[:, None].expand(-1, count)], 1)
         positions = self.position[:, None] + torch.arange(count, device=active.device)
         self.position = self.position + count * active
         self.passes += 1
-        hidden = self.backbone.run(embeddings, self._mask(), positions, self.cache)
+        mask = self.mask[:, None, None].expand(-1, -1, count, -1) if mutual else self._mask()
+        hidden = self.backbone.run(embeddings, mask, positions, self.cache)
         self.hidden = torch.where(active[:, None], hidden[:, -1], self.hidden)
         return hidden
+
+    def write(self, schedule: Schedule, active: Tensor, mutual: bool = False) -> None:
+        """Let the active rows write one block of mask tokens, and feed what must follow it."""
+        low, high = schedule.vocabulary
+        inputs = schedule.first(len(active))
+        while inputs is not None:
+            inputs = schedule.next(self.backbone.head(self.feed(inputs, active, mutual), low, high))
+        self.feed(self.backbone.embed(schedule.tail()), active)
 
 
 @torch.inference_mode()
@@ -153,12 +166,8 @@ def _block(state, answers, phase, block, clock) -> None:
     active = torch.zeros(len(phase), dtype=torch.bool, device=state.hidden.device)
     active[waiting] = True
     schedule = block.schedule()
-    low, high = schedule.vocabulary
     with clock.stage("mask"):
-        inputs = schedule.first(len(answers))
-        while inputs is not None:
-            inputs = schedule.next(state.backbone.head(state.feed(inputs, active), low, high))
-        state.feed(state.backbone.embed(schedule.tail()), active)
+        state.write(schedule, active, block.mutual)
     with clock.stage("codec"):
         masks, ids = schedule.probabilities(), schedule.ids().tolist()
     for row in waiting:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as checkpoint_pass
 
 from methods.base import Codec, Example, Method, Prediction, Request, TrainingSample, UserError, open_image
 from methods.internvl import checkpoint, tasks
@@ -27,6 +28,8 @@ from methods.internvl.model import Backbone
 from methods.internvl.pretraining import PretrainingHeads, patch_targets
 from methods.internvl.tiles import make_tiles
 from methods.internvl.vocabulary import load_tokenizer, train_tokenizer
+
+LOGITS = 2**26  # that are kept at once; more (a micro-batch of masks, 97 thousand ids) are computed twice instead
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ class InternVLMethod(Method, nn.Module):
         options = Options(bool(parts.get("image_first", True)), str(parts.get("system", "")), size.max_tiles)
         return cls(backbone, tokenizer, options)
 
-    def save_pretrained(self, folder: Path, dtype: str = "float32") -> None:
-        checkpoint.save(self, Path(folder), dtype)
+    def save_pretrained(self, folder: Path, dtype: str = "float32", max_shard_size: str = "5GB") -> None:
+        checkpoint.save(self, Path(folder), dtype, max_shard_size)
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> InternVLMethod:
@@ -146,23 +149,20 @@ class InternVLMethod(Method, nn.Module):
             self._last_image = (key, tiles, image.size)
         return self._last_image
 
-    def collate(self, samples: Sequence[TrainingSample]) -> dict[str, Any]:
+    def collate(self, samples: Sequence[TrainingSample], pack: bool = False) -> dict[str, Any]:
         """Right-padded ids and labels [B, L]; tiles of distinct pictures [N, 3, S, S] with the tile of each
-        placeholder group `tile_of`; masks [M, 1, R, R]; stacked extras."""
-        length = max(len(sample.ids) for sample in samples)
-        ids = torch.zeros(len(samples), length, dtype=torch.long)
-        labels = torch.full((len(samples), length), IGNORED)
+        placeholder group `tile_of`; masks [M, 1, R, R]; stacked extras. Packed, B is 1 and `positions` [1, L] begin
+        anew with each sample, by which attention keeps them apart."""
+        ids, labels, positions = _packed(samples) if pack else _padded(samples)
         tiles, first_tile, tile_of = [], {}, []
-        for row, sample in enumerate(samples):
-            ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
-            labels[row, : len(sample.labels)] = torch.tensor(sample.labels)
+        for sample in samples:
             if sample.image is not None:
                 if sample.image_key not in first_tile:
                     first_tile[sample.image_key] = sum(len(tile) for tile in tiles)
                     tiles.append(sample.image)
                 start = first_tile[sample.image_key]
                 tile_of += range(start, start + len(sample.image))
-        batch: dict[str, Any] = {"ids": ids, "labels": labels}
+        batch: dict[str, Any] = {"ids": ids, "labels": labels} | positions
         if tiles:
             batch |= {"pixels": torch.from_numpy(np.concatenate(tiles)), "tile_of": torch.tensor(tile_of)}
         masks = [mask for sample in samples for mask in sample.masks]
@@ -172,29 +172,47 @@ class InternVLMethod(Method, nn.Module):
             batch[name] = torch.from_numpy(np.stack([sample.extras[name] for sample in samples]))
         return batch
 
-    def hidden_states(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Last hidden states [B, L, D] and the vision tower's patches [N, patches, C] of a collated batch."""
+    def hidden_states(
+        self, batch: dict[str, Any], embeddings: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Last hidden states [B, L, D] and the vision tower's patches [N, patches, C] of a collated batch.
+
+        `mask` bool [B, 1, L, L] replaces the causal one."""
         ids, patches = batch["ids"], None
         embeddings = self.backbone.embed(ids) if embeddings is None else embeddings
         if "pixels" in batch:
             patches = self.backbone.patches(batch["pixels"])
             tokens = self.backbone.project(patches)[batch["tile_of"]].flatten(0, 1)
             embeddings = self.backbone.place_images(embeddings, ids, tokens)
-        return self.backbone.run(embeddings), patches
+        positions = batch.get("positions")
+        if mask is not None and positions is not None:
+            sample = (positions == 0).cumsum(1)
+            mask = mask & (sample[:, None, :, None] == sample[:, None, None, :])
+        return self.backbone.run(embeddings, mask, positions), patches
 
     def token_losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy [K] of each learned token and its label [K]; the head runs on those positions only."""
+        """Cross-entropy [K] of each learned token and its label [K]; the head runs on those positions only, in
+        pieces if their logits are many."""
         target = labels[:, 1:]
         learned = target != IGNORED
-        logits = self.backbone.head(hidden[:, :-1][learned]).float()
-        return nn.functional.cross_entropy(logits, target[learned], reduction="none"), target[learned]
+        states, target = hidden[:, :-1][learned], target[learned]
+        piece = max(1, LOGITS // self.backbone.vocabulary)
+        if len(target) <= piece:
+            return self._cross_entropy(states, target), target
+        pairs = zip(states.split(piece), target.split(piece), strict=True)
+        return torch.cat([checkpoint_pass(self._cross_entropy, *pair, use_reentrant=False) for pair in pairs]), target
+
+    def _cross_entropy(self, states: Tensor, target: Tensor) -> Tensor:
+        """States [K, D] and ids [K] -> [K]."""
+        return nn.functional.cross_entropy(self.backbone.head(states).float(), target, reduction="none")
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         hidden, patches = self.hidden_states(batch)
         losses = {"text": self.token_losses(hidden, batch["labels"])[0].mean()}
         if self.heads is not None:
             image_tokens = hidden[batch["ids"] == self.backbone.image_token_id]
-            losses |= self.heads(image_tokens.reshape(len(hidden), -1, hidden.shape[-1]), patches, batch)
+            grids = image_tokens.reshape(-1, self.backbone.size.tokens_per_tile, hidden.shape[-1])
+            losses |= self.heads(grids, patches, batch)
         return losses
 
     # ---- answering ------------------------------------------------------------------------------------------
@@ -237,7 +255,7 @@ class InternVLMethod(Method, nn.Module):
         keys = [id(r.image) if not isinstance(r.image, Path) else r.image for r in requests]
         asked = [(i, *question) for i, request in enumerate(requests) for question in self.questions(request)]
         with clock.stage("preprocess"):
-            prompts = [self._prompt(text, len(tiles[keys[i]])) for i, _, text in asked]
+            prompts = [self._prompt(text, len(tiles[keys[i]]), requests[i]) for i, _, text in asked]
             embeddings, valid = self._left_padded(prompts, [tokens_of_image[keys[i]] for i, _, _ in asked])
         rows = self.text_rows
         answers = decode(self.backbone, embeddings, valid, self.chat.stop_id, self.block(tokens), rows, clock=clock)
@@ -254,7 +272,7 @@ class InternVLMethod(Method, nn.Module):
         counts = [len(tile) for tile in tiles.values()]
         return dict(zip(tiles, (part.flatten(0, 1) for part in features.split(counts)), strict=True))
 
-    def _prompt(self, text: str, tiles: int) -> list[int]:
+    def _prompt(self, text: str, tiles: int, request: Request) -> list[int]:
         turns = [Turn("user", tasks.with_image(text, self.options.image_first))]
         return self.chat.encode(turns, tiles, reply=True)[0]
 
@@ -314,6 +332,26 @@ class InternVLMethod(Method, nn.Module):
             else:
                 run.append(token)
         return MASK.join(pieces)
+
+
+def _padded(samples: Sequence[TrainingSample]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Ids and labels [B, L], right-padded."""
+    length = max(len(sample.ids) for sample in samples)
+    ids = torch.zeros(len(samples), length, dtype=torch.long)
+    labels = torch.full((len(samples), length), IGNORED)
+    for row, sample in enumerate(samples):
+        ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
+        labels[row, : len(sample.labels)] = torch.tensor(sample.labels)
+    return ids, labels, {}
+
+
+def _packed(samples: Sequence[TrainingSample]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Ids, labels and positions [1, sum of L]; the first token of a sample is never learned, so that nothing is
+    predicted across a border."""
+    ids = torch.cat([torch.tensor(sample.ids) for sample in samples])
+    labels = torch.cat([torch.tensor([IGNORED, *sample.labels[1:]][: len(sample.ids)]) for sample in samples])
+    positions = torch.cat([torch.arange(len(sample.ids)) for sample in samples])
+    return ids[None], labels[None], {"positions": positions[None]}
 
 
 def tuples(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,7 +89,8 @@ class Backbone(nn.Module):
         """One causal pass of the language model -> last hidden states [B, L, D].
 
         `mask` [B, keys so far] marks the keys that exist; None means all of them, which lets the fused kernel run
-        (right padding needs no mask, because no real token looks to its right).
+        (right padding needs no mask, because no real token looks to its right). A mask bool [B, 1, L, keys] replaces
+        the causal one.
         """
         return self.language_model(
             inputs_embeds=embeddings,

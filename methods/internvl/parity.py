@@ -16,10 +16,9 @@ from methods.parity import Check, close, read, same
 LOGIT, FEATURE, LOSS, GRADIENT = 5e-5, 1e-5, 1e-5, 1e-5  # tolerances
 
 
-def check(folder: Path) -> list[Check]:
-    """Check one folder with config.json and io.safetensors, or each subfolder of that form."""
-    folders = [folder] if (folder / "io.safetensors").exists() else sorted(p.parent for p in folder.glob("*/io.safe*"))
-    return [result for one in folders for result in check_model(one)]
+def recognises(folder: Path) -> bool:
+    """Whether the folder holds a model in the original layout together with its inputs and outputs."""
+    return all((folder / name).is_file() for name in ("config.json", "model.safetensors", "io.safetensors"))
 
 
 def load(folder: Path) -> Backbone:
@@ -31,10 +30,10 @@ def load(folder: Path) -> Backbone:
     return backbone.eval()
 
 
-def check_model(folder: Path) -> list[Check]:
+def check(folder: Path) -> list[Check]:
     """Vision features, logits, loss, gradients, and the way back to the original names."""
     backbone, io = load(folder), read(folder, "io")
-    name, seen = folder.name, io["attention_mask"].bool()
+    seen = io["attention_mask"].bool()
     patches = backbone.patches(io["pixel_values"])
     features = backbone.project(patches)
     embeddings = backbone.embed(io["input_ids"])
@@ -45,17 +44,17 @@ def check_model(folder: Path) -> list[Check]:
     )
     loss.backward()
     checks = [
-        close(f"{name}: vision features", features, io["vit_embeds"], FEATURE),
-        close(f"{name}: logits", logits[seen], io["logits"][seen], LOGIT),
-        same(f"{name}: choices", logits[seen].argmax(-1), io["logits"][seen].argmax(-1)),
-        close(f"{name}: loss", loss[None], io["loss"], LOSS),
+        close("vision features", features, io["vit_embeds"], FEATURE),
+        close("logits", logits[seen], io["logits"][seen], LOGIT),
+        same("choices", logits[seen].argmax(-1), io["logits"][seen].argmax(-1)),
+        close("loss", loss[None], io["loss"], LOSS),
     ]
     gradients = {n: p.grad for n, p in backbone.native.named_parameters()}
     for entry in key_table(backbone.size):
         if f"grad.{entry.original}" in io:
             ours = join([gradients[n] for n in entry.native], entry, backbone.size)
-            checks.append(close(f"{name}: gradient of {entry.original}", ours, io[f"grad.{entry.original}"], GRADIENT))
+            checks.append(close(f"gradient of {entry.original}", ours, io[f"grad.{entry.original}"], GRADIENT))
     original = read_tensors(folder)
     back = to_original(backbone.native.state_dict(), backbone.size)
     equal = original.keys() == back.keys() and all(torch.equal(back[n], original[n]) for n in original)
-    return [*checks, same(f"{name}: round trip of the weights", equal, True)]
+    return [*checks, same("round trip of the weights", equal, True)]

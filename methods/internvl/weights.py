@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from methods.base import UserError
 from methods.internvl.config import BackboneSize
 
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 VISION = "model.vision_tower."
 PROJECTOR = "model.multi_modal_projector."
 TEXT = "model.language_model."
@@ -170,6 +173,16 @@ def read_config(folder: Path) -> tuple[BackboneSize, int]:
     """(architecture, vocabulary rows) from an original config.json. Raises UserError for what is not InternVL2.5."""
     try:
         config = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: config.json is missing; give a downloaded InternVL2_5 folder.") from None
+    except ValueError as error:
+        raise UserError(f"{folder}/config.json: not InternVL2.5's ({error!r}); give its original file.") from None
+    return parse_config(config, folder)
+
+
+def parse_config(config: Mapping[str, Any], folder: Path) -> tuple[BackboneSize, int]:
+    """(architecture, vocabulary rows) from the content of an original config.json. Raises UserError for another."""
+    try:
         vision, text = config["vision_config"], config["llm_config"]
         kind = text["architectures"][0]
         family = {"Qwen2ForCausalLM": "qwen2", "InternLM2ForCausalLM": "internlm2"}.get(kind)
@@ -185,28 +198,42 @@ def read_config(folder: Path) -> tuple[BackboneSize, int]:
             rms_eps=text["rms_norm_eps"], layer_scale=vision.get("initializer_factor", 0.1),
             vision_eps=vision["layer_norm_eps"],
         )  # fmt: skip
-    except FileNotFoundError:
-        raise UserError(f"{folder}: config.json is missing; give a downloaded InternVL2_5 folder.") from None
-    except (KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise UserError(f"{folder}/config.json: not InternVL2.5's ({error!r}); give its original file.") from None
     return size, text["vocab_size"]
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors files, memory-mapped. Raises UserError for damaged or missing files."""
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise UserError(f"{folder}: no model*.safetensors; download the checkpoint's weights in that format.")
+    """All tensors of a folder's model.safetensors, or of the shards that its index names, memory-mapped.
+
+    Raises UserError for damaged or missing files.
+    """
     tensors: dict[str, Tensor] = {}
-    for path in files:
-        try:
+    index = folder / INDEX_FILE
+    try:
+        placed = json.loads(index.read_text())["weight_map"] if index.is_file() else {}
+        files = sorted(set(placed.values())) or [WEIGHTS_FILE]
+        for path in (folder / Path(name).name for name in files):
+            if not path.is_file():
+                raise UserError(f"{folder}: {path.name} is missing; give a folder with all its safetensors files.")
             with safe_open(path, "pt") as handle:
                 tensors |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged ({error}); download the file again.") from None
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        absent = sorted(set(json.loads(index.read_text())["weight_map"]) - set(tensors))
-        if absent:
-            raise UserError(f"{folder}: {absent[0]} is in the index but in no file; download all shards.")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}: damaged checkpoint ({error}); copy, download or train it again.") from None
+    absent = sorted(set(placed) - set(tensors))
+    if absent:
+        raise UserError(f"{folder}: {absent[0]} is in {INDEX_FILE} but in no file; copy all shards again.")
     return tensors
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], max_shard_size: str) -> None:
+    """The inverse of read_tensors: one model.safetensors, or shards of at most `max_shard_size` ("5GB", "15MB") and
+    their index. Weights that lay in the folder before are removed."""
+    for old in [*folder.glob("model*.safetensors"), folder / INDEX_FILE]:
+        old.unlink(missing_ok=True)
+    plan = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=max_shard_size)
+    for file, names in plan.filename_to_tensors.items():
+        save_file({name: tensors[name].contiguous() for name in names}, folder / file)
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -45,6 +45,16 @@ def test_a_terminal_is_rewritten_in_place(now, capsys, monkeypatch):
     assert "eval: a note\n" in text
 
 
+def test_a_long_line_is_cut_so_that_it_can_be_rewritten(now, capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    with Progress("train", 3) as line:
+        now[0] += 1
+        line.advance({f"value_{i}": 0.5 for i in range(20)})
+    shown = capsys.readouterr().err.split("\033[K")[1:]
+    assert [len(part.rstrip("\r\n")) for part in shown] == [39, len("train: 1/3  1/s  took 0:01")]
+
+
 def test_a_failure_or_nothing_done_shows_no_end(now, capsys):
     with Progress("eval", 3):
         pass

@@ -107,6 +107,13 @@ def test_the_loss_is_the_sum_of_two_means(argenseg, examples):
     for name, values in kinds.items():
         torch.testing.assert_close(losses[name], torch.stack(values).mean(), **CLOSE)
     assert losses.keys() == {"text", "visual"}
+    argenseg.balance = "scales"
+    lengths = argenseg.codec.quantize.lengths
+    rows = torch.stack(kinds["visual"]).view(2, -1).split(list(lengths), 1)
+    by_scale = torch.stack([scale.mean() for scale in rows]).mean()
+    torch.testing.assert_close(
+        argenseg.loss(argenseg.collate(prepared(argenseg, examples[:2])))["visual"], by_scale, **CLOSE
+    )
 
 
 def test_a_batch_without_a_mask_has_text_alone(argenseg, examples):
@@ -204,6 +211,15 @@ def test_slot_inputs_start_at_zero_as_released_or_small(backbone_folder, argense
     assert 0 < float(small.pos_1LC.detach().std()) < 0.2
     with pytest.raises(UserError, match="no start called 'large'"):
         type(argenseg).build(parts | {"init": "large"}, tuple)
+
+
+def test_a_balance_is_chosen_by_name(backbone_folder, argenseg):
+    codec = {"resolution": 8, "width": 32, "multipliers": [1, 1], "blocks": 1, "codes": 16, "scales": [1, 2, 4]}
+    parts = {"backbone": str(backbone_folder), "codec": codec}
+    assert type(argenseg).build(parts, tuple).balance == "tokens"
+    assert type(argenseg).build(parts | {"balance": "scales"}, tuple).balance == "scales"
+    with pytest.raises(UserError, match="no balance 'other' for ARGenSeg; choose tokens or scales"):
+        type(argenseg).build(parts | {"balance": "other"}, tuple)
 
 
 def test_the_tokenizer_stage_takes_masks_and_scenes_half_and_half(build, examples):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import distributed, multiprocessing
 
 from methods.argenseg.pictures import CodebookKeeper, residual_cells, tokenizer_loss
 from methods.argenseg.tokenizer import VQVAE, CodecConfig
@@ -77,7 +78,56 @@ def test_the_warm_up_is_a_plain_autoencoder(codec, pictures):
     torch.testing.assert_close(losses["l2"], ((drawn - pictures) ** 2).mean())
 
 
+@torch.no_grad()
+def test_usage_is_counted_per_scale(codec):
+    """By hand: the first batch is copied, later ones come in at one hundredth, whole scales at a time."""
+    quantizer = codec.quantize
+    first, second = torch.zeros(2, 21, dtype=torch.long), torch.zeros(2, 21, dtype=torch.long)
+    first[:, 1:5] = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    second[:, 0] = 9
+    used = quantizer.count(first)
+    torch.testing.assert_close(used, torch.tensor([1 / 16, 8 / 16, 1 / 16]))
+    assert quantizer.ema_vocab_hit_SV[0, 0] == 2
+    assert quantizer.ema_vocab_hit_SV[2, 0] == 32
+    used = quantizer.count(second)
+    torch.testing.assert_close(quantizer.ema_vocab_hit_SV[0, [0, 9]], torch.tensor([1.98, 0.02]))
+    assert used[0] == 2 / 16
+    assert quantizer.ema_vocab_hit_SV.sum(1).tolist() == pytest.approx([2, 8, 32])
+    for _ in range(800):
+        used = quantizer.count(second)
+    assert used[0] == 1 / 16  # code 0 has gone out of use
+
+
+def test_usage_is_logged_per_scale_and_saved(codec, pictures):
+    losses = tokenizer_loss(codec, CodebookKeeper(codec, warmup=0), pictures, masks=2)
+    assert {"_codes_used_1", "_codes_used_2", "_codes_used_4"} <= losses.keys()
+    assert codec.state_dict()["quantize.ema_vocab_hit_SV"].sum(1).tolist() == [4, 16, 64]
+
+
 def test_the_watched_overlap_is_that_of_the_masks_alone(codec, pictures, monkeypatch):
     monkeypatch.setattr(codec, "draw", lambda features: torch.where(pictures > 0, 0.9, -0.9) + 0 * features.sum())
     losses = tokenizer_loss(codec, CodebookKeeper(codec, warmup=9), pictures, masks=2)
     assert losses["_iou"] == 1
+
+
+def one_process(rank: int, folder: str) -> None:
+    """Two training steps of one of two processes that see different pictures."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    codec = VQVAE(CodecConfig(resolution=8, width=32, multipliers=(1, 1), blocks=1, codes=16, scales=(1, 2, 4)))
+    torch.manual_seed(rank + 1)
+    keeper = CodebookKeeper(codec, warmup=0, every=1)
+    for _ in range(2):
+        tokenizer_loss(codec, keeper, torch.rand(4, 3, 8, 8) * 2 - 1, masks=2)
+    torch.save({"codes": codec.quantize.embedding.weight.detach(), "hits": keeper.hits,
+                "usage": codec.quantize.ema_vocab_hit_SV}, f"{folder}/{rank}.pt")  # fmt: skip
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_keep_the_same_codes_and_counts(tmp_path):
+    multiprocessing.spawn(one_process, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first["hits"].sum() == 2 * 4 * 21

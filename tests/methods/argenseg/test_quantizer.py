@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from methods.argenseg.quantizer import SCALES_256, SCALES_512, ResidualQuantizer, area_matrix, bicubic_matrix
 from methods.argenseg.tokenizer import VQVAE, CodecConfig
+from methods.base import UserError
 
 CLOSE = dict(rtol=0, atol=1e-5)
 sides = st.integers(1, 16)
@@ -227,3 +228,22 @@ def test_the_convolution_setting_is_given_back(codec):
     before = torch.backends.cudnn.allow_tf32
     codec.encode(masks()[:1])
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_ids_that_do_not_exist_are_named(codec):
+    ids = torch.zeros(2, 30, dtype=torch.long)
+    for wrong in (128, -1):
+        ids[1, 2] = wrong
+        with pytest.raises(UserError, match=f"no visual token {wrong}; ids run from 0 to 127"):
+            codec.decode(ids)
+    for shape in ((4,), (2, 0), (2, 31), (1, 681)):
+        with pytest.raises(UserError, match=r"a mask is one row of \[1, 5, 14"):
+            codec.decode(torch.zeros(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(2, 1, 64, 64, dtype=torch.uint8), torch.zeros(2, 1, 32, 32), torch.zeros(64, 64)]
+)
+def test_masks_of_another_kind_are_refused(codec, wrong):
+    with pytest.raises(UserError, match="must be floats in 0..1 of shape"):
+        codec.encode(wrong)

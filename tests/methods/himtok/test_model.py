@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from methods.base import Request, TrainingSample, UserError
-from methods.himtok.model import END, START, code_token
+from methods.himtok.tasks import END, START, code_token
 from methods.internvl.chat import IGNORED
 from methods.internvl.vocabulary import token_id
 
@@ -86,7 +86,7 @@ def test_masks_of_a_question_are_read_but_not_learned(himtok):
     assert (batch["labels"][0, starts[0] + 1 : starts[0] + 33] == IGNORED).all()
     assert batch["labels"][0, starts[1] + 1 : starts[1] + 33].tolist() == codes[1].tolist()
     hidden, _ = himtok.hidden_states(batch)
-    both = himtok._mask_losses(hidden, batch, *blocks)
+    both = himtok._mask_losses(hidden, batch, blocks)
     assert both["mask"].isfinite()
 
 
@@ -98,7 +98,7 @@ def test_several_masks_in_one_sample_and_none_in_another(himtok):
         conversation(himtok, [("user", "one"), ("assistant", "<mask>")], views(3)[2:]),
     ]
     batch = himtok.collate(samples)
-    rows, columns = himtok._fill(batch)
+    rows, columns, _ = himtok._fill(batch)
     assert rows[:, 0].tolist() == [0, 0, 2]
     codes = himtok.low + himtok.codec.encode(torch.from_numpy(np.stack(views(3)))[:, None])
     assert torch.equal(batch["ids"][rows, columns], codes)

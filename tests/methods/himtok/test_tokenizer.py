@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from methods.base import UserError
 from methods.himtok.pixels import PixelDecoder
 from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
 
@@ -46,6 +47,20 @@ def test_which_tokens_a_latent_reaches(masks, layout, changed):
     moved = (codec.latents(masks) - before).abs().amax((0, 2)) > 1e-6
     expected = torch.arange(32) >= changed if layout == "clean" else torch.ones(32, dtype=torch.bool)
     assert torch.equal(moved, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["clean", "released"])
+@pytest.mark.parametrize("changed", [1, 8, 16, 31])
+def test_a_latent_changes_no_earlier_token_in_the_clean_layout(layout, changed):
+    """The ids themselves: coarse to fine by construction in one layout, by training alone in the other."""
+    codec = made(encoder_layout=layout)
+    masks = (torch.rand(24, 1, 64, 64, generator=torch.Generator().manual_seed(0)) > 0.7).float()
+    before = codec.encode(masks)
+    codec.latent_tokens[changed] = 5 * torch.randn(64, generator=torch.Generator().manual_seed(1))
+    moved = (codec.encode(masks) != before).any(0)
+    assert moved[changed:].any()
+    assert moved[:changed].any() == (layout == "released")
 
 
 @torch.no_grad()
@@ -148,3 +163,22 @@ def test_logits_are_five_times_the_mean_channel_above_one_half(codec, masks):
 def test_the_pixel_decoder_doubles_on_every_level_but_the_last(multipliers, factor):
     decoder = PixelDecoder(6, 32, multipliers, 2)
     assert decoder(torch.randn(2, 6, 3, 3)).shape == (2, 3, 3 * factor, 3 * factor)
+
+
+def test_ids_that_do_not_exist_are_named(codec):
+    ids = torch.zeros(2, 4, dtype=torch.long)
+    for wrong in (64, -1, 1000):
+        ids[1, 2] = wrong
+        with pytest.raises(UserError, match=f"no mask token {wrong}; ids run from 0 to 63"):
+            codec.decode(ids)
+    for shape in ((4,), (2, 0), (1, 33)):
+        with pytest.raises(UserError, match="a mask is one row of 1 to 32 tokens"):
+            codec.decode(torch.zeros(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(2, 1, 64, 64, dtype=torch.uint8), torch.zeros(2, 1, 32, 32), torch.zeros(64, 64)]
+)
+def test_masks_of_another_kind_are_refused(codec, wrong):
+    with pytest.raises(UserError, match="must be floats in 0..1 of shape"):
+        codec.encode(wrong)

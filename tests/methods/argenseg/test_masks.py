@@ -1,0 +1,98 @@
+"""Masks as pictures and pictures as masks, in the two ways, and the wordings that go with them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from methods.argenseg.form import Form
+from methods.argenseg.masks import letterbox_place, picture_of, released_grey, to_bytes
+from methods.base import Request, UserError
+
+sizes = st.tuples(st.integers(1, 90), st.integers(1, 90))
+
+
+def drawn(width: int, height: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return ((x / width - 0.6) ** 2 + (y / height - 0.4) ** 2) < 0.06
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes, st.sampled_from(["direct", "released"]), st.booleans())
+def test_any_size_becomes_the_codecs_square(size, conversion, letterbox):
+    picture = picture_of(Image.fromarray(drawn(*size).astype(np.uint8) * 255), 32, conversion, letterbox)
+    assert (picture.size, picture.mode) == ((32, 32), "L")
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes)
+def test_a_letterbox_keeps_the_shape_and_lies_in_the_middle(size):
+    left, top, width, height = letterbox_place(size, 32)
+    assert max(width, height) in (31, 32)  # int() may lose one
+    assert abs(width / max(width, height) - size[0] / max(size)) < 1 / 31
+    assert left in ((32 - width) // 2, (33 - width) // 2)
+    assert top in ((32 - height) // 2, (33 - height) // 2)
+
+
+@pytest.mark.parametrize("letterbox", [False, True])
+def test_there_and_back_again(letterbox):
+    mask = drawn(90, 50)
+    picture = picture_of(Image.fromarray(mask.astype(np.uint8)), 64, "released", letterbox)  # of 0 and 1
+    assert np.asarray(picture).max() == 255
+    back = released_grey(np.asarray(picture.convert("RGB")), mask.shape, letterbox) > 127
+    assert (back & mask).sum() / (back | mask).sum() > 0.93
+
+
+def test_bytes_are_truncated_and_clamped():
+    picture = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0]).repeat(3, 6, 1)
+    assert to_bytes(picture)[0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
+
+
+@pytest.mark.parametrize("conversion", ["direct", "released"])
+def test_a_method_converts_as_its_form_says(argenseg, examples, conversion):
+    argenseg.form = Form(conversion=conversion)
+    mask = drawn(90, 50)
+    view = argenseg.codec_view(replace(examples[0], mask=mask))
+    expected = picture_of(Image.fromarray(mask.astype(np.uint8) * 255), 32, conversion)
+    np.testing.assert_array_equal(view, np.asarray(expected, np.float32) / 255)
+    found = argenseg.full_mask(torch.from_numpy(view), mask.shape)
+    assert (found & mask).sum() / (found | mask).sum() > 0.9
+    if conversion == "released":
+        grey = released_grey(np.asarray(expected.convert("RGB")), mask.shape)
+        assert (found != (grey > 127)).mean() < 0.01  # 254.99 may be truncated to 254
+
+
+@pytest.mark.parametrize("mask", [np.zeros((4, 5), np.uint8), np.zeros((0, 5), bool), np.zeros((4, 5, 1), bool)])
+def test_a_mask_of_another_kind_names_its_sample(argenseg, examples, mask):
+    with pytest.raises(UserError, match=r"squares sample 1-red: the mask is .* must be bool \[height, width\]"):
+        argenseg.codec_view(replace(examples[0], mask=mask))
+
+
+def test_both_conversions_keep_a_thin_mask_alike(argenseg):
+    """At 64 px and at 256 px alike their mean overlaps differ by less than 0.0005 (random ellipses)."""
+    y, x = np.mgrid[:200, :300]
+    mask = ((x - 150) / 100) ** 2 + ((y - 90 - 0.2 * x) / 12) ** 2 < 1
+    overlap = {}
+    for conversion in ("direct", "released"):
+        argenseg.form = Form(conversion=conversion)
+        view = np.asarray(picture_of(Image.fromarray(mask.astype(np.uint8) * 255), 64, conversion), np.float32) / 255
+        found = argenseg.full_mask(torch.from_numpy(view), mask.shape)
+        overlap[conversion] = (found & mask).sum() / (found | mask).sum()
+    assert min(overlap.values()) > 0.9
+    assert abs(overlap["direct"] - overlap["released"]) < 0.02
+
+
+def test_wordings(argenseg, examples):
+    example = replace(examples[0], expressions=("red one", "left"))
+    request = Request(None, example.expressions)
+    plain = "Given the following instructions: red one, left; please perform referring segmentation on this image."
+    assert argenseg.questions(request)[0][1] == plain
+    argenseg.form = Form(wording="released")
+    asked = " Given the following instructions:  red one. left.; please perform referring segmentation on this image."
+    assert argenseg.questions(request)[0][1] == asked
+    turns = argenseg.conversation(example, "segment", (64, 48), np.random.default_rng(0))
+    assert turns[0].text == f"<image>\n {plain}"
