@@ -45,11 +45,17 @@ class StageConfig:
     steps: int = MISSING
     images: int = 8  # pictures per step
     per_image: int = 2  # samples per picture
+    micro_images: int = 0  # pictures per forward pass on one device; 0: `images` divided by the number of processes
+    pack: bool = False  # put the samples of a micro-batch into one row that no padding fills
     lr: float = 1e-3  # AdamW
     matrix_lr: float = 0.0  # Muon for the weights of linear layers (the head aside); 0: AdamW for them too
     warmup: int = 50  # steps
+    schedule: str = "linear"  # how the rate falls: linear (over the last `decay`) or cosine (from the warm-up on)
     decay: float = 0.2  # last share of the steps over which the rate falls linearly to `floor` times itself
     floor: float = 0.03
+    freeze: list[str] = field(default_factory=list)  # patterns of parameter names, on top of what the stage freezes
+    lr_scale: dict[str, float] = field(default_factory=dict)  # pattern of parameter names -> factor on the rate
+    lora: dict[str, Any] = field(default_factory=dict)  # settings of peft's LoraConfig; empty: train the weights
     weight_decay: float = 0.05
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     clip: float = 1.0
@@ -67,6 +73,14 @@ class TrainConfig:
     log_every: int = 20  # steps
     save_minutes: float = 3.0
     validate_samples: int = 64
+    zero: int = 0  # stage of DeepSpeed's ZeRO; 0: plain data parallelism without DeepSpeed
+    offload: bool = False  # optimiser states (with zero 3 the weights too) in the CPU's memory
+    checkpoint_activations: bool = False  # compute activations anew in the backward pass
+    workers: int = 0  # processes that prepare samples, per process that trains
+    broken_share: float = 0.01  # of the pictures that may be unusable before a run is stopped
+    explode: float = 10.0  # stop if the loss exceeds this times its running mean (or 1); 0: never
+    tensorboard: bool = False  # also write TensorBoard's events
+    wandb: str = ""  # also log to this Weights & Biases project
 
 
 @dataclass
@@ -147,6 +161,8 @@ def _check(profile: Profile, path: Path) -> None:
     for method, name in profile.models.items():
         if name not in profile.stages:
             raise UserError(f"{path}: the model of {method} comes from {name!r}, which is not a stage of this profile.")
+    if profile.train.zero not in range(4):
+        raise UserError(f"{path}: train.zero is {profile.train.zero}; choose 0, 1, 2 or 3.")
     for key, (value, least) in _numbers(profile).items():
         if value < least:
             raise UserError(f"{path}: {key} is {value}, but must be at least {least}.")
@@ -156,6 +172,8 @@ def _check_stage(profile: Profile, name: str, path: Path, above: tuple[str, ...]
     if name in above:
         raise UserError(f"{path}: stage {name} builds on itself ({' -> '.join([*above, name])}); break the circle.")
     stage = profile.stages[name]
+    if stage.schedule not in ("linear", "cosine"):
+        raise UserError(f"{path}: stages.{name}.schedule is {stage.schedule!r}; choose linear or cosine.")
     if len(stage.betas) != 2:
         raise UserError(f"{path}: stages.{name}.betas has {len(stage.betas)} numbers, but must have 2.")
     for value in stage.parts.values():
@@ -173,6 +191,7 @@ def _numbers(profile: Profile) -> dict[str, tuple[int, int]]:
         "data.workers": (data.workers, 1),
         "train.threads": (train.threads, 1),
         "train.log_every": (train.log_every, 1),
+        "train.workers": (train.workers, 0),
         "evaluate.limit": (evaluate.limit, 0),
         "evaluate.batch": (evaluate.batch, 1),
         "evaluate.threads": (evaluate.threads, 1),
@@ -183,6 +202,7 @@ def _numbers(profile: Profile) -> dict[str, tuple[int, int]]:
     for name, stage in profile.stages.items():
         for key in ("steps", "images", "per_image"):
             counts[f"stages.{name}.{key}"] = (getattr(stage, key), 1)
+        counts[f"stages.{name}.micro_images"] = (stage.micro_images, 0)
     return counts
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 from collections.abc import Iterable
 from datetime import date
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from bench.config import Profile, resolved
 from bench.data.cards import open_dataset
@@ -30,7 +32,8 @@ from bench.latency.records import to_records as latency_records
 from bench.records import Record, read_lines, read_records, write_atomic, write_records
 from bench.report.build import build as build_report
 from bench.train.engine import resolve_precision
-from bench.train.stages import eval_root, model_of_stage, needed_stages, train_root, train_stage
+from bench.train.stages import eval_root, model_of_stage, needed_stages, stage_folder, train_root, train_stage
+from bench.train.world import join
 from methods.base import Method, Request, UserError
 from methods.registry import method_class
 
@@ -54,17 +57,20 @@ def prepare_data(profile: Profile, train: bool) -> None:
 
 
 def train(profile: Profile, names: Iterable[str] = ()) -> list[Path]:
-    """Train the named stages, or all, with what they build on."""
+    """Train the named stages, or all, with what they build on; alone, or as one of the processes of a launcher."""
     names = list(names)
     for name in names:
         if name not in profile.stages:
             known = ", ".join(profile.stages)
             raise UserError(f"There is no stage {name!r} in profile {profile.name}; choose from {known}.")
-    prepare_data(profile, train=True)
+    world = join()
+    if world.first:
+        prepare_data(profile, train=True)
+    world.wait()
     order: list[str] = []
     for name in names or profile.stages:
         order += [s for s in needed_stages(profile, name) if s not in order]
-    return [train_stage(profile, name, resolved(profile), device_of()) for name in order]
+    return [train_stage(profile, name, resolved(profile), device_of(), world) for name in order]
 
 
 def shipped_model(profile: Profile, method: str) -> Path:
@@ -82,20 +88,33 @@ def find_model(profile: Profile, method: str) -> Path:
 
 
 def ship(profile: Profile) -> list[Path]:
-    """Copy the trained models as float16 to results/<profile>/checkpoints, from where `reproduce` takes them."""
+    """Copy the trained models as float16 to results/<profile>/checkpoints, from where `reproduce` takes them, and the
+    logs of their training to results/<profile>/logs."""
     folders = []
     for method, stage in profile.models.items():
         trained = method_class(method).from_pretrained(model_of_stage(profile, stage))
-        trained.save_pretrained(shipped_model(profile, method), "float16")
+        trained.save_pretrained(shipped_model(profile, method), "float16", max_shard_size="15MB")
         folders.append(shipped_model(profile, method))
+        for name in needed_stages(profile, stage):
+            logs = profile.results_dir / "logs" / name
+            logs.mkdir(parents=True, exist_ok=True)
+            for log in stage_folder(profile, name).glob("*.jsonl"):
+                shutil.copyfile(log, logs / log.name)
     return folders
 
 
 def digest(folder: Path) -> str:
-    """Short SHA-256 over a model's weights and configuration."""
-    total = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")) + [folder / "config.json"]:
-        total.update(path.read_bytes())
+    """Short SHA-256 over a model's weights and configuration; however the weights are cut into files."""
+    total, where = hashlib.sha256(), {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as handle:
+            where |= dict.fromkeys(handle.keys(), path)
+    for name, path in sorted(where.items()):
+        with safe_open(path, "pt") as handle:
+            tensor = handle.get_tensor(name)
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy())
+    total.update((folder / "config.json").read_bytes())
     return total.hexdigest()[:16]
 
 

@@ -1,6 +1,7 @@
 """The optimiser side of a step, apart from the loop, so that another engine can take its place.
 
-LocalEngine runs on one device: AdamW, warm-up, constant rate, linear decay, gradient clipping, autocast.
+LocalEngine keeps a whole model on each process and sums gradients over them: AdamW, warm-up, a falling rate, gradient
+clipping, autocast. bench/train/deepspeed.py shares weights and optimiser states out instead.
 
 Models trained from nothing may use Muon for the matrices of their linear layers: it orthogonalises each update, which
 takes a small transformer through the plateau in which its attention is still uniform several times sooner.
@@ -8,19 +9,59 @@ takes a small transformer through the plateau in which its attention is still un
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from bench.config import StageConfig
+from bench.train.batches import MicroBatch
+from bench.train.meter import FlopMeter
+from bench.train.world import ALONE, World
 from methods.base import UserError
 
 
+class Engine(Protocol):
+    """What the loop asks of an engine. Every process calls every function at the same time."""
+
+    def step(self, number: int, micro_batches: Iterable[MicroBatch]) -> dict[str, float]:
+        """One update from this process's micro-batches of a step -> the losses' means over all processes.
+        Raises LossError before the update if a loss is not finite."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors to save, on the first process (the others return nothing): the module's under `module/NAME`, the
+        optimiser's under `optimizer/NAME/KEY`. The form is the same for every engine and number of processes."""
+        ...
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`, on every process."""
+        ...
+
+    def whole(self) -> Any:
+        """A context in which the module's parameters are complete on every process."""
+        ...
+
+
+class LossError(FloatingPointError):
+    """A loss that is no number, with the names of the samples that gave it."""
+
+    def __init__(self, value: float, names: Sequence[str]):
+        super().__init__(f"the loss is {value}")
+        self.names = list(names)
+
+
 def rate(step: int, config: StageConfig) -> float:
-    """The factor on all learning rates: linear warm-up, 1, and a linear fall to `floor` over the last `decay` of the
-    run."""
+    """The factor on all learning rates: linear warm-up; then 1 and a linear fall to `floor` over the last `decay` of
+    the run ("linear"), or half a cosine wave from 1 to `floor` ("cosine")."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
+    if config.schedule == "cosine":
+        done = max(0, step - config.warmup) / max(1, config.steps - config.warmup)
+        return warm * (config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
     left = 1 - step / config.steps
     return warm * max(config.floor, min(1.0, left / config.decay if config.decay > 0 else 1.0))
 
@@ -35,6 +76,57 @@ def matrices(module: nn.Module) -> set[str]:
     return names
 
 
+def matching(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names that a pattern (`*` stands for anything) fits. Raises UserError if there are none."""
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        raise UserError(f"No parameter is called {pattern!r}; correct freeze or lr_scale (* stands for anything).")
+    return found
+
+
+def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
+    """Stop training the parameters whose names fit one of the patterns."""
+    parameters = dict(module.named_parameters())
+    for pattern in patterns:
+        for name in matching(pattern, parameters):
+            parameters[name].requires_grad_(False)
+
+
+def parameter_groups(module: nn.Module, config: StageConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Groups for AdamW (tensors with more than one dimension are decayed) and for Muon (`matrices`, if
+    `config.matrix_lr`), each with its own rate where `config.lr_scale` says so."""
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    factor: dict[str, float] = {}
+    for pattern, value in config.lr_scale.items():
+        factor = dict.fromkeys(matching(pattern, trained), value) | factor  # the first pattern that fits counts
+    orthogonal = matrices(module) if config.matrix_lr else set()
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    for name, p in trained.items():
+        decay = config.weight_decay if p.ndim > 1 else 0.0
+        groups.setdefault((name in orthogonal, decay, factor.get(name, 1.0)), []).append(p)
+    made = ([], [])
+    for (muon, decay, scale), members in groups.items():
+        base = config.matrix_lr if muon else config.lr
+        made[muon].append({"params": members, "lr": base * scale, "weight_decay": decay})
+    return made
+
+
+def total_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """The weighted sum of the losses that train."""
+    return sum(weights.get(name, 1.0) * loss for name, loss in losses.items() if not name.startswith("_"))
+
+
+def means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Name -> mean over the micro-batches that have it."""
+    names = dict.fromkeys(name for each in values for name in each)
+    held = {name: [each[name] for each in values if name in each] for name in names}
+    return {name: sum(found) / len(found) for name, found in held.items()}
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """ "auto" is bfloat16 where the device multiplies it faster than float32, else float32."""
     if name == "auto":
@@ -46,47 +138,68 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 class LocalEngine:
-    """One process, one device. `step` returns the losses of a batch as numbers after having applied them."""
+    """A whole model on each process; with several, their gradients are summed.
 
-    def __init__(self, module: nn.Module, config: StageConfig, precision: torch.dtype, device: torch.device):
+    parts: micro-batches of a step over all processes, by which the losses are divided.
+    """
+
+    def __init__(
+        self, module: nn.Module, config: StageConfig, precision: torch.dtype, device: torch.device,
+        world: World = ALONE, parts: int = 1, meter: FlopMeter | None = None,
+    ):  # fmt: skip
         self.module, self.config, self.precision, self.device = module, config, precision, device
+        self.world, self.parts, self.meter = world, parts, meter or FlopMeter(None)
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        orthogonal = matrices(module) if config.matrix_lr else set()
-        groups: dict[str, list[nn.Parameter]] = {"decayed": [], "plain": [], "orthogonal": []}
-        for name, p in self.parameters.items():
-            groups["orthogonal" if name in orthogonal else "decayed" if p.ndim > 1 else "plain"].append(p)
-        decay = config.weight_decay
-        adam = [{"params": groups["decayed"], "weight_decay": decay}, {"params": groups["plain"], "weight_decay": 0.0}]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(adam, lr=config.lr, betas=tuple(config.betas))
-        ]
-        if groups["orthogonal"]:
-            rates = {"lr": config.matrix_lr, "weight_decay": decay, "adjust_lr_fn": "match_rms_adamw"}
-            self.optimizers.append(torch.optim.Muon(groups["orthogonal"], **rates))
+        adam, muon = parameter_groups(module, config)
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if adam:
+            self.optimizers.append(torch.optim.AdamW(adam, lr=config.lr, betas=tuple(config.betas)))
+        if muon:
+            self.optimizers.append(torch.optim.Muon(muon, lr=config.matrix_lr, adjust_lr_fn="match_rms_adamw"))
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
-    def step(self, number: int, batch: dict[str, object]) -> dict[str, float]:
-        """Forward, backward and update for one batch. Raises FloatingPointError if the loss is not finite."""
+    def step(self, number: int, micro_batches: Iterable[MicroBatch]) -> dict[str, float]:
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, full in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = full * rate(number, self.config)
-        batch = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-            losses = self.module.loss(batch)
-        weights = self.config.weights
-        total = sum(weights.get(name, 1.0) * loss for name, loss in losses.items() if not name.startswith("_"))
-        if not torch.isfinite(total):
-            raise FloatingPointError(f"the loss is {float(total.detach())}")
-        total.backward()
+        values = [self._backward(micro) for micro in micro_batches]
+        self._sum_gradients()
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        return {"loss": float(total.detach()), **values, "_gradient": float(norm)}
+        everyone = [each for of_process in self.world.gather(values) for each in of_process]
+        return means(everyone) | {"_gradient": float(norm)}
+
+    def _backward(self, micro: MicroBatch) -> dict[str, float]:
+        batch = to_device(micro.batch, self.device)
+        torch.manual_seed(micro.seed)
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16),
+            self.meter.counting(self.module, micro.tokens),
+        ):
+            losses = self.module.loss(batch)
+        total = total_loss(losses, self.config.weights)
+        if not torch.isfinite(total):
+            raise LossError(float(total.detach()), micro.names)
+        (total / self.parts).backward()
+        return {"loss": float(total.detach())} | {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _sum_gradients(self) -> None:
+        """Parameters that no process used keep no gradient, as in a run of one process."""
+        if self.world.size == 1:
+            return
+        used = torch.tensor([float(p.grad is not None) for p in self.parameters.values()], device=self.device)
+        self.world.sum(used)
+        for parameter, count in zip(self.parameters.values(), used.tolist(), strict=True):
+            if count:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                self.world.sum(parameter.grad)
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors to save: the module's, and the optimiser's under `optimizer/NAME/KEY`."""
+        if not self.world.first:
+            return {}
         tensors = {f"module/{name}": t.detach().cpu() for name, t in self.module.state_dict().items()}
         for name, parameter in self.parameters.items():
             for optimizer in self.optimizers:
@@ -95,17 +208,29 @@ class LocalEngine:
         return {name: t.clone().contiguous() for name, t in tensors.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`."""
-        module = {name[7:]: t for name, t in tensors.items() if name.startswith("module/")}
-        self.module.load_state_dict(module)
+        load_module(self.module, tensors)
         for name, parameter in self.parameters.items():
-            prefix = f"optimizer/{name}/"
-            state = {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
+            state = optimizer_state(tensors, name)
             if state:
                 optimizer = next(o for o in self.optimizers if any(parameter is p for p in _parameters(o)))
                 optimizer.state[parameter] = {
                     key: t if key == "step" else t.to(parameter.device) for key, t in state.items()
                 }
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        yield
+
+
+def load_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """The module's part of a saved state."""
+    module.load_state_dict({name[7:]: t for name, t in tensors.items() if name.startswith("module/")})
+
+
+def optimizer_state(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The optimiser's part of a saved state that belongs to one parameter."""
+    prefix = f"optimizer/{name}/"
+    return {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -1,16 +1,20 @@
 """The loop: draw, prepare, step, log, validate, snapshot; then save the model.
 
-A stage's folder holds train.jsonl, validation.jsonl, a snapshot while it runs, config.yaml, and at the end model/.
-A killed run continues from its last snapshot and ends with the same bytes as an uninterrupted one.
+A stage's folder holds train.jsonl, speed.jsonl, validation.jsonl, a snapshot while it runs, config.yaml, and at the end
+model/. A killed run continues from its last snapshot and ends with the same bytes as an uninterrupted one; SIGTERM
+makes it write a snapshot and leave with exit code 0.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
+import signal
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +22,25 @@ import torch
 
 from bench.config import StageConfig, TrainConfig
 from bench.progress import Progress
-from bench.train.engine import LocalEngine, rate, resolve_precision
-from bench.train.order import Drawn, Order
+from bench.train.batches import MicroBatch, MicroBatches, micro_images, stream
+from bench.train.engine import Engine, LocalEngine, LossError, rate, resolve_precision
+from bench.train.meter import FlopMeter, peak_flops
+from bench.train.order import Order
+from bench.train.sight import Sight, append
 from bench.train.snapshot import load_snapshot, save_snapshot, snapshots
+from bench.train.trainable import enter, merge_adapters
+from bench.train.world import ALONE, World
 from methods.base import Method, UserError
 
 DONE = "model"
+LOGS = ("train.jsonl", "validation.jsonl")  # cut back to the snapshot when a run goes on
+MEAN = 0.98  # share of the old value in the running mean of the loss
+SEEN = 1000  # pictures at least, by which the share of broken ones is judged
 
 
 @dataclass
 class Run:
-    """A stage ready to run. `validate` maps a method to numbers; it must not touch torch's generator."""
+    """A stage ready to run. `validate` maps a method to numbers."""
 
     name: str
     folder: Path
@@ -37,6 +49,17 @@ class Run:
     stage: StageConfig
     train: TrainConfig
     validate: Callable[[Method], dict[str, float]] | None = None
+    world: World = ALONE
+
+
+@dataclass
+class Standing:
+    """Where a run is, as its snapshots keep it."""
+
+    step: int = 0
+    mean: float | None = None  # of the loss
+    broken: int = 0  # pictures of this run that were replaced
+    lines: dict[str, int] = field(default_factory=dict)
 
 
 def run_stage(run: Run, device: torch.device) -> Path:
@@ -44,82 +67,181 @@ def run_stage(run: Run, device: torch.device) -> Path:
     torch.set_num_threads(run.train.threads)
     run.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(run.stage.seed)
-    run.method.enter_stage(run.stage.stage)
+    enter(run.method, run.stage, run.train, run.world)
     run.method.to(device).train()
-    engine = LocalEngine(run.method, run.stage, resolve_precision(run.train.precision, device), device)
-    first = _resume(run, engine)
-    saved = time.monotonic()
-    with Progress(run.name, run.stage.steps, first) as progress:
-        for step in range(first, run.stage.steps):
-            values = _one_step(run, engine, step)
-            done = step + 1 == run.stage.steps
-            if done or (step + 1) % run.train.log_every == 0:
-                line = {"step": step + 1, "samples": (step + 1) * samples_per_step(run.stage)}
-                _append(run.folder / "train.jsonl", line | values | {"lr": run.stage.lr * rate(step, run.stage)})
-            progress.advance(values)
-            if run.validate and (done or (run.stage.validate_every and (step + 1) % run.stage.validate_every == 0)):
-                _validate(run, step + 1, progress)
-            if time.monotonic() - saved > 60 * run.train.save_minutes:
-                save_snapshot(run.folder, step + 1, engine.state(), _lines(run.folder))
-                saved = time.monotonic()
-    draft = run.folder / f".{DONE}.part"
-    shutil.rmtree(draft, ignore_errors=True)
-    run.method.save_pretrained(draft)
-    draft.rename(run.folder / DONE)
-    for old in snapshots(run.folder):
-        shutil.rmtree(old)
+    meter = FlopMeter(peak_flops(device))
+    batches = MicroBatches(run.method, run.order, run.stage, micro_images(run.stage, run.world))
+    engine = make_engine(run, device, batches.per_step, meter)
+    standing = _resume(run, engine)
+    sight = Sight(run.name, run.folder, run.train, run.world, device)
+    with Progress(run.name, run.stage.steps, standing.step) as progress, _terminated() as stop:
+        _train(run, engine, standing, batches, sight, meter, progress, stop)
+    _save_model(run, engine)
     return run.folder / DONE
+
+
+def make_engine(run: Run, device: torch.device, parts: int, meter: FlopMeter) -> Engine:
+    """The engine that the profile asks for."""
+    precision = resolve_precision(run.train.precision, device)
+    if run.train.zero == 0:
+        return LocalEngine(run.method, run.stage, precision, device, run.world, parts, meter)
+    from bench.train.deepspeed import DeepSpeedEngine
+
+    return DeepSpeedEngine(run.method, run.stage, run.train, precision, device, run.world, parts, meter)
+
+
+def _train(
+    run: Run, engine: Engine, standing: Standing, batches: MicroBatches, sight: Sight, meter: FlopMeter,
+    progress: Progress, stop: list[int],
+) -> None:  # fmt: skip
+    """Every step from `standing` on."""
+    source = stream(batches, run.world, standing.step, run.train.workers)
+    mine = batches.per_step // run.world.size
+    saved, last = time.monotonic(), run.stage.steps
+    while standing.step < last:
+        values = _one_step(run, engine, standing, list(islice(source, mine)), sight, progress)
+        step = standing.step
+        if step == last or step % run.train.log_every == 0:
+            line = {"step": step, "samples": step * samples_per_step(run.stage)}
+            sight.log(step, line | values | {"lr": run.stage.lr * rate(step - 1, run.stage)}, meter)
+        if run.world.first:
+            progress.advance(values | sight.latest)
+        if run.validate and (step == last or (run.stage.validate_every and step % run.stage.validate_every == 0)):
+            _validate(run, engine, step, progress)
+        late = time.monotonic() - saved > 60 * run.train.save_minutes
+        asked = [any(each) for each in zip(*run.world.gather((bool(stop), late)), strict=True)]
+        if any(asked):
+            _save(run, engine, standing)
+            saved = time.monotonic()
+        if asked[0] and run.world.first:
+            progress.note(f"stopped by a signal after step {step}; the same command goes on from there.")
+        if asked[0]:
+            sys.exit(0)
 
 
 def samples_per_step(stage: StageConfig) -> int:
     return stage.images * stage.per_image
 
 
-def _one_step(run: Run, engine: LocalEngine, step: int) -> dict[str, float]:
-    drawn = run.order(step)
-    samples = [run.method.prepare(d.example, d.task, d.rng) for d in drawn]
+def _one_step(
+    run: Run, engine: Engine, standing: Standing, micro_batches: list[MicroBatch], sight: Sight, progress: Progress
+) -> dict[str, float]:
+    step = standing.step
+    _count_broken(run, standing, micro_batches, progress)
     try:
-        return engine.step(step, run.method.collate(samples))
-    except FloatingPointError as error:
+        values = engine.step(step, micro_batches)
+    except LossError as error:
+        raise UserError(_bad_loss(run, str(error), step, error.names)) from None
+    names = [name for micro in micro_batches for name in micro.names]
+    loss, mean = values["loss"], standing.mean
+    if run.train.explode and mean is not None and step > run.stage.warmup and loss > run.train.explode * max(1, mean):
+        everyone = [name for of_process in run.world.gather(names) for name in of_process]
+        raise UserError(_bad_loss(run, f"the loss jumped from {mean:.3f} to {loss:.3f}", step, everyone))
+    standing.mean = loss if mean is None else MEAN * mean + (1 - MEAN) * loss
+    standing.step += 1
+    sight.speed.count(len(names), sum(micro.tokens for micro in micro_batches))
+    return values
+
+
+def _bad_loss(run: Run, what: str, step: int, names: list[str]) -> str:
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return f"{run.name}: {what} at step {step}; lower lr or look at the samples {shown}."
+
+
+def _count_broken(run: Run, standing: Standing, micro_batches: list[MicroBatch], progress: Progress) -> None:
+    """Report pictures that were replaced, and stop if they are too many."""
+    for micro in micro_batches:
+        if micro.error:
+            raise UserError(f"{run.name}: {micro.error}")
+        for sentence in micro.broken:
+            progress.note(f"replaced a picture: {sentence}")
+    standing.broken += sum(run.world.gather(sum(len(micro.broken) for micro in micro_batches)))
+    seen = (standing.step + 1) * run.stage.images
+    if standing.broken > run.train.broken_share * max(SEEN, seen):
         raise UserError(
-            f"{run.name}: {error} at step {step}; lower lr or look at the samples {_names(drawn)}."
-        ) from None
+            f"{run.name}: {standing.broken} pictures of {seen} could not be used, more than "
+            f"train.broken_share={run.train.broken_share}; repair the data named above."
+        )
 
 
-def _names(drawn: list[Drawn]) -> str:
-    return ", ".join(f"{d.example.dataset}:{d.example.ref_id}" for d in drawn[:4]) + (" ..." if len(drawn) > 4 else "")
+# ---- snapshots, validation, the end -----------------------------------------------------------------------------
 
 
-def _resume(run: Run, engine: LocalEngine) -> int:
-    """Load the last snapshot, cut the logs back to it, and return the next step."""
+def _resume(run: Run, engine: Engine) -> Standing:
+    """Load the last snapshot, cut the logs back to it, and return where it stands."""
     found = load_snapshot(run.folder)
+    run.world.wait()  # nobody touches the logs before all have looked
     if found is None:
-        for name in ("train.jsonl", "validation.jsonl"):
+        for name in (*LOGS, "speed.jsonl") if run.world.first else ():
             (run.folder / name).unlink(missing_ok=True)
-        return 0
+        return Standing()
     tensors, state = found
+    order = state.pop("order", run.order.identity())
+    changed = [key for key, value in run.order.identity().items() if order.get(key) != value]
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"{run.folder}: the snapshot was made with {key} = {order.get(key)}, now it is "
+            f"{run.order.identity()[key]}; set it back, or remove the folder to start anew."
+        )
     engine.load_state(tensors)
-    for name, count in state["lines"].items():
+    standing = Standing(**state)
+    for name, count in standing.lines.items() if run.world.first else ():
         path = run.folder / name
         lines = path.read_text().splitlines(keepends=True)[:count] if path.exists() else []
         path.write_text("".join(lines))
-    return state["step"]
+    return standing
 
 
-def _lines(folder: Path) -> dict[str, Any]:
-    names = [name for name in ("train.jsonl", "validation.jsonl") if (folder / name).exists()]
-    return {"lines": {name: len((folder / name).read_text().splitlines()) for name in names}}
+def _save(run: Run, engine: Engine, standing: Standing) -> None:
+    tensors = engine.state()
+    if run.world.first:
+        logs = [name for name in LOGS if (run.folder / name).exists()]
+        standing.lines = {name: len((run.folder / name).read_text().splitlines()) for name in logs}
+        save_snapshot(run.folder, standing.step, tensors, vars(standing) | {"order": run.order.identity()})
+    run.world.wait()
 
 
-def _validate(run: Run, step: int, progress: Progress) -> None:
-    run.method.eval()
-    values = run.validate(run.method)
-    run.method.train()
-    _append(run.folder / "validation.jsonl", {"step": step, "samples": step * samples_per_step(run.stage)} | values)
-    progress.note(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
+def _validate(run: Run, engine: Engine, step: int, progress: Progress) -> None:
+    with engine.whole():
+        if run.world.first:
+            run.method.eval()
+            values = run.validate(run.method)
+            run.method.train()
+            line = {"step": step, "samples": step * samples_per_step(run.stage)}
+            append(run.folder / "validation.jsonl", line | values)
+            progress.note(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
+        run.world.wait()
 
 
-def _append(path: Path, line: dict[str, Any]) -> None:
-    rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}
-    with path.open("a") as handle:
-        handle.write(json.dumps(rounded) + "\n")
+def _save_model(run: Run, engine: Engine) -> None:
+    draft = run.folder / f".{DONE}.part"
+    with engine.whole():
+        if run.world.first:
+            shutil.rmtree(draft, ignore_errors=True)
+            if run.stage.lora:
+                merge_adapters(run.method)
+            run.method.save_pretrained(draft)
+            draft.rename(run.folder / DONE)
+            for old in snapshots(run.folder):
+                shutil.rmtree(old)
+        run.world.wait()
+
+
+@contextmanager
+def _terminated() -> Iterator[list[int]]:
+    """A list that is filled when SIGTERM comes; as before outside the main thread, where signals cannot be caught."""
+    got: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        got.append(number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, note)
+    except ValueError:
+        yield got
+        return
+    try:
+        yield got
+    finally:
+        signal.signal(signal.SIGTERM, before)

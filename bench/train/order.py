@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -52,12 +52,27 @@ class Order:
 
     def __call__(self, step: int) -> list[Drawn]:
         """The samples of one step, in order."""
-        drawn = []
-        for slot in range(self.images):
-            position = step * self.images + slot
-            image = self.pictures[self._permutation(position // len(self.pictures))[position % len(self.pictures)]]
-            drawn += self._of_picture(image, step, slot)
-        return drawn
+        return [drawn for slot in range(self.images) for drawn in self.picture(step, slot)]
+
+    def picture(self, step: int, slot: int, attempt: int = 0) -> list[Drawn]:
+        """The samples of one picture of a step; an `attempt` above 0 draws another picture in its place."""
+        position = step * self.images + slot
+        if attempt:
+            place = np.random.default_rng([self.seed, 3, step, slot, attempt]).integers(len(self.pictures))
+        else:
+            place = self._permutation(position // len(self.pictures))[position % len(self.pictures)]
+        rng = np.random.default_rng([self.seed, 2, step, slot, *([attempt] if attempt else [])])
+        return self._of_picture(self.pictures[place], rng)
+
+    def identity(self) -> dict[str, object]:
+        """What fixes the order; a run may only go on with the same."""
+        return {
+            "seed": self.seed,
+            "images": self.images,
+            "per_image": self.per_image,
+            "pictures": len(self.pictures),
+            "tasks": self.tasks,
+        }
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._epoch[0] != epoch:
@@ -65,8 +80,7 @@ class Order:
             self._epoch = (epoch, rng.permutation(len(self.pictures)))
         return self._epoch[1]
 
-    def _of_picture(self, image: int | str, step: int, slot: int) -> list[Drawn]:
-        rng = np.random.default_rng([self.seed, 2, step, slot])
+    def _of_picture(self, image: Any, rng: np.random.Generator) -> list[Drawn]:
         usable = [task for task in self.tasks if self.places[task].get(image)]
         weights = np.array([self.tasks[task] for task in usable])
         left = {task: list(rng.permutation(self.places[task][image])) for task in usable}

@@ -11,15 +11,18 @@ import torch
 from bench.config import Profile, StageConfig
 from bench.data.cards import open_dataset
 from bench.evaluate.metrics import box_iou
+from bench.evaluate.perception import PerceptionSet
 from bench.evaluate.plan import plan
 from bench.evaluate.runner import round_trip
 from bench.records import write_atomic
 from bench.train.loop import DONE, Run, run_stage
 from bench.train.order import ImageDataset, Order
+from bench.train.world import ALONE, World
 from methods.base import Method, Request, UserError
 from methods.registry import method_class
 
 TEXT_TASKS = ("caption", "question")  # served by the captions of a dataset, the others by its referents
+PERCEPTION_TASKS = ("choose", "choose_several")  # by questions that are made from the referents
 
 
 def stage_folder(profile: Profile, name: str) -> Path:
@@ -31,7 +34,7 @@ def model_of_stage(profile: Profile, name: str) -> Path:
     return stage_folder(profile, name) / DONE
 
 
-def train_stage(profile: Profile, name: str, text: str, device: torch.device) -> Path:
+def train_stage(profile: Profile, name: str, text: str, device: torch.device, world: World = ALONE) -> Path:
     """Run one stage to its end and return its model's folder; a finished stage returns at once.
 
     text: the resolved profile, kept beside the run.
@@ -43,8 +46,9 @@ def train_stage(profile: Profile, name: str, text: str, device: torch.device) ->
     datasets = open_training_data(profile, stage)
     method = method_class(stage.method).build(parts_of(profile, stage), corpus_of(datasets))
     order = Order(datasets, stage.tasks, stage.images, stage.per_image, stage.seed)
-    run = Run(name, folder, method, order, stage, profile.train, validation(profile, stage))
-    write_atomic(folder / "config.yaml", text)
+    run = Run(name, folder, method, order, stage, profile.train, validation(profile, stage), world)
+    if world.first:
+        write_atomic(folder / "config.yaml", text)
     return run_stage(run, device)
 
 
@@ -79,7 +83,9 @@ def open_training_data(profile: Profile, stage: StageConfig) -> dict[str, ImageD
         datasets[task] = open_dataset(name, root, "train", reader="captions", kinds=kinds)
     if len(text_tasks) < len(stage.tasks):
         referents = open_dataset(name, root, "train", semantic=stage.stage == "pretrain")
-        datasets |= {task: referents for task in stage.tasks if task not in TEXT_TASKS}
+        datasets |= {task: referents for task in stage.tasks if task not in (*TEXT_TASKS, *PERCEPTION_TASKS)}
+        for task in (task for task in stage.tasks if task in PERCEPTION_TASKS):
+            datasets[task] = PerceptionSet(referents, several=task == "choose_several", seed=stage.seed)
     return datasets
 
 

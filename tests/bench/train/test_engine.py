@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bench.config import StageConfig
+from bench.train.batches import MicroBatch
 from bench.train.engine import LocalEngine, matrices, rate, resolve_precision
 from methods.base import UserError
 
@@ -58,8 +59,9 @@ class Toy(nn.Module):
         }
 
 
-def batch(value: float = 0.0):
-    return {"x": torch.full((3, 4), value), "name": "not a tensor"}
+def batch(value: float = 0.0) -> list[MicroBatch]:
+    """A step of one micro-batch."""
+    return [MicroBatch({"x": torch.full((3, 4), value), "name": "not a tensor"}, 0, ["toy:1"], 5)]
 
 
 def engine(module=None, **changes) -> LocalEngine:

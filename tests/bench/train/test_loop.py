@@ -69,7 +69,8 @@ def run_and_die(run: Run, save_at: int, die_at: int) -> None:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Every file but the speed, which depends on the hour."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "speed.jsonl")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

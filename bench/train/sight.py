@@ -1,0 +1,79 @@
+"""What a run tells of itself: train.jsonl (the same bytes however often it was stopped), speed.jsonl (which depends on
+the machine and the hour), the status line, and if asked for TensorBoard and Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.config import TrainConfig
+from bench.train.meter import FlopMeter, Speed, memory_gigabytes
+from bench.train.world import World
+from methods.base import UserError
+
+
+def append(path: Path, line: Mapping[str, Any]) -> None:
+    """One JSON line, floats with six decimals."""
+    rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}
+    with path.open("a") as handle:
+        handle.write(json.dumps(rounded) + "\n")
+
+
+class Sight:
+    """Speed and logs of a run; only the first process writes."""
+
+    def __init__(self, name: str, folder: Path, train: TrainConfig, world: World, device: torch.device):
+        self.folder, self.world, self.device = folder, world, device
+        self.speed = Speed()
+        self.latest: dict[str, float] = {}  # the last reading
+        self.sinks = []
+        if world.first and train.tensorboard:
+            self.sinks.append(_tensorboard(folder / "tensorboard"))
+        if world.first and train.wandb:
+            self.sinks.append(_wandb(train.wandb, name, folder))
+
+    def read_speed(self, meter: FlopMeter) -> dict[str, float]:
+        """Samples/s and tokens/s of all processes, MFU where the device's peak is known, gigabytes in use."""
+        samples, tokens = self.speed.read()
+        values = {"samples/s": samples * self.world.size}
+        if tokens:
+            values["tokens/s"] = tokens * self.world.size
+        share = meter.utilisation(tokens)
+        return values | ({"MFU": share} if share is not None else {}) | {"GB": memory_gigabytes(self.device)}
+
+    def log(self, step: int, line: Mapping[str, float], meter: FlopMeter) -> None:
+        """Read the speed, and write it and the values of a step everywhere."""
+        self.latest = speed = self.read_speed(meter)
+        if not self.world.first:
+            return
+        append(self.folder / "train.jsonl", line)
+        append(self.folder / "speed.jsonl", {"step": step} | speed)
+        for sink in self.sinks:
+            sink(step, {**line, **speed})
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("train.tensorboard needs TensorBoard; install it with `pip install tensorboard`.") from None
+    writer = SummaryWriter(str(folder))
+
+    def write(step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    return write
+
+
+def _wandb(project: str, name: str, folder: Path) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("train.wandb needs Weights & Biases; install it with `pip install wandb`.") from None
+    run = wandb.init(project=project, name=name, dir=str(folder), id=name, resume="allow")
+    return lambda step, values: run.log(dict(values), step=step)

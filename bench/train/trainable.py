@@ -1,0 +1,69 @@
+"""What of a method is trained in a stage: the stage's own rule, then the profile's freeze list, adapters, and
+activation checkpointing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from bench.config import StageConfig, TrainConfig
+from bench.train.engine import freeze, matching
+from bench.train.world import World
+from methods.base import Method, UserError
+
+
+def enter(method: Method, stage: StageConfig, train: TrainConfig, world: World) -> None:
+    """Put a method into a stage of training. Raises UserError for what cannot be done."""
+    method.enter_stage(stage.stage)
+    if stage.stage == "tokenizer" and (world.size > 1 or train.zero):
+        raise UserError(
+            "A tokenizer's stage counts the use of its code book in one process; start it without a launcher and with "
+            "train.zero=0."
+        )
+    freeze(method, stage.freeze)
+    if stage.lora:
+        add_adapters(method, stage.lora)
+    if train.checkpoint_activations:
+        checkpoint_activations(method)
+    if not any(p.requires_grad for p in method.parameters()):
+        raise UserError("Nothing is left to be trained; shorten stages.*.freeze.")
+
+
+def checkpoint_activations(method: nn.Module) -> None:
+    """Turn it on in every model of transformers that a method holds."""
+    done: list[str] = []
+    for path, part in method.named_modules():
+        if hasattr(part, "gradient_checkpointing_enable") and not any(path.startswith(f"{top}.") for top in done):
+            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            done.append(path)
+
+
+def add_adapters(method: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Low-rank adapters on the layers that peft's LoraConfig names; all other weights stay as they are, except those
+    that fit a pattern of `also`."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise UserError("stages.*.lora needs peft; install it with `pip install peft`.") from None
+    settings = dict(settings)
+    also = settings.pop("also", [])
+    try:
+        inject_adapter_in_model(LoraConfig(**settings), method)
+    except (TypeError, ValueError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise UserError(f"stages.*.lora does not fit ({reason}); see LoraConfig in peft's documentation.") from None
+    parameters = dict(method.named_parameters())
+    for pattern in also:
+        for name in matching(pattern, parameters):
+            parameters[name].requires_grad_(True)
+
+
+def merge_adapters(method: nn.Module) -> None:
+    """Add the adapters to the weights under them and take them out, so that the model has its own names again."""
+    for path, part in list(method.named_modules()):
+        if hasattr(part, "base_layer") and hasattr(part, "merge"):
+            part.merge()
+            above, _, name = path.rpartition(".")
+            setattr(method.get_submodule(above), name, part.base_layer)

@@ -1,0 +1,86 @@
+"""The processes of a run: who I am, how many we are, and the few words that we exchange.
+
+`torchrun` and `deepspeed` tell each process its place through RANK, LOCAL_RANK and WORLD_SIZE, SLURM's `srun` through
+variables of its own; without any of them a run is one process, and nothing here touches torch.distributed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from methods.base import UserError
+
+T = TypeVar("T")
+PATIENCE = timedelta(hours=2)  # rank 0 validates and saves while the others wait
+SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+
+
+@dataclass(frozen=True)
+class World:
+    """Process `rank` of `size`; rank 0 writes files and speaks."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        self.gather(None)
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every process, in the order of ranks. Raises UserError if a process is gone."""
+        if self.size == 1:
+            return [value]
+        everyone: list[Any] = [None] * self.size
+        try:
+            dist.all_gather_object(everyone, value)
+        except RuntimeError as error:
+            raise lost(self, error) from None
+        return everyone
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """Replace a tensor by its sum over the processes."""
+        if self.size > 1:
+            try:
+                dist.all_reduce(tensor)
+            except RuntimeError as error:
+                raise lost(self, error) from None
+
+
+ALONE = World()
+
+
+def lost(world: World, error: RuntimeError) -> UserError:
+    """The sentence for a process whose partner died; the partner's own output holds the cause."""
+    reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+    return UserError(
+        f"Process {world.rank} of {world.size} lost another one ({reason}); look for the cause in that process's "
+        "output and start again, the run goes on from its last snapshot."
+    )
+
+
+def join() -> World:
+    """This process's place, having met the others if there are any. Raises UserError for an incomplete environment."""
+    for name, source in SLURM.items():
+        if name not in os.environ and os.environ.get("SLURM_STEP_ID") and source in os.environ:
+            os.environ[name] = os.environ[source]
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if size == 1:
+        return World()
+    absent = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if absent:
+        raise UserError(f"WORLD_SIZE is {size} but {absent[0]} is not set; start with torchrun, deepspeed or srun.")
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    return World(dist.get_rank(), dist.get_world_size())

@@ -1,0 +1,145 @@
+"""Runs of two processes on this machine: every engine and number of processes gives the losses of one process, and a
+run goes on after a kill, on another number of processes and with another engine."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+WORKER = Path(__file__).with_name("worker.py")
+ROOT = Path(__file__).parents[3]
+STAGES = {"himtok": "align", "argenseg": "joint"}
+SETTINGS = {"images": 4, "per_image": 2, "micro_images": 1, "steps": 20, "lr": 1e-3, "warmup": 2}
+
+
+@pytest.fixture
+def start(tmp_path, backbone_folder):
+    """start(processes, run, ...) -> exit codes and what was said; a run is a dict for worker.py."""
+
+    def started(processes: int, *runs: dict) -> tuple[list[int], str]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        place = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        place |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, str(WORKER), str(backbone_folder), json.dumps(runs)]
+        members = []
+        for rank in range(processes):
+            env = os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            with (tmp_path / f"said-{rank}").open("w") as said:
+                members.append(subprocess.Popen(command, env=env, cwd=tmp_path, stderr=said, stdout=said))
+        try:
+            codes = [member.wait(timeout=600) for member in members]
+        finally:
+            for member in members:
+                member.kill()
+        return codes, "".join((tmp_path / f"said-{rank}").read_text() for rank in range(processes))
+
+    return started
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(folder, method, zero, ...) -> the description of a run."""
+
+    def described(folder: str, method: str = "himtok", zero: int = 0, settings=None, train=None, **more) -> dict:
+        return {
+            "folder": str(tmp_path / folder), "method": method, "stage": STAGES[method],
+            "settings": SETTINGS | (settings or {}), "train": {"zero": zero} | (train or {}), **more,
+        }  # fmt: skip
+
+    return described
+
+
+def losses(given: dict) -> list[float]:
+    return [json.loads(line)["loss"] for line in (Path(given["folder"]) / "train.jsonl").read_text().splitlines()]
+
+
+def weights(given: dict) -> dict[str, torch.Tensor]:
+    return load_file(Path(given["folder"]) / "model" / "model.safetensors")
+
+
+def assert_alike(given: dict, other: dict, tolerance: float = 1e-4) -> None:
+    assert losses(given) == pytest.approx(losses(other), abs=tolerance)
+    ours, theirs = weights(given), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_two_processes_train_as_one_and_survive_a_kill(start, run):
+    """Plain data parallelism; the second run loses a process in step 6 and goes on from the snapshot of step 4."""
+    few = {"steps": 8}
+    alone, together = run("one", settings=few), run("two", settings=few)
+    killed = run("killed", settings=few, save=4, kill=6)
+    assert start(1, alone)[0] == [0]
+    assert start(2, together)[0] == [0, 0]
+    assert_alike(together, alone, 1e-5)
+    codes, said = start(2, killed)
+    assert codes == [2, -9]
+    assert "Process 0 of 2 lost another one" in said
+    assert start(2, killed)[0] == [0, 0]
+    assert_alike(killed, alone, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", list(STAGES))
+def test_zero_gives_the_losses_of_one_process(start, run, method):
+    alone, shared = run("one", method), [run(f"zero-{stage}", method, stage) for stage in (1, 2, 3)]
+    assert start(1, alone)[0] == [0]
+    codes, said = start(2, *shared)
+    assert codes == [0, 0], said[-3000:]
+    for each in shared:
+        assert_alike(each, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_a_killed_run_goes_on(start, run, zero):
+    """First with the same processes; then from ZeRO with two processes to one, and on without DeepSpeed."""
+    alone = run("one")
+    killed, moved = (run(name, zero=zero, save=5, kill=9) for name in ("killed", "moved"))
+    assert start(1, alone)[0] == [0]
+    for each in (killed, moved):
+        assert start(2, each)[0] == [2, -9]
+        assert list(Path(each["folder"]).glob("snapshot-*"))
+    codes, said = start(2, killed)
+    assert codes == [0, 0], said[-3000:]
+    assert_alike(killed, alone)
+    assert start(1, moved | {"train": {"zero": 0}})[0] == [0]
+    assert_alike(moved, alone)
+
+
+@pytest.mark.slow
+def test_zero_on_one_process_offloads_and_checkpoints_activations(start, run):
+    alone = run("one", "argenseg")
+    given = run("zero", "argenseg", 2, train={"offload": True, "checkpoint_activations": True})
+    codes, said = start(1, alone, given)
+    assert codes == [0], said[-3000:]
+    assert_alike(given, alone)
+
+
+@pytest.mark.slow
+def test_a_signal_stops_all_processes_with_a_snapshot(start, run):
+    alone, stopped = run("one"), run("stopped", zero=2, stop=7)
+    assert start(1, alone)[0] == [0]
+    codes, said = start(2, stopped)
+    assert codes == [0, 0], said[-3000:]
+    assert "stopped by a signal after step" in said
+    assert not (Path(stopped["folder"]) / "model").exists()
+    assert start(2, stopped)[0] == [0, 0]
+    assert_alike(stopped, alone)
+
+
+@pytest.mark.slow
+def test_a_bad_loss_of_one_process_ends_all_and_names_its_samples(start, run):
+    codes, said = start(2, run("bad", zero=1, nan=3))
+    assert codes == [2, 2]
+    assert "the loss is nan at step" in said
+    assert "squares:" in said

@@ -1,0 +1,83 @@
+"""One process of a run, started by test_processes.py: `worker.py BACKBONE JSON`, its place in the environment.
+
+The JSON is a list of runs {folder, method, stage, settings, train, kill, stop}; `kill` is a step before whose update
+this process kills itself, if it is the last rank and has not done so in an earlier start.
+"""
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import torch
+
+from bench.config import StageConfig, TrainConfig
+from bench.train.loop import Run, run_stage
+from bench.train.order import Order
+from bench.train.world import join
+from methods.base import UserError
+from methods.registry import method_class
+
+spec = spec_from_file_location("shared_fixtures", Path(__file__).parents[2] / "conftest.py")
+conftest = module_from_spec(spec)
+spec.loader.exec_module(conftest)
+CODECS = {"himtok": conftest.HIMTOK_CODEC, "argenseg": conftest.SHORT_CODEC}
+
+
+def build(name: str, backbone: str):
+    parts = {"size": "tiny", "vocabulary": 320} if name == "internvl" else {"backbone": backbone, "codec": CODECS[name]}
+    return conftest.liven(method_class(name).build(parts, lambda: conftest.CORPUS))
+
+
+def prepare(backbone: str, given: dict, world) -> Run:
+    stage = StageConfig(**{"method": given["method"], "stage": given["stage"]} | given["settings"])
+    train = TrainConfig(**{"threads": 1, "precision": "float32", "log_every": 1, "save_minutes": 1e9} | given["train"])
+    tasks = {"box": 1.0} if given["method"] == "internvl" else {"segment": 0.8, "box": 0.2}
+    data = conftest.Squares(6)
+    order = Order(dict.fromkeys(tasks, data), tasks, stage.images, stage.per_image, stage.seed)
+    return Run("test", Path(given["folder"]), build(given["method"], backbone), order, stage, train, None, world)
+
+
+def arm(run: Run, given: dict) -> None:
+    """Let the run meet what the test asks for at a step's first loss."""
+    loss, calls = run.method.loss, []
+    per_step = max(1, run.stage.images // (run.stage.micro_images or run.stage.images) // run.world.size)
+    mark = run.folder / "killed"
+
+    def watched(batch):
+        calls.append(1)
+        if run.world.rank == run.world.size - 1 and not mark.exists():
+            if len(calls) == given.get("save", -1) * per_step:
+                run.train.save_minutes = 0
+            if len(calls) == given.get("kill", -1) * per_step:
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if len(calls) == given.get("stop", -1) * per_step:
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGTERM)
+            if len(calls) == given.get("nan", -1) * per_step:
+                return {"text": next(run.method.parameters()).sum() * float("nan")}
+        return loss(batch)
+
+    run.method.loss = watched
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(500, exit=True)
+    world = join()
+    for given in json.loads(sys.argv[2]):
+        run = prepare(sys.argv[1], given, world)
+        arm(run, given)
+        try:
+            run_stage(run, torch.device("cpu"))
+        except UserError as error:
+            print(error, file=sys.stderr, flush=True)
+            os._exit(2)
+
+
+if __name__ == "__main__":
+    main()
