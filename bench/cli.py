@@ -72,6 +72,19 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--out", type=Path, default=Path("overlay.png"))
     segment.add_argument("--checkpoint", type=Path, help="a model's folder instead of the profile's")
     segment.set_defaults(run=_segment)
+    generate = commands.add_parser("generate", help="a picture from a sentence")
+    generate.add_argument("caption")
+    generate.add_argument("--method", default="argenseg", help="a method whose tokens are those of a picture")
+    generate.add_argument("--out", type=Path, default=Path("picture.png"))
+    generate.add_argument("--checkpoint", type=Path, help="a model's folder instead of the profile's")
+    generate.add_argument("--guidance", type=float, default=4.0, help="of classifier-free guidance (default: 4)")
+    generate.add_argument("--seed", type=int, help="draw the tokens instead of taking the likeliest")
+    generate.set_defaults(run=_generate)
+    convert = commands.add_parser("convert", help="released checkpoints into this project's layout, or back")
+    convert.add_argument("source", type=Path)
+    convert.add_argument("target", type=Path)
+    convert.add_argument("--method", required=True, help="whose checkpoint it is: internvl, himtok or argenseg")
+    convert.set_defaults(run=_convert)
     score = commands.add_parser("score", help="figures of a file of predictions: root= dataset= split=")
     score.add_argument("predictions", type=Path)
     score.set_defaults(run=_score)
@@ -95,6 +108,7 @@ def split_profile(words: Sequence[str]) -> tuple[str, list[str]]:
 
 def _with_profile(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench import pipeline
+    from bench.ablation import ablation
     from bench.config import load_profile, resolved
 
     name, overrides = split_profile([w for w in [*getattr(options, "stages", []), *words] if "=" in w])
@@ -104,7 +118,7 @@ def _with_profile(options: argparse.Namespace, words: Sequence[str]) -> None:
         "reproduce": pipeline.reproduce,
         "study": pipeline.study,
         "eval": pipeline.evaluate,
-        "ablation": pipeline.ablation,
+        "ablation": ablation,
         "latency": pipeline.time_methods,
         "report": pipeline.write_report,
     }
@@ -160,6 +174,23 @@ def _segment(options: argparse.Namespace, words: Sequence[str]) -> None:
         profile, options.image, options.expression, options.method, options.out, options.checkpoint
     ):
         print(line)
+
+
+def _generate(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from bench.config import load_profile
+    from bench.generate import generate_file
+
+    name, overrides = split_profile(words)
+    chosen = (options.method, options.out, options.checkpoint, options.guidance, options.seed)
+    for line in generate_file(load_profile(name, overrides), options.caption, *chosen):
+        print(line)
+
+
+def _convert(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from methods.registry import method_module
+
+    _none_left(dict(word.split("=", 1) for word in words))
+    print(method_module(options.method, "weights").convert(options.source, options.target))
 
 
 def _score(options: argparse.Namespace, words: Sequence[str]) -> None:

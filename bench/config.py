@@ -27,6 +27,7 @@ class DataConfig:
 
     dataset: str = "refmoji"
     root: str = MISSING
+    images: str = ""  # folder of the pictures, where it is not in the root
     level: str = "easy"
     seed: int = 0
     train_scenes: int = 0  # 0: no training split
@@ -103,10 +104,24 @@ class LatencyConfig:
 
 
 @dataclass
+class AblationConfig:
+    """What `genseg ablation` asks; see bench/ablation.py."""
+
+    limit: int = 300  # questions, 0 for all
+    box_after: list[int] = field(default_factory=lambda: [0, 16, 32])  # mask tokens before the box
+    tolerances: list[float] = field(default_factory=lambda: [0.3, 0.1, 0.05, 0.02])  # of the adaptive length
+    settled_limit: int = 150  # objects for the adaptive length, which answers one by one
+    variants: dict[str, str] = field(default_factory=dict)  # label -> stage with one thing changed
+    perception: str = ""  # stage that was taught to choose an expression for a mask
+
+
+@dataclass
 class Profile:
     name: str = MISSING
     description: str = ""
     seed: int = 0
+    size: str = ""  # of InternVL2.5 (1B, 2B, 4B, 8B ...), in recipes that name their weights by it
+    weights: str = "weights"  # folder of downloaded checkpoints
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     stages: dict[str, StageConfig] = field(default_factory=dict)
@@ -115,6 +130,7 @@ class Profile:
     ship: bool = False  # models are read from results/<name>/checkpoints if they are there, and not retrained
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
+    ablation: AblationConfig = field(default_factory=AblationConfig)
     runs: str = "runs/${name}"
     results: str = "results/${name}"
 
@@ -163,6 +179,9 @@ def _check(profile: Profile, path: Path) -> None:
             raise UserError(f"{path}: the model of {method} comes from {name!r}, which is not a stage of this profile.")
     if profile.train.zero not in range(4):
         raise UserError(f"{path}: train.zero is {profile.train.zero}; choose 0, 1, 2 or 3.")
+    for name in [*profile.ablation.variants.values(), *filter(None, [profile.ablation.perception])]:
+        if name not in profile.stages:
+            raise UserError(f"{path}: the ablation names {name!r}, which is not a stage of this profile.")
     for key, (value, least) in _numbers(profile).items():
         if value < least:
             raise UserError(f"{path}: {key} is {value}, but must be at least {least}.")
@@ -195,6 +214,8 @@ def _numbers(profile: Profile) -> dict[str, tuple[int, int]]:
         "evaluate.limit": (evaluate.limit, 0),
         "evaluate.batch": (evaluate.batch, 1),
         "evaluate.threads": (evaluate.threads, 1),
+        "ablation.limit": (profile.ablation.limit, 0),
+        "ablation.settled_limit": (profile.ablation.settled_limit, 1),
         "latency.warmup": (latency.warmup, 0),
         "latency.requests": (latency.requests, 1),
         "latency.threads": (latency.threads, 1),

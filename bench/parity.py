@@ -15,7 +15,7 @@ from rich.table import Table
 from bench.evaluate import parity as metrics
 from methods.base import UserError
 from methods.parity import Check
-from methods.registry import METHODS, parity_module
+from methods.registry import METHODS, method_module
 
 
 def check(folder: Path) -> bool:
@@ -32,7 +32,7 @@ def check(folder: Path) -> bool:
 
 def _recognised(folder: Path) -> list[tuple[Path, object]]:
     """Folders in and below `folder`, in the order of their names, each with the module that knows its form."""
-    modules = [metrics, *map(parity_module, METHODS)]
+    modules = [metrics, *(method_module(name, "parity") for name in METHODS)]
     places = [Path(place) for place, _, _ in sorted(os.walk(folder))]
     return [(place, module) for place in places for module in modules if module.recognises(place)]
 

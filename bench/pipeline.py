@@ -130,33 +130,33 @@ def evaluate(profile: Profile) -> list[Record]:
             records += _evaluate_method(profile, name, method, digest(folder), split)
     for name in BASELINES:
         for split in profile.evaluate.splits:
-            dataset = _open(profile, split)
-            identity = {"method": name, "data": _data_digest(profile)}
-            paths = predict_baseline(name, identity, dataset, split, profile.evaluate, _predictions(profile))
-            records += [r for path in paths for r in _score(profile, path, dataset, {"method": name})]
+            dataset = open_split(profile, split)
+            identity = {"method": name, "data": data_digest(profile)}
+            paths = predict_baseline(name, identity, dataset, split, profile.evaluate, predictions_dir(profile))
+            records += [r for path in paths for r in score(profile, path, dataset, {"method": name})]
     write_records(profile.results_dir / "records" / "scores.jsonl", records)
     return records
 
 
 def _evaluate_method(profile: Profile, name: str, method: Method, weights: str, split: str) -> list[Record]:
-    dataset = _open(profile, split)
-    identity = {"method": name, "weights": weights, "data": _data_digest(profile)}
-    facts = _facts(profile, name, weights, profile.evaluate.precision, method)
+    dataset = open_split(profile, split)
+    identity = {"method": name, "weights": weights, "data": data_digest(profile)}
+    facts = facts_of(profile, name, weights, profile.evaluate.precision, method)
     records = []
-    folder = _predictions(profile)
+    folder = predictions_dir(profile)
     for path in predict_method(method, identity, dataset, split, profile.evaluate, folder):
-        records += _score(profile, path, dataset, facts)
+        records += score(profile, path, dataset, facts)
     if method.codec is not None:
         for path in predict_codec(method, identity, dataset, split, profile.evaluate, folder):
             tokens = int(path.stem.rsplit("-", 1)[1])
-            records += _score(profile, path, dataset, facts | {"variant": f"tokens={tokens}"})
+            records += score(profile, path, dataset, facts | {"variant": f"tokens={tokens}"})
     return records
 
 
-def _score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> list[Record]:
+def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> list[Record]:
     """Score a predictions file, keep the scores beside it, and aggregate them; done once per content."""
     stamp = stamp_of(content=hashlib.sha256(path.read_bytes()).hexdigest(), code=version("genseg-bench"))
-    scores = profile.runs_dir / "scores" / path.relative_to(_predictions(profile))
+    scores = profile.runs_dir / "scores" / path.relative_to(predictions_dir(profile))
     stamp_file = scores.with_suffix(".stamp")
     if not (scores.exists() and stamp_file.exists() and stamp_file.read_text() == stamp):
         rows = score_predictions(path, dataset)
@@ -166,33 +166,12 @@ def _score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) ->
     return to_records(rows, seed=profile.evaluate.seed, **facts)
 
 
-def ablation(profile: Profile) -> list[Record]:
-    """What each mask token is worth: every method answers the validation split with each of its codec's budgets."""
-    prepare_data(profile, train=False)
-    torch.set_num_threads(profile.evaluate.threads)
-    dataset = _open(profile, "val")
-    records: list[Record] = []
-    for name in profile.models:
-        folder = find_model(profile, name)
-        method = method_class(name).from_pretrained(folder).to(device_of())
-        weights = digest(folder)
-        facts = _facts(profile, name, weights, profile.evaluate.precision, method)
-        for tokens in method.codec.prefixes if method.codec else ():
-            identity = {"method": name, "weights": weights, "data": _data_digest(profile), "tokens": tokens}
-            paths = predict_method(method, identity, dataset, "val", profile.evaluate, _predictions(profile) / "tokens")
-            for path in paths:
-                records += _score(profile, path, dataset, facts | {"variant": f"tokens={tokens}"})
-    write_records(profile.results_dir / "records" / "ablation.jsonl", records)
-    write_report(profile)
-    return records
-
-
 def time_methods(profile: Profile) -> list[Record]:
     """Latency of every method on the validation split -> records; measured once per weights and settings."""
     prepare_data(profile, train=False)
     config = profile.latency
     torch.set_num_threads(config.threads)
-    dataset = _open(profile, "val")
+    dataset = open_split(profile, "val")
     questions = plan(dataset, "per_expression")
     requests = [Request(dataset[q.index].image, q.expressions) for q in questions[: config.requests]]
     path = profile.results_dir / "records" / "latency.jsonl"
@@ -201,7 +180,7 @@ def time_methods(profile: Profile) -> list[Record]:
     for name in profile.models:
         folder = find_model(profile, name)
         method = method_class(name).from_pretrained(folder).to(device_of())
-        facts = _facts(profile, name, digest(folder), config.precision, method)
+        facts = facts_of(profile, name, digest(folder), config.precision, method)
         facts |= {"variant": "", "note": f"{config.threads} threads, {config.warmup} warm-ups"}
         same = [r for r in known if all(getattr(r, k) == v for k, v in facts.items() if k != "date")]
         if same and {r.n for r in same} == {len(requests)}:
@@ -218,7 +197,7 @@ def time_methods(profile: Profile) -> list[Record]:
 
 def write_report(profile: Profile) -> list[Path]:
     """Tables and figures from the records that exist."""
-    return build_report(profile.results_dir, profile.runs_dir, lambda _, split: _open(profile, split))
+    return build_report(profile.results_dir, profile.runs_dir, lambda _, split: open_split(profile, split))
 
 
 def reproduce(profile: Profile) -> list[Path]:
@@ -235,19 +214,19 @@ def study(profile: Profile) -> list[Path]:
     return reproduce(profile)
 
 
-def _open(profile: Profile, split: str) -> Any:
+def open_split(profile: Profile, split: str) -> Any:
     return open_dataset(profile.data.dataset, eval_root(profile), split)
 
 
-def _predictions(profile: Profile) -> Path:
+def predictions_dir(profile: Profile) -> Path:
     return profile.runs_dir / "predictions"
 
 
-def _data_digest(profile: Profile) -> str:
+def data_digest(profile: Profile) -> str:
     return json.loads((eval_root(profile) / "dataset.json").read_text())["digest"]
 
 
-def _facts(profile: Profile, name: str, weights: str, precision: str, method: Method) -> dict[str, Any]:
+def facts_of(profile: Profile, name: str, weights: str, precision: str, method: Method) -> dict[str, Any]:
     """The fields of a record that are the same for all figures of one model."""
     return {
         "method": name,

@@ -7,6 +7,8 @@ counts, as the metric's name says:
   written in the text), `mask_acc@0.9` (box of the mask), ...: the names of `bench.evaluate.metrics.aggregate`.
 - codec ceilings (protocol `codec`, variant `tokens=N`): the same names, for the ground truth after encoding and
   decoding with N tokens.
+- ablations: scores with a variant that names what was changed; `tokens_spent` and `giou_lost` of adaptive lengths.
+- mask perception (protocol `perception`): `perception/accuracy`, `perception/chance`, `perception/failures`.
 - speed (protocol `latency`): `latency/STAGE/median_ms`, `latency/STAGE/p90_ms`, `latency/steps`, `latency/tokens`,
   `latency/peak_mib`.
 """
@@ -24,7 +26,7 @@ from typing import Any
 
 from methods.base import UserError
 
-CODEC, LATENCY = "codec", "latency"  # the protocols that are no scores of a generation
+CODEC, LATENCY, PERCEPTION = "codec", "latency", "perception"  # the protocols that are no scores of a generation
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ def method_class(name: str) -> type[Method]:
     return getattr(importlib.import_module(module), attribute)
 
 
-def parity_module(name: str) -> ModuleType:
-    """The module that compares a method with reference vectors: `recognises(folder)` and `check(folder)`."""
-    return importlib.import_module(METHODS[name].partition(":")[0].rpartition(".")[0] + ".parity")
+def method_module(name: str, part: str) -> ModuleType:
+    """One of the files that every method has, e.g. part "parity" (`recognises`, `check`) or "weights" (`convert`)."""
+    method_class(name)  # says which names there are
+    return importlib.import_module(METHODS[name].partition(":")[0].rpartition(".")[0] + f".{part}")

@@ -27,14 +27,19 @@ class SceneDataset(ImageDataset, Protocol):
 
 
 def predict_method(
-    method: Method, identity: dict[str, Any], dataset: ImageDataset, split: str, config: EvaluateConfig, folder: Path
+    method: Method,
+    identity: dict[str, Any],
+    dataset: ImageDataset,
+    split: str,
+    config: EvaluateConfig,
+    folder: Path,
+    want: tuple[str, ...] = ("mask", "box"),
 ) -> list[Path]:
     """Ask a method every question of a split under every protocol -> one file per protocol.
 
     identity: what the answers depend on beside the configuration (name, digests of weights and data, and `tokens`
     where masks are to be written with fewer than all).
-    """
-    want = ("mask",) if identity.get("tokens") else ("mask", "box")
+    """  # fmt: skip
     precision = resolve_precision(config.precision, method.device)
     paths = []
     for protocol in config.protocols:

@@ -1,6 +1,7 @@
 """Write every table and figure that the records of a profile allow: `genseg report`.
 
 results/<profile>/tables/   accuracy, codec: no timing in them, the same bytes for the same predictions
+                            ablation, perception: the methods with one thing changed, and asked for more
                             main, latency: with timings
                             published: what the papers print
 results/<profile>/figures/  accuracy_latency, codec_ceiling, training, examples
@@ -71,6 +72,8 @@ def _write_tables(records: Sequence[Record], folder: Path, published_dir: Path) 
         ("main", main, beside),
         ("accuracy", tables.accuracy(records), beside),
         ("codec", tables.codec(records), []),
+        ("ablation", tables.ablations(records), []),
+        ("perception", tables.perception(records), []),
         ("latency", tables.latency(records), []),
         ("published", [tables.published_list(printed)] if len(printed) else [], []),
     ):

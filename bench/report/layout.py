@@ -17,7 +17,7 @@ import rich.table
 from rich.console import Console
 from rich.markup import escape
 
-Kind = Literal["text", "count", "percent", "time"]
+Kind = Literal["text", "count", "number", "percent", "time"]
 MISSING = "–"
 
 
@@ -171,7 +171,7 @@ def _show(value: Any, kind: Kind) -> str:
         return f"{100 * value.value:.1f}{half}{value.mark}"
     if isinstance(value, Timing):
         return _milliseconds(value.median) + ("" if value.p90 is None else f" ({_milliseconds(value.p90)})")
-    return f"{value:,.0f}" if kind == "count" else str(value)
+    return {"count": "{:,.0f}", "number": "{:.1f}"}.get(kind, "{}").format(value)
 
 
 def _milliseconds(value: float) -> str:

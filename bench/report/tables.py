@@ -13,7 +13,7 @@ from dataclasses import replace
 import pandas as pd
 
 from bench.evaluate.metrics import SMALL_FRACTION
-from bench.records import CODEC, LATENCY, Record
+from bench.records import CODEC, LATENCY, PERCEPTION, Record
 from bench.report.layout import Column, Figure, Table, Timing
 from bench.report.published import GRADES, best_graded
 
@@ -61,8 +61,13 @@ def row_order(name: str) -> tuple[bool, str]:
 
 
 def scores_of(records: Iterable[Record]) -> list[Record]:
-    """The records of generations: neither codec ceilings nor speed."""
-    return [record for record in records if record.protocol not in (CODEC, LATENCY)]
+    """The records of generations as the methods are meant: no ceilings, no speed, no ablations."""
+    return [r for r in records if r.protocol not in (CODEC, LATENCY, PERCEPTION) and not r.variant]
+
+
+def ablated(records: Iterable[Record]) -> list[Record]:
+    """The records of generations with one thing changed, which the variant names."""
+    return [r for r in records if r.protocol not in (CODEC, LATENCY, PERCEPTION) and r.variant]
 
 
 def accuracy(records: Sequence[Record]) -> list[Table]:
@@ -79,6 +84,45 @@ def main_tables(records: Sequence[Record]) -> list[Table]:
         notes = [f"Latency: batch 1, from the opened file to the mask at the picture's size, on {'; '.join(devices)}."]
         tables.append(replace(table, notes=[*table.notes, *(notes if devices else [])]))
     return tables
+
+
+def ablations(records: Sequence[Record]) -> list[Table]:
+    """One table per dataset, split and protocol: a row per method and variant."""
+    changed = ablated(records)
+    extra = (Column("giou_lost", "gIoU lost", "percent"), Column("tokens_spent", "tokens spent", "number"))
+    used = [column for column in (*SCORES, *extra) if any(record.metric == column.key for record in changed)]
+    columns = [*PLACE, Column("method", "method"), Column("variant", "variant"), *used, *COUNTS]
+    tables = []
+    for place in _places(changed):
+        here = [record for record in changed if (record.dataset, record.split, record.protocol) == place]
+        rows = []
+        for method, variant in sorted({(record.method, record.variant) for record in here}, key=_variant_order):
+            mine = [record for record in here if (record.method, record.variant) == (method, variant)]
+            row = _figures(mine) | {"method": method, "variant": variant}
+            row["tokens_spent"] = next((record.value for record in mine if record.metric == "tokens_spent"), None)
+            row |= {"n": max(record.n for record in mine), "failures": max(record.failures for record in mine)}
+            rows.append(row | dict(zip(("dataset", "split", "protocol"), place, strict=True)))
+        tables.append(Table("Ablations: {} {}, {}".format(*place), columns, rows, [INTERVALS]))
+    return tables
+
+
+def _variant_order(name: tuple[str, str]) -> tuple[object, ...]:
+    """Numbers within a variant's name count as numbers: tokens=8 stands before tokens=16."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name[1])
+    return name[0], [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(parts)]
+
+
+def perception(records: Sequence[Record]) -> list[Table]:
+    """Accuracy of choosing the expression that fits a mask, beside chance."""
+    asked = [record for record in records if record.protocol == PERCEPTION]
+    names = ("accuracy", "chance", "failures")
+    rows = []
+    for method in sorted({record.method for record in asked}):
+        mine = {record.metric.removeprefix("perception/"): record for record in asked if record.method == method}
+        row: dict[str, object] = {name: Figure(mine[name].value, mine[name].low, mine[name].high) for name in names}
+        rows.append(row | {"method": method, "n": mine["accuracy"].n})
+    columns = [Column("method", "method"), *(Column(name, name, "percent") for name in names), COUNTS[1]]
+    return [Table("Mask perception: the expression that fits a given mask", columns, rows, [INTERVALS])] if rows else []
 
 
 def published(figures: pd.DataFrame) -> Table:
@@ -200,10 +244,10 @@ def _places(records: Iterable[Record]) -> list[tuple[str, str, str]]:
 
 def _score_table(records: Sequence[Record], place: tuple[str, str, str], columns: Sequence[Column]) -> Table:
     dataset, split, protocol = place
-    here = [record for record in records if (record.dataset, record.split, record.protocol) == place]
+    here = [r for r in scores_of(records) if (r.dataset, r.split, r.protocol) == place]
     rows = []
-    for name in sorted({label(record) for record in here}, key=row_order):
-        mine = [record for record in here if label(record) == name]
+    for name in sorted({record.method for record in here}, key=row_order):
+        mine = [record for record in here if record.method == name]
         first = next((record for record in mine if record.metric == "ciou"), mine[0])
         row = _figures(mine) | {"method": name, "n": first.n, "failures": first.failures}
         row |= {"checkpoint": first.checkpoint, "backbone": first.backbone}
@@ -222,16 +266,15 @@ def _figures(records: Iterable[Record]) -> dict[str, Figure]:
 
 
 def _ceiling(records: Iterable[Record], row: Record) -> Figure | None:
-    """The codec's gIoU for a row: with the row's number of tokens if it names one, else with the most."""
+    """The gIoU of the row's codec with all tokens."""
     candidates = {
         tokens_of(record.variant) or 0: record
         for record in records
         if (record.protocol, record.metric) == (CODEC, "giou")
         and (record.method, record.dataset, record.split) == (row.method, row.dataset, row.split)
-        and base_of(record.variant) == base_of(row.variant)
+        and not base_of(record.variant)
     }
-    tokens = tokens_of(row.variant)
-    best = candidates.get(tokens if tokens is not None else max(candidates, default=0))
+    best = candidates.get(max(candidates, default=0))
     return Figure(best.value, best.low, best.high) if best else None
 
 

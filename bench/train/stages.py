@@ -21,7 +21,7 @@ from bench.train.world import ALONE, World
 from methods.base import Method, Request, UserError
 from methods.registry import method_class
 
-TEXT_TASKS = ("caption", "question")  # served by the captions of a dataset, the others by its referents
+TEXT_TASKS = ("caption", "generate", "question")  # served by the captions of a dataset, the others by its referents
 PERCEPTION_TASKS = ("choose", "choose_several")  # by questions that are made from the referents
 
 
@@ -79,7 +79,7 @@ def open_training_data(profile: Profile, stage: StageConfig) -> dict[str, ImageD
     datasets: dict[str, ImageDataset] = {}
     text_tasks = [task for task in stage.tasks if task in TEXT_TASKS]
     for task in text_tasks:
-        kinds = ("caption",) if task == "caption" else ("what", "colour", "count", "where")
+        kinds = ("caption",) if task in ("caption", "generate") else ("what", "colour", "count", "where")
         datasets[task] = open_dataset(name, root, "train", reader="captions", kinds=kinds)
     if len(text_tasks) < len(stage.tasks):
         referents = open_dataset(name, root, "train", semantic=stage.stage == "pretrain")

@@ -8,45 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from bench import pipeline
-from bench.config import load_profile
 from bench.records import read_records
 from methods.base import UserError
-
-PROFILE = """
-name: small
-data: {root: DATA, level: easy, train_scenes: 6}
-train: {threads: 1, precision: float32, validate_samples: 2, log_every: 1}
-stages:
-  backbone: {method: internvl, stage: pretrain, steps: 2, images: 2, parts: {size: tiny, vocabulary: 320},
-             tasks: {box: 0.8, caption: 0.1, question: 0.1}}
-  tokens: {method: himtok, stage: tokenizer, steps: 2, images: 2, tasks: {segment: 1.0},
-           parts: {codec: {resolution: 64, width: 64, encoder_layers: 1, decoder_layers: 1, heads: 4, ffn_out: 32,
-                           codes: 64, pixel_base: 8, pixel_multipliers: [1, 1, 1, 1, 1], pixel_blocks: 1}}}
-  himtok: {method: himtok, stage: align, steps: 2, images: 1, tasks: {segment_box: 1.0},
-           parts: {backbone: "stage:backbone", tokenizer: "stage:tokens"}}
-  pictures: {method: argenseg, stage: tokenizer, steps: 2, images: 2, tasks: {segment: 1.0},
-             parts: {codec: {resolution: 32, width: 32, multipliers: [1, 1, 1, 1], blocks: 1, codes: 64,
-                             scales: [1, 2, 3, 4]}}}
-  argenseg: {method: argenseg, stage: joint, steps: 2, images: 1, tasks: {segment: 1.0},
-             parts: {backbone: "stage:backbone", tokenizer: "stage:pictures", init: var}}
-models: {MODELS}
-evaluate: {limit: 8, batch: 3, threads: 1, protocols: [per_expression, per_object_joined]}
-latency: {warmup: 1, requests: 2, threads: 1}
-"""
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def profile_in(folder: Path, data: object, models: str = "internvl: backbone, himtok: himtok, argenseg: argenseg"):
-    text = PROFILE.replace("DATA", str(data)).replace("MODELS", models)
-    (folder / "small.yaml").write_text(text)
-    return load_profile(folder / "small.yaml")
-
 
 # ---- one step at a time, on squares -----------------------------------------------------------------------------
 
@@ -62,19 +25,6 @@ def asked(monkeypatch):
         InternVLMethod, "segment", lambda self, requests: calls.append(len(requests)) or segment(self, requests)
     )
     return calls
-
-
-@pytest.fixture
-def small(folder, squares, build, writing, monkeypatch):
-    """A profile with two trained models, whose data are four pictures of squares."""
-    profile = profile_in(folder, "data", "himtok: himtok, argenseg: argenseg")
-    monkeypatch.setattr(pipeline, "prepare_data", lambda profile, train: None)
-    monkeypatch.setattr(pipeline, "_open", lambda profile, split: squares(4))
-    monkeypatch.setattr(pipeline, "_data_digest", lambda profile: "squares")
-    for name in ("himtok", "argenseg"):
-        method = writing(build(name, **({"codec": "short"} if name == "argenseg" else {})))
-        method.save_pretrained(pipeline.model_of_stage(profile, name))
-    return profile
 
 
 def test_everything_is_scored(small, asked):
@@ -163,16 +113,6 @@ def test_an_interrupted_evaluation_ends_alike(small, asked, monkeypatch):
     assert again == first
 
 
-def test_the_ablation_spends_every_budget(small, monkeypatch):
-    reports = []
-    monkeypatch.setattr(pipeline, "write_report", reports.append)
-    records = pipeline.ablation(small)
-    assert reports == [small]
-    for name, counts in (("himtok", (1, 2, 4, 8, 16, 24, 32)), ("argenseg", (1, 5, 14, 30))):
-        assert {r.variant for r in records if r.method == name} == {f"tokens={n}" for n in counts}
-    assert read_records(small.results_dir / "records" / "ablation.jsonl")
-
-
 def test_latency_is_measured_once_for_the_same_weights_and_settings(small, asked):
     first = pipeline.time_methods(small)
     assert {record.method for record in first} == {"himtok", "argenseg"}
@@ -237,13 +177,13 @@ def data(tmp_path_factory):
     return root
 
 
-def test_reproduce_trains_evaluates_times_and_reports(folder, data, monkeypatch, genseg):
+def test_reproduce_trains_evaluates_times_and_reports(folder, profile_in, data, monkeypatch, genseg):
     """From nothing to the tables; evaluating and timing again does nothing anew and leaves every byte as it was."""
     real = pipeline.build
     monkeypatch.setattr(
         pipeline, "build", lambda **words: real(**(words | {"splits": words.get("splits", ["val"])}), progress=False)
     )
-    profile = profile_in(folder, data)
+    profile = profile_in(data)
     words = [f"profile={folder / 'small.yaml'}", "evaluate.protocols=[per_expression]"]
     result = genseg("reproduce", *words)
     assert result.code == 0, result.err

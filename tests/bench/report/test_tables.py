@@ -4,9 +4,12 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+from bench.records import Record
 from bench.report import layout, tables
 from bench.report.layout import Figure, Timing
 from bench.report.published import load_published
+
+from .conftest import score_records
 
 PUBLISHED = Path(__file__).parents[3] / "results" / "published"
 
@@ -17,7 +20,7 @@ def rows(table):
 
 def test_methods_come_before_baselines(records):
     (table,) = tables.main_tables(records)
-    names = ["argenseg", "himtok", "himtok (tokens=16)", "baseline:empty", "baseline:largest-object"]
+    names = ["argenseg", "himtok", "baseline:empty", "baseline:largest-object"]
     assert [row["method"] for row in table.rows] == names
     assert table.title == "refmoji val, per_expression"
 
@@ -26,18 +29,41 @@ def test_a_row_joins_scores_ceiling_and_timing(records):
     found = rows(tables.main_tables(records)[0])
     assert found["himtok"]["ciou"] == Figure(0.61, 0.61 - 0.03, 0.61 + 0.02)
     assert found["himtok"]["codec_giou"].value == 0.93  # the most tokens
-    assert found["himtok (tokens=16)"]["codec_giou"].value == 0.85  # its own number
     assert found["argenseg"]["codec_giou"].value == 0.96
     assert found["himtok"]["latency_ms"] == Timing(210.4, 210.4 * 1.3)
-    assert found["himtok (tokens=16)"]["latency_ms"] is None
     assert found["baseline:empty"]["codec_giou"] is None
     assert (found["himtok"]["n"], found["himtok"]["failures"], found["himtok"]["small_n"]) == (300, 2, 39)
     assert found["himtok"]["checkpoint"] == "aaaa"
 
 
+def test_what_was_changed_has_a_table_of_its_own(records):
+    lengths = [
+        Record("himtok", name, value, "refmoji", "val", "per_expression", variant="settled=0.05", n=150)
+        for name, value in (("giou", 0.5), ("giou_lost", 0.04), ("tokens_spent", 18.25))
+    ]
+    more = score_records("himtok", 0.5, variant="tokens=8")
+    (table,) = tables.ablations([*records, *more, *lengths])
+    assert [row["variant"] for row in table.rows] == ["settled=0.05", "tokens=8", "tokens=16"]
+    assert table.rows[2]["ciou"] == Figure(0.55, 0.55 - 0.03, 0.55 + 0.02)
+    text = layout.markdown(table)
+    assert "18.2" in text and "4.0" in text
+    assert tables.ablations([r for r in records if not r.variant or r.protocol == "codec"]) == []
+
+
+def test_mask_perception_stands_beside_chance(records):
+    asked = [
+        Record("himtok", f"perception/{name}", value, "refmoji", "val", "perception", n=300, low=value, high=value)
+        for name, value in (("accuracy", 0.6), ("chance", 0.25), ("failures", 0.01))
+    ]
+    (table,) = tables.perception([*records, *asked])
+    assert table.rows[0]["accuracy"] == Figure(0.6, 0.6, 0.6)
+    assert tables.perception(records) == []
+    assert layout.markdown(*tables.accuracy([*records, *asked])) == layout.markdown(*tables.accuracy(records))
+
+
 def test_order_of_the_records_does_not_matter(records):
     shuffled = random.Random(0).sample(records, len(records))
-    for view in (tables.main_tables, tables.accuracy, tables.latency, tables.codec):
+    for view in (tables.main_tables, tables.accuracy, tables.ablations, tables.latency, tables.codec):
         for face in (layout.markdown, layout.to_csv, layout.latex):
             assert face(*view(shuffled)) == face(*view(records))
 

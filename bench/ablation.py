@@ -1,0 +1,148 @@
+"""What each part is worth: `genseg ablation` asks the profile's models in other ways, and models with one part changed.
+
+On the validation split, `ablation.limit` questions:
+- tokens=N: masks written with the first N tokens only, for every prefix that the codec can decode;
+- box_after=N: the box written after N mask tokens, where a method can write its mask first;
+- settled=T: a mask ends when it has changed by at most T (HiMTok's adaptive length), with the tokens spent;
+- the models of `ablation.variants`: trained with one thing changed, the same questions and the codec's ceiling;
+- perception: the right expression for a given mask, by the model of `ablation.perception`.
+
+A variant that was not trained here keeps the records that are there: training it is `genseg train STAGE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import pipeline
+from bench.config import Profile
+from bench.evaluate.perception import PerceptionSet, ask, score, summary
+from bench.evaluate.plan import objects_of, plan
+from bench.evaluate.runner import predict_codec, predict_method
+from bench.evaluate.statistics import ratio_intervals
+from bench.records import PERCEPTION, Record, write_records
+from bench.train.stages import model_of_stage
+from methods.base import Method
+from methods.registry import method_class
+
+SPLIT = "val"
+
+
+def ablation(profile: Profile) -> list[Record]:
+    """Measure everything above -> records/ablation*.jsonl, then the report."""
+    pipeline.prepare_data(profile, train=False)
+    torch.set_num_threads(profile.evaluate.threads)
+    profile = replace(profile, evaluate=replace(profile.evaluate, limit=profile.ablation.limit))
+    folder = profile.results_dir / "records"
+    records: list[Record] = []
+    for name in profile.models:
+        subject = Subject(profile, name, pipeline.find_model(profile, name))
+        records += subject.token_budgets() + subject.boxes_after() + subject.settled()
+    write_records(folder / "ablation.jsonl", records)
+    for label, stage in profile.ablation.variants.items():
+        model = model_of_stage(profile, stage)
+        if not model.is_dir():
+            print(f"{label}: stage {stage} was not trained here, its records stay as they are (`genseg train {stage}`)")
+            continue
+        found = Subject(profile, profile.stages[stage].method, model, label).whole()
+        write_records(folder / f"ablation-{stage}.jsonl", found)
+        records += found
+    stage = profile.ablation.perception
+    if stage and model_of_stage(profile, stage).is_dir():
+        found = Subject(profile, profile.stages[stage].method, model_of_stage(profile, stage)).perception()
+        write_records(folder / "ablation-perception.jsonl", found)
+        records += found
+    pipeline.write_report(profile)
+    return records
+
+
+class Subject:
+    """One model under questions. `label` is the variant under which its records stand, empty for a main model."""
+
+    def __init__(self, profile: Profile, name: str, folder: Path, label: str = ""):
+        self.profile, self.name, self.label = profile, name, label
+        self.method: Method = method_class(name).from_pretrained(folder).to(pipeline.device_of())
+        self.weights = pipeline.digest(folder)
+        self.dataset = pipeline.open_split(profile, SPLIT)
+        self.facts = pipeline.facts_of(profile, name, self.weights, profile.evaluate.precision, self.method)
+
+    def token_budgets(self) -> list[Record]:
+        counts = self.method.codec.prefixes if self.method.codec else ()
+        return [r for n in counts for r in self._ask(f"tokens={n}", ("mask",), n)]
+
+    def boxes_after(self) -> list[Record]:
+        """The box after 0, some and all mask tokens, for methods that can write fewer than all."""
+        records: list[Record] = []
+        for count in self.profile.ablation.box_after:
+            if count == 0:
+                records += self._ask("box_after=0", ("box",), None)
+            elif self.method.codec and count in self.method.codec.prefixes:
+                records += self._ask(f"box_after={count}", ("mask", "box"), count)
+        boxes = ("acc@", "failures")
+        return [record for record in records if record.metric.startswith(boxes)]
+
+    def settled(self) -> list[Record]:
+        """gIoU, IoU lost against the full length, and tokens spent, for each tolerance."""
+        if not hasattr(self.method, "length_curve"):
+            return []
+        indices = objects_of(self.dataset, plan(self.dataset, "per_object_joined", self.profile.ablation.settled_limit))
+        examples = [self.dataset[index] for index in indices]
+        pictures = [example.image_id for example in examples]
+        records = []
+        for spent in self.method.length_curve(examples, self.profile.ablation.tolerances):
+            ones = np.ones(len(examples))
+            table = {"giou": (spent.iou, ones), "giou_lost": (spent.lost, ones), "tokens_spent": (spent.tokens, ones)}
+            variant = "settled=never" if spent.tolerance is None else f"settled={spent.tolerance:g}"
+            records += self._records(variant, table, pictures, "per_expression")
+        return records
+
+    def whole(self) -> list[Record]:
+        """The ordinary questions and the codec's ceiling, under the label."""
+        records = self._ask(self.label, ("mask", "box"), None)
+        identity = self._identity(self.label, ("mask",), None)
+        folder = self._folder(f"{self.label} codec")
+        for path in predict_codec(self.method, identity, self.dataset, SPLIT, self.profile.evaluate, folder):
+            variant = f"{self.label}, tokens={int(path.stem.rsplit('-', 1)[1])}"
+            records += pipeline.score(self.profile, path, self.dataset, self.facts | {"variant": variant})
+        return records
+
+    def perception(self) -> list[Record]:
+        questions = PerceptionSet(self.dataset, seed=self.profile.evaluate.seed)
+        questions = [questions[i] for i in range(min(len(questions), self.profile.ablation.limit or len(questions)))]
+        scored = score(questions, ask(self.method, questions, several=False))
+        found = summary(scored, [question.image_id for question in questions], self.profile.evaluate.seed)
+        return [
+            self._record("", f"perception/{name}", figure, len(questions), PERCEPTION) for name, figure in found.items()
+        ]
+
+    def _ask(self, variant: str, want: tuple[str, ...], tokens: int | None) -> list[Record]:
+        paths = predict_method(
+            self.method, self._identity(variant, want, tokens), self.dataset, SPLIT, self.profile.evaluate,
+            self._folder(variant), want,
+        )  # fmt: skip
+        facts = self.facts | {"variant": variant}
+        return [r for path in paths for r in pipeline.score(self.profile, path, self.dataset, facts)]
+
+    def _identity(self, variant: str, want: tuple[str, ...], tokens: int | None) -> dict[str, Any]:
+        same = {"method": self.name, "weights": self.weights, "data": pipeline.data_digest(self.profile)}
+        return same | {"variant": variant, "want": want} | ({"tokens": tokens} if tokens else {})
+
+    def _folder(self, variant: str) -> Path:
+        return pipeline.predictions_dir(self.profile) / "ablation" / "".join(c if c.isalnum() else "-" for c in variant)
+
+    def _records(self, variant: str, table: Any, pictures: Sequence[Any], protocol: str) -> list[Record]:
+        found = ratio_intervals(table, pictures, self.profile.evaluate.seed)
+        return [self._record(variant, name, figure, len(pictures), protocol) for name, figure in found.items()]
+
+    def _record(self, variant: str, metric: str, figure: Any, n: int, protocol: str) -> Record:
+        return Record(
+            metric=metric, value=figure.value, low=figure.low, high=figure.high, n=n, protocol=protocol,
+            dataset=self.profile.data.dataset, split=SPLIT, seed=self.profile.evaluate.seed,
+            **self.facts | {"variant": variant},
+        )  # fmt: skip

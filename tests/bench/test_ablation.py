@@ -1,0 +1,68 @@
+"""`genseg ablation` on two small models and pictures of squares."""
+
+import shutil
+
+import pytest
+
+from bench import pipeline
+from bench.ablation import ablation
+from bench.records import read_records
+
+
+@pytest.fixture
+def reports(monkeypatch):
+    seen = []
+    monkeypatch.setattr(pipeline, "write_report", seen.append)
+    return seen
+
+
+def variants(records, method):
+    return {record.variant for record in records if record.method == method}
+
+
+def test_every_budget_box_and_length_is_asked(small, reports):
+    small.ablation.tolerances = [0.5]
+    records = ablation(small)
+    assert len(reports) == 1
+    lengths = {f"tokens={n}" for n in (1, 2, 4, 8, 16, 24, 32)}
+    assert variants(records, "himtok") == lengths | {"settled=never", "settled=0.5"}
+    assert variants(records, "argenseg") == {f"tokens={n}" for n in (1, 5, 14, 30)}
+    # these models write no box, so that there is nothing to score; but they were asked
+    folder = small.runs_dir / "predictions"
+    asked = {path.relative_to(folder).as_posix() for path in folder.rglob("*.jsonl")}
+    boxes = {"0/argenseg.val.per_expression", "0/himtok.val.per_expression", "16/himtok.val.per_expression-016",
+             "32/himtok.val.per_expression-032"}  # fmt: skip
+    assert {f"ablation/box-after-{box}.jsonl" for box in boxes} < asked
+    spent = {r.variant: r.value for r in records if r.metric == "tokens_spent" and r.method == "himtok"}
+    assert 1 <= spent["settled=0.5"] <= spent["settled=never"] == 32
+    assert len(read_records(small.results_dir / "records" / "ablation.jsonl")) == len(records)
+
+
+def test_a_changed_model_has_its_own_records_and_keeps_them(small, reports, capsys):
+    small.ablation.variants = {"hierarchy=off": "tokens"}
+    small.ablation.tolerances = []
+    trained = pipeline.model_of_stage(small, "himtok")
+    changed = pipeline.model_of_stage(small, "tokens")
+    shutil.copytree(trained, changed)
+    ablation(small)
+    path = small.results_dir / "records" / "ablation-tokens.jsonl"
+    found = read_records(path)
+    assert "hierarchy=off" in variants(found, "himtok")
+    assert {r.variant for r in found if r.protocol == "codec"} == {
+        f"hierarchy=off, tokens={n}" for n in (1, 2, 4, 8, 16, 24, 32)
+    }
+    before = path.read_bytes()
+    shutil.rmtree(changed)
+    ablation(small)
+    assert path.read_bytes() == before
+    assert "stage tokens was not trained here" in capsys.readouterr().out
+
+
+def test_perception_is_asked_of_the_model_that_was_taught(small, reports, monkeypatch):
+    small.ablation.perception = "himtok"
+    small.ablation.tolerances = []
+    records = [r for r in ablation(small) if r.protocol == "perception"]
+    values = {r.metric: r.value for r in records}
+    assert set(values) == {"perception/accuracy", "perception/chance", "perception/failures"}
+    assert 0 < values["perception/chance"] < 1
+    assert {r.n for r in records} == {12}  # four pictures of three squares
