@@ -19,11 +19,13 @@ PROFILE_COMMANDS = {
     "reproduce": "evaluate and time the profile's models (trained first if none are shipped), then report",
     "study": "train everything anew, ship the weights, then reproduce",
     "train": "train the named stages (all if none is named) with what they build on",
+    "plan": "what the named stages (all if none is named) will cost: gpus=8 memory=80 mfu=0.4",
     "eval": "predictions, scores and records of every method, codec and baseline",
     "ablation": "the same models with fewer mask tokens, and what each token or scale is worth",
     "latency": "seconds per picture, stage by stage",
     "report": "tables and figures from the records that exist",
 }
+MACHINE = ("gpus", "memory", "mfu", "text", "answer", "tiles")  # settings of `plan` besides the profile's
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in PROFILE_COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
-        if name == "train":
+        if name in ("train", "plan"):
             command.add_argument("stages", nargs="*", help="names of stages in the profile")
         command.set_defaults(run=_with_profile)
     data = commands.add_parser("data", help="list, build, check or show datasets")
@@ -111,7 +113,9 @@ def _with_profile(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.ablation import ablation
     from bench.config import load_profile, resolved
 
-    name, overrides = split_profile([w for w in [*getattr(options, "stages", []), *words] if "=" in w])
+    words = [w for w in [*getattr(options, "stages", []), *words] if "=" in w]
+    machine = [w for w in words if options.command == "plan" and w.partition("=")[0] in MACHINE]
+    name, overrides = split_profile([w for w in words if w not in machine])
     profile = load_profile(name, overrides)
     print(f"# genseg {options.command}\n{resolved(profile)}", file=sys.stderr)
     steps = {
@@ -122,8 +126,13 @@ def _with_profile(options: argparse.Namespace, words: Sequence[str]) -> None:
         "latency": pipeline.time_methods,
         "report": pipeline.write_report,
     }
+    named = [w for w in getattr(options, "stages", []) if "=" not in w]
     if options.command == "train":
-        pipeline.train(profile, [w for w in options.stages if "=" not in w])
+        pipeline.train(profile, named)
+    elif options.command == "plan":
+        from bench.train.plan import machine_of, print_plan
+
+        print_plan(profile, named, machine_of(dict(w.split("=", 1) for w in machine)))
     else:
         steps[options.command](profile)
 

@@ -96,11 +96,28 @@ class EvaluateConfig:
 
 
 @dataclass
+class UntrainedConfig:
+    """A method that is timed with random weights on backbones of named sizes. `parts` are those of its `build`, without
+    the backbone; `tokens` mask tokens to write (none: all); `tiles` and `sizes` where they are not the profile's."""
+
+    method: str = MISSING
+    parts: dict[str, Any] = field(default_factory=dict)
+    tokens: list[int] = field(default_factory=list)
+    tiles: list[int] = field(default_factory=list)
+    sizes: list[str] = field(default_factory=list)
+
+
+@dataclass
 class LatencyConfig:
     warmup: int = 10
     requests: int = 200
     threads: int = 2
     precision: str = "float32"
+    paths: list[str] = field(default_factory=lambda: ["fast", "reference"])  # the latter as the released codes do it
+    sizes: list[str] = field(default_factory=list)  # backbones with random weights
+    tiles: list[int] = field(default_factory=lambda: [1])  # of a picture, the thumbnail included
+    untrained: dict[str, UntrainedConfig] = field(default_factory=dict)  # methods on them, by a name for the tables
+    price: float = 0.0  # of the machine per hour, for the cost of a million masks; 0: not told
 
 
 @dataclass
@@ -172,6 +189,8 @@ def _reason(error: Exception) -> str:
 
 
 def _check(profile: Profile, path: Path) -> None:
+    if not profile.latency.paths or not set(profile.latency.paths) <= {"fast", "reference"}:
+        raise UserError(f"{path}: latency.paths is {profile.latency.paths}; choose fast, reference or both.")
     for name in profile.stages:
         _check_stage(profile, name, path)
     for method, name in profile.models.items():

@@ -10,6 +10,7 @@ import hashlib
 import json
 import platform
 import shutil
+import sys
 from collections.abc import Iterable
 from datetime import date
 from importlib.metadata import version
@@ -27,12 +28,20 @@ from bench.evaluate.plan import plan
 from bench.evaluate.predictions import stamp_of
 from bench.evaluate.runner import predict_baseline, predict_codec, predict_method
 from bench.evaluate.scoring import score_predictions, to_records
-from bench.latency.measure import measure, peak_mebibytes
-from bench.latency.records import to_records as latency_records
+from bench.latency import untrained
+from bench.latency.session import time_paths, variant_of
 from bench.records import Record, read_lines, read_records, write_atomic, write_records
 from bench.report.build import build as build_report
 from bench.train.engine import resolve_precision
-from bench.train.stages import eval_root, model_of_stage, needed_stages, stage_folder, train_root, train_stage
+from bench.train.stages import (
+    eval_root,
+    is_embedded,
+    model_of_stage,
+    needed_stages,
+    stage_folder,
+    train_root,
+    train_stage,
+)
 from bench.train.world import join
 from methods.base import Method, Request, UserError
 from methods.registry import method_class
@@ -47,6 +56,8 @@ def device_of(name: str = "auto") -> torch.device:
 
 def prepare_data(profile: Profile, train: bool) -> None:
     """Build the embedded dataset's splits that the profile needs, if they are missing."""
+    if not is_embedded(profile):
+        return
     data = profile.data
     build(level=data.level, root=eval_root(profile), workers=data.workers)
     if train:
@@ -167,7 +178,10 @@ def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> 
 
 
 def time_methods(profile: Profile) -> list[Record]:
-    """Latency of every method on the validation split -> records; measured once per weights and settings."""
+    """Latency of every method on the validation split, or of architectures with random weights -> records; measured
+    once per weights and settings."""
+    if profile.latency.untrained:
+        return _time_untrained(profile)
     prepare_data(profile, train=False)
     config = profile.latency
     torch.set_num_threads(config.threads)
@@ -181,17 +195,48 @@ def time_methods(profile: Profile) -> list[Record]:
         folder = find_model(profile, name)
         method = method_class(name).from_pretrained(folder).to(device_of())
         facts = facts_of(profile, name, digest(folder), config.precision, method)
-        facts |= {"variant": "", "note": f"{config.threads} threads, {config.warmup} warm-ups"}
+        facts |= {"note": f"{config.threads} threads, {config.warmup} warm-ups"}
         same = [r for r in known if all(getattr(r, k) == v for k, v in facts.items() if k != "date")]
-        if same and {r.n for r in same} == {len(requests)}:
+        if {r.variant for r in same if r.n == len(requests)} == {variant_of("", path) for path in config.paths}:
             records += same
             continue
         precision = resolve_precision(config.precision, method.device)
-        with torch.autocast(method.device.type, precision, enabled=precision != torch.float32):
-            seconds = measure(method, requests, config.warmup, name)
         where = {"dataset": profile.data.dataset, "split": "val"}
-        records += latency_records(seconds, peak_mebibytes(method.device), **facts, **where)
+        with torch.autocast(method.device.type, precision, enabled=precision != torch.float32):
+            records += time_paths(method, requests, config, precision, facts | where)
     write_records(path, records)
+    return records
+
+
+def _time_untrained(profile: Profile) -> list[Record]:
+    """The same for the profile's architectures with random weights, a file of records for each case; a finished case
+    is not measured again, and one that does not fit in memory is left out."""
+    config, device = profile.latency, device_of()
+    torch.set_num_threads(config.threads)
+    precision = resolve_precision(config.precision, device)
+    records: list[Record] = []
+    model: tuple[tuple[str, str], Method] | None = None
+    for case in untrained.cases(config):
+        path = profile.results_dir / "records" / f"latency-{case.slug}.jsonl"
+        if path.exists() and max(record.n for record in read_records(path)) == config.requests:
+            records += read_records(path)
+            continue
+        key, entry = (case.size, case.name), config.untrained[case.name]
+        try:
+            if model is None or model[0] != key:
+                model = None  # the one before goes first, so that there is room for the next
+                model = key, untrained.build(entry, case.size, device, precision)
+            facts = facts_of(profile, entry.method, "", config.precision, model[1]) | {
+                "backbone": case.size, "variant": case.variant, "dataset": "noise", "split": "",
+                "note": f"random weights, {config.threads} threads, {config.warmup} warm-ups",
+            }  # fmt: skip
+            requests = untrained.requests_of(case, config.requests)
+            found = time_paths(model[1], requests, config, precision, facts)
+        except torch.OutOfMemoryError:
+            print(f"{case.variant}: does not fit in the memory of {device_name(device)}; left out.", file=sys.stderr)
+            continue
+        write_records(path, found)
+        records += found
     return records
 
 

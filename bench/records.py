@@ -10,7 +10,8 @@ counts, as the metric's name says:
 - ablations: scores with a variant that names what was changed; `tokens_spent` and `giou_lost` of adaptive lengths.
 - mask perception (protocol `perception`): `perception/accuracy`, `perception/chance`, `perception/failures`.
 - speed (protocol `latency`): `latency/STAGE/median_ms`, `latency/STAGE/p90_ms`, `latency/steps`, `latency/tokens`,
-  `latency/peak_mib`.
+  `latency/peak_mib`; of each stage `read_gb`, `gflop`, `floor_ms` and what binds it; the machine's `bandwidth_gb_s` and
+  `rate_tflop_s`; `cost_per_million` masks. Variant `path=reference`: as the released codes do it.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -103,6 +104,32 @@ class Request:
     points: tuple[tuple[float, float], ...] = ()  # x, y in pixels
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are computed. What is answered does not depend on it, save for `text="imposed"`.
+
+    path: "fast", or "reference", the way of the released codes, which every speed is compared with.
+    text: an answer's fixed words are "written" one by one, or read at once and "checked" against what the model would
+        have written, or "imposed" unseen (for timing models that were never trained).
+    detail: whether the clock waits for the device: "none", at the ends of "stages", or of each of the "steps" too.
+    watch: called with the name of each stage (and step) for a context that is entered around it.
+    """
+
+    path: str = "fast"
+    text: str = "checked"
+    detail: str = "none"
+    watch: Callable[[str], AbstractContextManager] | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("path", ("fast", "reference")),
+            ("text", ("written", "checked", "imposed")),
+            ("detail", ("none", "stages", "steps")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"There is no {name} {getattr(self, name)!r} of decoding; choose {', '.join(allowed)}.")
+
+
 @dataclass
 class Prediction:
     """A method's answer. A missing or malformed generation is an empty mask or no box, and says so in `failure`."""
@@ -178,6 +205,7 @@ class Method(ABC):
     name: ClassVar[str]
     stages: ClassVar[tuple[str, ...]]  # the names of its training stages, in order
     codec: Codec | None
+    decoding: Decoding = Decoding()
 
     @classmethod
     @abstractmethod

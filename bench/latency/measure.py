@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,10 @@ def percentile_interval(values: np.ndarray, share: float) -> tuple[float, float]
 def measure(method: Method, requests: Sequence[Request], warmup: int, name: str) -> dict[str, np.ndarray]:
     """Seconds of every request: "total" from the first pass, each stage from the second, plus steps and tokens.
 
-    The first `warmup` requests are answered once before, untimed.
+    The first `warmup` requests are answered once before, untimed. Steps of a mask block are timed one by one in the
+    second pass, as `step NN`.
     """
-    device = method.device
+    device, decoding = method.device, method.decoding
     forget_peak(device)
     for request in requests[:warmup]:
         method.segment([request])
@@ -45,6 +47,7 @@ def measure(method: Method, requests: Sequence[Request], warmup: int, name: str)
             method.segment([request])
             seen["total"].append(_now(device) - start)
             progress.advance()
+        method.decoding = replace(decoding, detail="steps")
         for request in requests:
             prediction = method.segment([request])[0]
             for stage, seconds in prediction.seconds.items():
@@ -52,6 +55,7 @@ def measure(method: Method, requests: Sequence[Request], warmup: int, name: str)
             seen["steps"].append(prediction.steps)
             seen["tokens"].append(len(prediction.token_ids))
             progress.advance()
+    method.decoding = decoding
     # a stage that a request never reached (no mask was written) took no time in it
     return {k: np.array(v + [0.0] * (len(requests) - len(v))) for k, v in seen.items()}
 

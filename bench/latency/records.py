@@ -7,20 +7,39 @@ from typing import Any
 import numpy as np
 
 from bench.latency.measure import percentile_interval
+from bench.latency.roofline import Machine, Work
 from bench.records import LATENCY, Record
 
 COUNTS = ("steps", "tokens")
+PERCENTILES = (("median", 0.5, 1), ("p90", 0.9, 1), ("p99", 0.99, 662))  # label, share, fewest requests (as MLPerf)
+
+
+def roofline_records(work: dict[str, Work], machine: Machine, **identity: Any) -> list[Record]:
+    """Gigabytes, gigaflops and floor of each stage, and what the machine reaches."""
+    identity |= {"protocol": LATENCY, "n": 1}
+    values = {"latency/bandwidth_gb_s": machine.bandwidth / 1e9, "latency/rate_tflop_s": machine.rate / 1e12}
+    for stage, done in work.items():
+        seconds, bound = machine.floor(done)
+        values |= {
+            f"latency/{stage}/read_gb": done.bytes / 1e9,
+            f"latency/{stage}/gflop": done.flops / 1e9,
+            f"latency/{stage}/floor_ms": 1e3 * seconds,
+            f"latency/{stage}/bound_by_{bound}": 1.0,
+        }
+    return [Record(metric=metric, value=value, **identity) for metric, value in values.items()]
 
 
 def to_records(seconds: dict[str, np.ndarray], peak_mib: float, **identity: Any) -> list[Record]:
-    """Median and 90th percentile of each stage in milliseconds, median steps and tokens, peak memory."""
+    """Median and high percentiles of each stage in milliseconds, median steps and tokens, peak memory."""
     identity |= {"protocol": LATENCY, "n": len(seconds["total"])}
     records = [Record(metric="latency/peak_mib", value=peak_mib, **identity)]
     for name, values in seconds.items():
         if name in COUNTS:
             records.append(Record(metric=f"latency/{name}", value=float(np.median(values)), **identity))
             continue
-        for label, share in (("median", 0.5), ("p90", 0.9)):
+        for label, share, fewest in PERCENTILES:
+            if len(values) < fewest:
+                continue
             low, high = percentile_interval(values, share)
             value = float(np.quantile(values, share))
             records.append(

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.records import CODEC, Record, read_lines, read_records, write_atomic
-from bench.report import figures, layout, sheet, tables
+from bench.report import figures, layout, sheet, speed, tables
 from bench.report.published import load_published
 from methods.base import UserError
 
@@ -39,8 +39,8 @@ def build(
     """
     profile_dir = Path(profile_dir)
     records = read_records(profile_dir / "records")
-    if not tables.scores_of(records):
-        raise UserError(f"{profile_dir / 'records'}: no scores there; run `make reproduce` or `genseg eval` first.")
+    if not records:
+        raise UserError(f"{profile_dir / 'records'}: no records there; run `make reproduce` or `genseg eval` first.")
     folder = profile_dir / "figures"
     written = _write_tables(records, profile_dir / "tables", profile_dir.parent / "published")
     for name, figure in (
@@ -75,6 +75,8 @@ def _write_tables(records: Sequence[Record], folder: Path, published_dir: Path) 
         ("ablation", tables.ablations(records), []),
         ("perception", tables.perception(records), []),
         ("latency", tables.latency(records), []),
+        ("speedup", speed.speedups(records), []),
+        ("roofline", speed.roofline(records), []),
         ("published", [tables.published_list(printed)] if len(printed) else [], []),
     ):
         if own:

@@ -291,6 +291,7 @@ def _total(records: Iterable[Record], row: Record) -> Timing | None:
 def _stages(timed: Iterable[Record]) -> list[str]:
     """The stages that were timed, the known ones in their order, others behind them."""
     found = {r.metric.split("/")[1] for r in timed if r.metric.endswith("/median_ms")} - {"total"}
+    found = {stage for stage in found if not stage.startswith("step ")}  # these stand in the roofline's table
     return [stage for stage in STAGES if stage in found] + sorted(found - set(STAGES))
 
 

@@ -23,10 +23,10 @@ from bench.train.batches import MicroBatch
 from bench.train.engine import LossError, load_module, means, optimizer_state, parameter_groups, rate, to_device
 from bench.train.engine import total_loss as weighted
 from bench.train.meter import FlopMeter
+from bench.train.trainable import frozen_parts
 from bench.train.world import World, lost
 from methods.base import UserError
 
-SMALL = 10**9  # parameters of a frozen part that every process can hold whole
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -210,17 +210,9 @@ def _kept_whole(module: nn.Module) -> Iterator[None]:
     With ZeRO 3 the use of a part is an exchange between all processes, and not every micro-batch has a mask for the
     codec to encode.
     """
-    hidden: list[tuple[nn.Module, str, nn.Module]] = []
-
-    def hide(parent: nn.Module) -> None:
-        for name, part in list(parent.named_children()):
-            if any(p.requires_grad for p in part.parameters()):
-                hide(part)
-            elif sum(p.numel() for p in part.parameters()) < SMALL:
-                hidden.append((parent, name, part))
-                parent._modules[name] = None
-
-    hide(module)
+    hidden = frozen_parts(module)
+    for parent, name, _ in hidden:
+        parent._modules[name] = None
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bench.config import Profile, StageConfig
-from bench.data.cards import open_dataset
+from bench.data.cards import load_card, open_dataset
 from bench.evaluate.metrics import box_iou
 from bench.evaluate.perception import PerceptionSet
 from bench.evaluate.plan import plan
@@ -82,7 +82,7 @@ def open_training_data(profile: Profile, stage: StageConfig) -> dict[str, ImageD
         kinds = ("caption",) if task in ("caption", "generate") else ("what", "colour", "count", "where")
         datasets[task] = open_dataset(name, root, "train", reader="captions", kinds=kinds)
     if len(text_tasks) < len(stage.tasks):
-        referents = open_dataset(name, root, "train", semantic=stage.stage == "pretrain")
+        referents = open_dataset(name, root, "train", semantic=stage.stage == "pretrain", **image_options(profile))
         datasets |= {task: referents for task in stage.tasks if task not in (*TEXT_TASKS, *PERCEPTION_TASKS)}
         for task in (task for task in stage.tasks if task in PERCEPTION_TASKS):
             datasets[task] = PerceptionSet(referents, several=task == "choose_several", seed=stage.seed)
@@ -90,13 +90,26 @@ def open_training_data(profile: Profile, stage: StageConfig) -> dict[str, ImageD
 
 
 def train_root(profile: Profile) -> Path:
-    """The training split has a folder of its own, so that its size does not touch the evaluation data."""
+    """The embedded dataset's training split has a folder of its own, so that its size does not touch the evaluation
+    data; other datasets lie as they were downloaded."""
+    if not is_embedded(profile):
+        return Path(profile.data.root)
     return Path(profile.data.root) / f"train-{profile.data.train_scenes}"
 
 
 def eval_root(profile: Profile) -> Path:
     """Where the evaluation splits are."""
-    return Path(profile.data.root) / "eval"
+    return Path(profile.data.root) / "eval" if is_embedded(profile) else Path(profile.data.root)
+
+
+def is_embedded(profile: Profile) -> bool:
+    """Whether the profile's dataset is built here; others must have been downloaded by the user."""
+    return load_card(profile.data.dataset).kind == "synthetic"
+
+
+def image_options(profile: Profile) -> dict[str, str]:
+    """What the reader must be told of where the pictures are."""
+    return {"images": profile.data.images} if profile.data.images else {}
 
 
 def corpus_of(datasets: dict[str, ImageDataset]) -> Callable[[], Iterator[str]]:
@@ -115,7 +128,7 @@ def validation(profile: Profile, stage: StageConfig) -> Callable[[Method], dict[
 
     Stages that train a codec are measured by its round trip, the others by their answers.
     """
-    dataset = open_dataset(profile.data.dataset, eval_root(profile), "val")
+    dataset = open_dataset(profile.data.dataset, eval_root(profile), "val", **image_options(profile))
     count = profile.train.validate_samples
     questions = plan(dataset, "per_expression", 3 * count)[::3][:count]
     device_type = "cpu" if not torch.cuda.is_available() else "cuda"

@@ -13,6 +13,8 @@ from bench.train.engine import freeze, matching
 from bench.train.world import World
 from methods.base import Method, UserError
 
+SMALL = 10**9  # parameters of a frozen part that every process can hold whole
+
 
 def enter(method: Method, stage: StageConfig, train: TrainConfig, world: World) -> None:
     """Put a method into a stage of training. Raises UserError for what cannot be done."""
@@ -29,6 +31,18 @@ def enter(method: Method, stage: StageConfig, train: TrainConfig, world: World) 
         checkpoint_activations(method)
     if not any(p.requires_grad for p in method.parameters()):
         raise UserError("Nothing is left to be trained; shorten stages.*.freeze.")
+
+
+def frozen_parts(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """(parent, name, part) of the outermost parts that train nothing and are small enough for every process to hold
+    whole."""
+    found = []
+    for name, part in module.named_children():
+        if any(p.requires_grad for p in part.parameters()):
+            found += frozen_parts(part)
+        elif sum(p.numel() for p in part.parameters()) < SMALL:
+            found.append((module, name, part))
+    return found
 
 
 def checkpoint_activations(method: nn.Module) -> None:

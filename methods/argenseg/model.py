@@ -87,8 +87,8 @@ class ARGenSeg(InternVLMethod):
         """parts: `start` (folder of an ARGenSeg model to go on with); or `backbone` (folder of an InternVL model; left
         out in the tokenizer's stage), `codec` (sizes) or `tokenizer` (folder of that stage), `keeper` (settings of
         CodebookKeeper), `init` ("zeros" as released, "var" or "grid"), `seed`. With both, `balance` (of the visual
-        loss), `form` (fields of Form; not `head` for a started model) and `token_cache` (folder in which the masks'
-        ids are kept)."""
+        loss), `options` (fields of Options), `form` (fields of Form; not `head` for a started model) and `token_cache`
+        (folder in which the masks' ids are kept)."""
         form = dict(parts.get("form", {}))
         if "start" in parts:
             method = cls.from_pretrained(Path(parts["start"]))
@@ -97,6 +97,7 @@ class ARGenSeg(InternVLMethod):
             method.form = replace(method.form, **form)
         else:
             method = cls._fresh(parts, Form(**form))
+        method.choose(parts.get("options", {}))
         method.balance = str(parts.get("balance", "tokens"))
         if method.balance not in BALANCES:
             raise UserError(f"There is no balance {method.balance!r} for ARGenSeg; choose {' or '.join(BALANCES)}.")
@@ -116,7 +117,7 @@ class ARGenSeg(InternVLMethod):
             method = cls(None, None, Options(), codec, form)
             method.keeper = dict(parts.get("keeper", {}))
             return method
-        base = InternVLMethod.from_pretrained(Path(parts["backbone"]))
+        base = cls.base(parts)
         add_tokens(base.tokenizer, [PLACEHOLDER, START, END, CONTEXT])
         method = cls(base.backbone, base.tokenizer, base.options, codec, form)
         base.backbone.resize_vocabulary(len(base.tokenizer) + method.visual_rows, seed)
@@ -298,6 +299,9 @@ class ARGenSeg(InternVLMethod):
             phrase = shared.join_expressions(request.expressions)
             asked.append((("box",), shared.BOX_REQUESTS[0].format(phrase=phrase)))
         return asked
+
+    def expected(self, request: Request, want: tuple[str, ...]) -> str | None:
+        return tasks.SEGMENT_ANSWER if want == ("mask",) else None
 
     @property
     def text_rows(self) -> int:

@@ -29,7 +29,7 @@ from methods.base import UserError
 from methods.internvl import weights as internvl
 from methods.internvl.chat import IGNORED, Chat, Turn
 from methods.internvl.engine import Answer, Block, decode
-from methods.internvl.model import Backbone
+from methods.internvl.stepper import Stepper
 from methods.parity import Check, close, read, same
 
 INPUT, HIDDEN, LOGIT, LOSS, GRADIENT, PICTURE = 1e-5, 1e-4, 1e-4, 1e-4, 2e-6, 1e-4  # tolerances; ids are exact
@@ -167,21 +167,20 @@ def _states(method: ARGenSeg, batch: dict[str, Any], io: dict[str, Tensor]) -> l
 
 
 class Recorder:
-    """Keeps the hidden states of every pass of the language model."""
-
-    def __init__(self, backbone: Backbone):
-        self.backbone, self.run, self.passes = backbone, backbone.run, []
+    """Keeps the hidden states of every pass of the language model while answers are written."""
 
     def __enter__(self) -> list[Tensor]:
-        self.backbone.run = self._run
-        return self.passes
+        self.run, passes = Stepper.run, []
 
-    def _run(self, *args: Any, **kwargs: Any) -> Tensor:
-        self.passes.append(self.run(*args, **kwargs))
-        return self.passes[-1]
+        def run(stepper: Stepper, *args: Any, **kwargs: Any) -> Tensor:
+            passes.append(self.run(stepper, *args, **kwargs))
+            return passes[-1]
+
+        Stepper.run = run
+        return passes
 
     def __exit__(self, *_: object) -> None:
-        del self.backbone.run
+        Stepper.run = self.run
 
 
 @torch.no_grad()
@@ -201,7 +200,7 @@ def inference(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], fo
     by_kind = {}
     for kind in (ScaleByScale, TokenByToken):
         block = Block(method.start_id, lambda kind=kind: kind(method, scales), method.form.masks)
-        with Recorder(method.backbone) as passes:
+        with Recorder() as passes:
             valid = torch.ones_like(prompt, dtype=torch.bool)
             answer = decode(method.backbone, embeddings, valid, method.chat.stop_id, block, method.text_rows)[0]
         count = scales if kind is ScaleByScale else method.codec.length
@@ -288,7 +287,7 @@ def guidance(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], fol
     checks.append(same("guided: first tokens", io["sog_ids"], torch.full((len(valid),), method.start_id)))
     block = Block(method.start_id, lambda: Guided(method, facts["cfg"]["cfg"]))
     embeddings = method.backbone.embed(io["prompt_ids"])
-    with Recorder(method.backbone) as passes:
+    with Recorder() as passes:
         answers = decode(method.backbone, embeddings, valid, method.chat.stop_id, block, method.text_rows)
     start = next(i for i, token in enumerate(answers[0].text_ids) if token == -1) + 1  # after the prompt's pass
     visual = torch.cat(passes[start : start + len(method.codec.prefixes)], 1)

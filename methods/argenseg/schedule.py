@@ -26,6 +26,7 @@ class ScaleByScale:
         self.quantizer = method.codec.quantize
         self.vocabulary = (method.low, method.low + method.visual_rows)
         self.features: Tensor | float = 0.0
+        self.sums: list[Tensor] = []  # the features after each scale, where all of them are drawn
         self.chosen: list[Tensor] = []
 
     def first(self, batch: int) -> Tensor:
@@ -46,6 +47,8 @@ class ScaleByScale:
         k = len(self.chosen)
         self.chosen.append(ids)
         self.features = self.features + self.quantizer.contribution(self.quantizer.embedding(ids), k)
+        if self.method.decoding.path == "reference":
+            self.sums.append(self.features)
         return None if k + 1 == self.scales else self.quantizer.shrink(self.features, k + 1)
 
     def tail(self) -> Tensor:
@@ -55,6 +58,8 @@ class ScaleByScale:
         return torch.cat(self.chosen, 1)
 
     def probabilities(self) -> Tensor:
+        for earlier in self.sums[:-1]:  # the released code draws the picture after every scale and keeps the last
+            self.method.codec.grey(earlier)
         return self.method.codec.grey(self.features)
 
 

@@ -8,7 +8,7 @@ vision tower on cross-entropy only. Encoder, latents and code book are frozen af
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,7 +27,8 @@ from methods.himtok.tokenizer import CodecConfig, MaskTokenizer, squashed
 from methods.internvl import checkpoint
 from methods.internvl import tasks as shared
 from methods.internvl.chat import IGNORED, MASK, Turn
-from methods.internvl.engine import Block, Clock
+from methods.internvl.clock import Clock
+from methods.internvl.engine import Block
 from methods.internvl.method import InternVLMethod, Options, tuples
 from methods.internvl.model import Backbone
 from methods.internvl.vocabulary import add_tokens, load_tokenizer, token_id
@@ -66,11 +67,13 @@ class HiMTok(InternVLMethod):
     def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> HiMTok:
         """parts: `start` (folder of a HiMTok model to go on with); or `backbone` (folder of an InternVL model; left
         out in stage 1), `codec` (sizes) or `tokenizer` (folder of a stage-1 model), `hierarchy`, `keeper` (settings
-        of CodebookKeeper), `seed`. And how it speaks: `templates` ("own", "released" or a file), `tokens_in_words`."""
+        of CodebookKeeper), `seed`. And how it speaks: `options` (fields of Options), `templates` ("own", "released"
+        or a file), `tokens_in_words`."""
         if "start" in parts:
             method = cls.from_pretrained(Path(parts["start"]))
             method.templates = Templates(parts["templates"]) if "templates" in parts else method.templates
             method.tokens_in_words = bool(parts.get("tokens_in_words", method.tokens_in_words))
+            method.choose(parts.get("options", {}))
             return method
         seed = int(parts.get("seed", 0))
         torch.manual_seed(seed)
@@ -84,13 +87,13 @@ class HiMTok(InternVLMethod):
             method = cls(None, None, Options(box_scale=BOX_SCALE), codec, hierarchy)
             method.keeper = dict(parts.get("keeper", {}))
             return method
-        base = InternVLMethod.from_pretrained(Path(parts["backbone"]))
+        base = cls.base(parts)
         add_tokens(base.tokenizer, [START, END, *(code_token(i) for i in range(codec.size))])
         base.backbone.resize_vocabulary(len(base.tokenizer), seed)
-        options = replace(base.options, box_scale=BOX_SCALE)
+        base.choose({"box_scale": BOX_SCALE} | dict(parts.get("options", {})))
         templates, in_words = Templates(parts.get("templates", "own")), bool(parts.get("tokens_in_words", False))
         return cls(
-            base.backbone, base.tokenizer, options, codec, hierarchy, templates=templates, tokens_in_words=in_words
+            base.backbone, base.tokenizer, base.options, codec, hierarchy, templates=templates, tokens_in_words=in_words
         )
 
     def config(self) -> dict[str, Any]:
@@ -277,7 +280,7 @@ class HiMTok(InternVLMethod):
         predictions = super().segment(requests)
         for refiner in self._refiner:
             for request, prediction in zip(requests, predictions, strict=True):
-                clock = Clock(self.device)
+                clock = Clock(self.device, self.decoding)
                 with clock.stage("refine"):
                     refiner.refine(request.image, [prediction])
                 prediction.seconds |= clock.seconds
@@ -288,6 +291,11 @@ class HiMTok(InternVLMethod):
         if self.stopping.rule == "full":
             return super()._segment(requests, tokens)
         return [prediction for request in requests for prediction in super(HiMTok, self)._segment([request], tokens)]
+
+    def expected(self, request: Request, want: tuple[str, ...]) -> str | None:
+        family = tasks.family_of(request, self.tokens_in_words, bool(self._past))
+        text = self.templates.families[family].answers[0].replace("{mask}", MASK)
+        return text if MASK in text.partition("{")[0] else None
 
     @property
     def text_rows(self) -> int:

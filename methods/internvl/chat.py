@@ -88,6 +88,15 @@ class Chat:
             ids += self._text(f"{TURN_START}assistant\n")
         return ids, labels + [IGNORED] * (len(ids) - len(labels))
 
+    def reply(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids of an assistant's answer before its `<mask>` and behind it, as `encode` would write them. What
+        follows a "{" varies and is left out; else the id that ends the turn comes last."""
+        fixed, varies, _ = text.partition("{")
+        before, _, after = fixed.partition(MASK)
+        header = f"{TURN_START}assistant\n"
+        ids = self._text(header + before)[len(self._text(header)) :]
+        return tuple(ids), tuple(self._text(after) + ([] if varies else [self.stop_id]))
+
     def _append(self, ids, labels, header, text, learned, tiles, mask_block) -> None:
         body = self._pieces(header + text, tiles, mask_block)
         end = self._text(TURN_END)

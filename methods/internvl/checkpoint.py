@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers.initialization import no_init_weights
 
 from methods.base import UserError
 from methods.internvl.config import BackboneSize
 from methods.internvl.model import Backbone
-from methods.internvl.vocabulary import IMAGE_CONTEXT, token_id
+from methods.internvl.vocabulary import IMAGE_CONTEXT, load_tokenizer, token_id
 from methods.internvl.weights import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def empty_backbone(config: Mapping[str, Any], tokenizer: Any) -> Backbone | None
     """A backbone of the described shape, to be filled by `load_strictly`."""
     if config["backbone"] is None:
         return None
-    return Backbone(BackboneSize(**config["backbone"]), config["vocabulary"], image_token_id(tokenizer))
+    with no_init_weights():  # billions of random numbers would take minutes
+        return Backbone(BackboneSize(**config["backbone"]), config["vocabulary"], image_token_id(tokenizer))
 
 
 def save(method: InternVLMethod, folder: Path, dtype: str, max_shard_size: str) -> None:
@@ -68,18 +70,22 @@ def save(method: InternVLMethod, folder: Path, dtype: str, max_shard_size: str) 
 
 
 def read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """config.json and the tensors (as float32) of a folder. Raises UserError if it is not one of method `name`."""
+    """config.json and the memory-mapped tensors of a folder; a plain `internvl` may also be OpenGVLab's or
+    transformers' own (see native.py). Raises UserError if it is not one of method `name`."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: config.json is missing; give the folder of a saved {name} model.")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: damaged checkpoint ({error}); copy or train it again.") from None
+    if name == "internvl" and isinstance(config, dict) and str(config.get("model_type")).startswith("internvl"):
+        from methods.internvl import native  # here, because it builds on this file
+
+        return native.to_ours(folder, config, load_tokenizer(folder))
     found = config.get("method") if isinstance(config, dict) else None
     if found != name:
         raise UserError(f"{folder}: holds a {found!r} model, not {name!r}; choose the other method.")
-    tensors = read_tensors(folder)
-    return config, {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}
+    return config, read_tensors(folder)
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
@@ -91,4 +97,4 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path
         if names:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise UserError(f"{source}: the checkpoint {what} {shown}; it was made for another configuration.")
-    module.load_state_dict(tensors)
+    module.load_state_dict(tensors)  # copies into float32 tensor by tensor, so that the file need not fit in memory

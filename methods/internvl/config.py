@@ -49,6 +49,7 @@ SIZES = {
     "nano": BackboneSize(
         "qwen2", 256, 4, 4, 2, 704, 192, 4, 3, 768, image_size=224, max_tiles=1, rope_theta=1e4, layer_scale=1.0
     ),
+    "mid": BackboneSize("internlm2", 512, 8, 8, 2, 1408, 384, 6, 6, 1536),  # for timing on a CPU, never trained
     "1b": BackboneSize("qwen2", 896, 24, 14, 2, 4864, 1024, 24, 16, 4096),
     "2b": BackboneSize("internlm2", 2048, 24, 16, 8, 8192, 1024, 24, 16, 4096, rms_eps=1e-5),
     "4b": BackboneSize("qwen2", 2048, 36, 16, 2, 11008, 1024, 24, 16, 4096),
@@ -58,9 +59,12 @@ SIZES = {
     "78b": BackboneSize("qwen2", 8192, 80, 64, 8, 29568, 3200, 45, 25, 12800, "6b"),
 }
 
+VOCABULARY = {"qwen2": 151674, "internlm2": 92553}  # rows of the embedding in every InternVL2_5-* of the family
+
 
 def named_size(name: str) -> BackboneSize:
-    """The size called name. Raises UserError for an unknown one."""
+    """The size called name, in small letters or capitals. Raises UserError for an unknown one."""
+    name = name.lower()
     if name not in SIZES:
         raise UserError(f"There is no backbone size called {name!r}; choose one of {', '.join(SIZES)}.")
     return SIZES[name]

@@ -4,44 +4,29 @@ Rows of a batch move in lock-step. A row is in text, waiting (it has written the
 As long as some row is in text, one text step is made; when none is, the waiting rows write their block together.
 Rows that take no part in a step are fed padding which the attention mask hides and which moves no position.
 
+Where all rows are expected to answer in the same words ("The mask: <mask>."), the words before the mask are read with
+the prompt and those behind it with the block's end, each in one pass. The model's own choices, which the same passes
+give, are compared with them; if one differs, the answers are written anew word by word. So the answer is always the
+model's own.
+
 Shapes: B rows, L prompt tokens (left-padded), D width.
 """
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
-from methods.base import Schedule
+from methods.base import Decoding, Schedule
+from methods.internvl.clock import Clock
+from methods.internvl.decoder import Decoder, ReleasedDecoder
 from methods.internvl.model import Backbone
 
 TEXT, WAITING, DONE = 0, 1, 2
-
-
-class Clock:
-    """Seconds per named stage, with the device synchronised at both ends of each."""
-
-    def __init__(self, device: torch.device | str = "cpu"):
-        self.device = torch.device(device)
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = self._now()
-        yield
-        self.seconds[name] += self._now() - start
 
 
 @dataclass(frozen=True)
@@ -55,6 +40,15 @@ class Block:
     mutual: bool = False
 
 
+@dataclass(frozen=True)
+class Draft:
+    """The ids of an answer's fixed words before its first mask block and behind it; `after` may end with the id that
+    ends the answer, or earlier, where the words are no longer fixed."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
 @dataclass
 class Answer:
     """What one row wrote. In `text_ids` the value -1 stands for a block; `masks` and `mask_ids` hold the blocks."""
@@ -66,43 +60,119 @@ class Answer:
     finished: bool = False  # False if the limit on text tokens cut it off
 
 
-class Decoder:
-    """One batch's decoding state: the key-value cache, which keys exist, and each row's next position."""
+@dataclass(frozen=True)
+class Writer:
+    """All that decoding of one batch needs to know beside the prompts: see `decode`."""
 
-    def __init__(self, backbone: Backbone, embeddings: Tensor, valid: Tensor):
-        """embeddings [B, L, D] and valid bool [B, L], false where a shorter prompt is padded on the left."""
-        self.backbone = backbone
-        self.cache = DynamicCache(config=backbone.language_model.config)
-        self.mask = valid
-        positions = (valid.long().cumsum(1) - 1).clamp(min=0)
-        self.position = valid.sum(1)
-        self.passes = 1
-        self.hidden = backbone.run(embeddings, self._mask(), positions, self.cache)[:, -1]
+    backbone: Backbone
+    stop_id: int
+    block: Block | None
+    text_rows: int
+    most_text: int
+    clock: Clock
+    decoding: Decoding
+    draft: Draft | None
+    prefix: Tensor | None
 
-    def _mask(self) -> Tensor | None:
-        return None if bool(self.mask.all()) else self.mask.long()
+    # ---- expected words -----------------------------------------------------------------------------------------
 
-    def feed(self, embeddings: Tensor, active: Tensor, mutual: bool = False) -> Tensor:
-        """Feed n embeddings [B, n, D] to the active rows (bool [B]) -> hidden states [B, n, D].
+    def drafted(self, embeddings: Tensor, valid: Tensor) -> tuple[Decoder, list[Answer], list[int]] | None:
+        """The answers as far as the draft goes, in few passes; None if the model would have said something else."""
+        batch, draft, schedule = len(embeddings), self.draft, self.block.schedule()
+        before, start, after = (
+            torch.tensor(ids, dtype=torch.long, device=embeddings.device).expand(batch, -1)
+            for ids in (draft.before, (self.block.start_id,), draft.after)
+        )
+        with self.clock.stage("prefill"):
+            first = schedule.first(batch)
+            if self.block.mutual and first.shape[1] > 1:
+                return None  # the prompt's pass is causal
+            fed = torch.cat([embeddings, self.backbone.embed(before), first.to(embeddings.dtype)], 1)
+            exists = torch.cat([valid, valid.new_ones(batch, fed.shape[1] - valid.shape[1])], 1)
+            state = Decoder(self.backbone, fed, exists, self.prefix)
+        begin = valid.shape[1] - 1
+        if not self._agrees(state, state.prompt[:, begin : begin + len(draft.before) + 1], [before, start], 0):
+            return None
+        with self.clock.stage("mask"):
+            begun = state.prompt[:, -first.shape[1] :]
+            read = after[:, :-1] if self._stops(draft) else after  # the last word is chosen, but never read
+            ended = state.write(schedule, None, self.block.mutual, begun, read, self.clock)
+        answers = [Answer(list(draft.before)) for _ in range(batch)]
+        self.take(answers, range(batch), schedule)
+        if not self._agrees(state, ended[:, ended.shape[1] - read.shape[1] - 1 :][:, : after.shape[1]], [after], 1):
+            return None
+        for answer in answers:
+            answer.text_ids += draft.after[: read.shape[1]]
+            answer.finished = self._stops(draft)
+        return state, answers, [DONE if answer.finished else TEXT for answer in answers]
 
-        Each sees all that stood before and the earlier ones of the n, or with `mutual` all n."""
-        count = embeddings.shape[1]
-        self.mask = torch.cat([self.mask, active[:, None].expand(-1, count)], 1)
-        positions = self.position[:, None] + torch.arange(count, device=active.device)
-        self.position = self.position + count * active
-        self.passes += 1
-        mask = self.mask[:, None, None].expand(-1, -1, count, -1) if mutual else self._mask()
-        hidden = self.backbone.run(embeddings, mask, positions, self.cache)
-        self.hidden = torch.where(active[:, None], hidden[:, -1], self.hidden)
-        return hidden
+    def _stops(self, draft: Draft) -> bool:
+        return draft.after[-1:] == (self.stop_id,)
 
-    def write(self, schedule: Schedule, active: Tensor, mutual: bool = False) -> None:
-        """Let the active rows write one block of mask tokens, and feed what must follow it."""
-        low, high = schedule.vocabulary
-        inputs = schedule.first(len(active))
-        while inputs is not None:
-            inputs = schedule.next(self.backbone.head(self.feed(inputs, active, mutual), low, high))
-        self.feed(self.backbone.embed(schedule.tail()), active)
+    def _agrees(self, state: Decoder, hidden: Tensor, expected: list[Tensor], blocks: int) -> bool:
+        """Whether the words that the states [B, n, D] choose are the expected ones [B, n]."""
+        if self.decoding.text == "imposed":
+            return True
+        with self.clock.stage("text"):
+            logits = state.head(hidden, 0, self.text_rows)
+            if blocks >= self.block.most:
+                logits[..., self.block.start_id] = -torch.inf
+            return bool((logits.argmax(-1) == torch.cat(expected, 1)).all())
+
+    # ---- word by word -------------------------------------------------------------------------------------------
+
+    def text_step(self, state: Decoder, answers: list[Answer], phase: list[int]) -> None:
+        logits = state.head(state.hidden, 0, self.text_rows).float()
+        if self.block is not None:
+            used_up = torch.tensor([len(answer.masks) >= self.block.most for answer in answers], device=logits.device)
+            logits[used_up, self.block.start_id] = -torch.inf
+        choice = logits.argmax(-1)
+        chosen = choice.tolist()
+        if self.decoding.text == "imposed" and self.draft is not None:
+            chosen = [self._imposed(answer) for answer in answers]
+            choice = torch.tensor(chosen, device=choice.device)
+        for row, token in enumerate(chosen):
+            if phase[row] != TEXT:
+                continue
+            if token == self.stop_id:
+                phase[row], answers[row].finished = DONE, True
+            elif self.block is not None and token == self.block.start_id:
+                phase[row] = WAITING
+            else:
+                answers[row].text_ids.append(token)
+                if len(answers[row].text_ids) >= self.most_text:
+                    phase[row] = DONE
+        if TEXT in phase:
+            active = torch.tensor([row == TEXT for row in phase], device=choice.device)
+            state.feed(self.backbone.embed(choice[:, None]), None if all(p == TEXT for p in phase) else active)
+
+    def _imposed(self, answer: Answer) -> int:
+        words = (*self.draft.before, self.block.start_id, *self.draft.after)
+        return words[len(answer.text_ids)] if len(answer.text_ids) < len(words) else self.stop_id
+
+    def write_block(self, state: Decoder, answers: list[Answer], phase: list[int]) -> None:
+        waiting = [row for row, now in enumerate(phase) if now == WAITING]
+        active = torch.tensor([now == WAITING for now in phase], device=state.hidden.device)
+        schedule = self.block.schedule()
+        with self.clock.stage("mask"):
+            everyone = len(waiting) == len(phase)
+            state.write(schedule, None if everyone else active, self.block.mutual, clock=self.clock)
+        self.take(answers, waiting, schedule)
+        for row in waiting:
+            phase[row] = TEXT
+
+    def take(self, answers: list[Answer], rows, schedule: Schedule) -> None:
+        """Put a finished block into the answers of some rows."""
+        device, precision = self.clock.device.type, self.backbone.language_model.norm.weight.dtype
+        low = precision != torch.float32  # codecs keep their weights in float32, which their ids need
+        with self.clock.stage("codec"):
+            with torch.autocast(device, precision) if low else nullcontext():
+                masks = schedule.probabilities()
+            ids = schedule.ids().tolist()
+        for row in rows:
+            answers[row].text_ids.append(-1)
+            answers[row].masks.append(masks[row])
+            answers[row].mask_ids.append(ids[row])
 
 
 @torch.inference_mode()
@@ -115,63 +185,34 @@ def decode(
     text_rows: int,
     most_text: int = 64,
     clock: Clock | None = None,
+    decoding: Decoding | None = None,
+    draft: Draft | None = None,
+    prefix: Tensor | None = None,
 ) -> list[Answer]:
     """Greedy answers to B prompts.
 
     embeddings [B, L, D], valid bool [B, L]. Text tokens are chosen among the first `text_rows` rows of the head,
     so that no mask token can stand in text; within a block only the schedule's own rows are looked at. After
     `block.most` blocks the start token is no longer offered. At most `most_text` text tokens are written per row.
+    draft: what all rows are expected to say. prefix [1, P, D]: what stands before every prompt (fast path only).
     """
-    clock = clock or Clock(embeddings.device)
-    with clock.stage("prefill"):
-        state = Decoder(backbone, embeddings, valid)
-    answers = [Answer() for _ in embeddings]
-    phase = [TEXT] * len(answers)
+    clock, decoding = clock or Clock(embeddings.device), decoding or Decoding()
+    writer = Writer(backbone, stop_id, block, text_rows, most_text, clock, decoding, draft, prefix)
+    begun = None
+    if draft is not None and decoding.path == "fast" and decoding.text != "written":
+        begun = writer.drafted(embeddings, valid)
+    if begun is None:
+        kind = Decoder if decoding.path == "fast" else ReleasedDecoder
+        with clock.stage("prefill"):
+            state = kind(backbone, embeddings, valid, prefix)
+        begun = state, [Answer() for _ in embeddings], [TEXT] * len(embeddings)
+    state, answers, phase = begun
     while any(row != DONE for row in phase):
         if TEXT in phase:
             with clock.stage("text"):
-                _text_step(state, answers, phase, stop_id, block, text_rows, most_text)
+                writer.text_step(state, answers, phase)
         else:
-            _block(state, answers, phase, block, clock)
+            writer.write_block(state, answers, phase)
     for answer in answers:
         answer.steps = state.passes
     return answers
-
-
-def _text_step(state, answers, phase, stop_id, block, text_rows, most_text) -> None:
-    logits = state.backbone.head(state.hidden, 0, text_rows).float()
-    if block is not None:
-        used_up = torch.tensor([len(answer.masks) >= block.most for answer in answers], device=logits.device)
-        logits[used_up, block.start_id] = -torch.inf
-    choice = logits.argmax(-1)
-    chosen = choice.tolist()
-    for row, token in enumerate(chosen):
-        if phase[row] != TEXT:
-            continue
-        if token == stop_id:
-            phase[row], answers[row].finished = DONE, True
-        elif block is not None and token == block.start_id:
-            phase[row] = WAITING
-        else:
-            answers[row].text_ids.append(token)
-            if len(answers[row].text_ids) >= most_text:
-                phase[row] = DONE
-    if TEXT in phase:
-        active = torch.tensor([row == TEXT for row in phase], device=choice.device)
-        state.feed(state.backbone.embed(choice[:, None]), active)
-
-
-def _block(state, answers, phase, block, clock) -> None:
-    waiting = [row for row, now in enumerate(phase) if now == WAITING]
-    active = torch.zeros(len(phase), dtype=torch.bool, device=state.hidden.device)
-    active[waiting] = True
-    schedule = block.schedule()
-    with clock.stage("mask"):
-        state.write(schedule, active, block.mutual)
-    with clock.stage("codec"):
-        masks, ids = schedule.probabilities(), schedule.ids().tolist()
-    for row in waiting:
-        answers[row].text_ids.append(-1)
-        answers[row].masks.append(masks[row])
-        answers[row].mask_ids.append(ids[row])
-        phase[row] = TEXT

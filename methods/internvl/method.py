@@ -10,7 +10,7 @@ Shapes: B rows, L tokens, D width, N tiles, P image tokens a tile, M masks in a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,13 +22,15 @@ from torch.utils.checkpoint import checkpoint as checkpoint_pass
 from methods.base import Codec, Example, Method, Prediction, Request, TrainingSample, UserError, open_image
 from methods.internvl import checkpoint, tasks
 from methods.internvl.chat import IGNORED, MASK, Chat, Turn
-from methods.internvl.config import named_size
-from methods.internvl.engine import Answer, Block, Clock, decode
+from methods.internvl.clock import Clock
+from methods.internvl.config import VOCABULARY, named_size
+from methods.internvl.engine import Answer, Block, Draft, decode
 from methods.internvl.model import Backbone
 from methods.internvl.pretraining import PretrainingHeads, patch_targets
 from methods.internvl.tiles import make_tiles
-from methods.internvl.vocabulary import load_tokenizer, train_tokenizer
+from methods.internvl.vocabulary import SPECIALS, load_tokenizer, stand_in, train_tokenizer
 
+RANDOM = "random:"  # in front of a size, where a backbone's folder is asked for
 LOGITS = 2**26  # that are kept at once; more (a micro-batch of masks, 97 thousand ids) are computed twice instead
 
 
@@ -66,10 +68,15 @@ class InternVLMethod(Method, nn.Module):
 
     @classmethod
     def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> InternVLMethod:
-        """A fresh backbone for training from nothing.
+        """A fresh backbone for training from nothing, or one to go on with.
 
-        parts: size (a named size), vocabulary (entries of the BPE trained on the corpus), seed, image_first, system.
+        parts: size (a named size), vocabulary (entries of the BPE trained on the corpus), seed, image_first, system;
+        or backbone (see `base`) and options (fields of Options).
         """
+        if "backbone" in parts:
+            method = cls.base(parts)
+            method.choose(parts.get("options", {}))
+            return method
         size = named_size(parts.get("size", "nano"))
         seed = int(parts.get("seed", 0))
         tokenizer = train_tokenizer(corpus(), int(parts.get("vocabulary", 1024)))
@@ -78,6 +85,30 @@ class InternVLMethod(Method, nn.Module):
         backbone.initialise_from_scratch(seed)
         options = Options(bool(parts.get("image_first", True)), str(parts.get("system", "")), size.max_tiles)
         return cls(backbone, tokenizer, options)
+
+    @classmethod
+    def base(cls, parts: Mapping[str, Any]) -> InternVLMethod:
+        """The backbone that a method's parts name: `backbone`, the folder of an InternVL model, or `random:SIZE` for
+        one of a named size with random weights and the official number of rows (or `vocabulary` and the specials),
+        to plan and to time with; `texts`: what its tokenizer knows beside the bytes."""
+        name = str(parts["backbone"])
+        if not name.startswith(RANDOM):
+            return InternVLMethod.from_pretrained(Path(name))
+        size = named_size(name.removeprefix(RANDOM))
+        rows = int(parts["vocabulary"]) + len(SPECIALS) if "vocabulary" in parts else VOCABULARY[size.text_family]
+        tokenizer = stand_in(rows, parts.get("texts", ()))
+        backbone = Backbone(size, len(tokenizer), checkpoint.image_token_id(tokenizer))
+        return InternVLMethod(backbone, tokenizer, Options(max_tiles=size.max_tiles))
+
+    def choose(self, options: Mapping[str, Any]) -> None:
+        """Change some of the options (fields of Options) that came with a checkpoint."""
+        try:
+            self.options = replace(self.options, **options)
+        except TypeError:
+            known = ", ".join(field.name for field in fields(Options))
+            raise UserError(f"parts.options is {dict(options)}; there are {known}.") from None
+        if self.backbone is not None:
+            self.chat = Chat(self.tokenizer, self.backbone.size.tokens_per_tile, self.options.system)
 
     def save_pretrained(self, folder: Path, dtype: str = "float32", max_shard_size: str = "5GB") -> None:
         checkpoint.save(self, Path(folder), dtype, max_shard_size)
@@ -241,7 +272,7 @@ class InternVLMethod(Method, nn.Module):
         return predictions
 
     def _segment(self, requests: Sequence[Request], tokens: int | None) -> list[Prediction]:
-        clock = Clock(self.device)
+        clock = Clock(self.device, self.decoding)
         for request in requests:
             self.chat.check(request.expressions, f"The expression {' '.join(request.expressions)!r}")
         with clock.stage("preprocess"):
@@ -256,9 +287,14 @@ class InternVLMethod(Method, nn.Module):
         asked = [(i, *question) for i, request in enumerate(requests) for question in self.questions(request)]
         with clock.stage("preprocess"):
             prompts = [self._prompt(text, len(tiles[keys[i]]), requests[i]) for i, _, text in asked]
-            embeddings, valid = self._left_padded(prompts, [tokens_of_image[keys[i]] for i, _, _ in asked])
-        rows = self.text_rows
-        answers = decode(self.backbone, embeddings, valid, self.chat.stop_id, self.block(tokens), rows, clock=clock)
+            prefix, rest = self._common_prefix(prompts, len(images))
+            tokens_of_row = [tokens_of_image[keys[i]] for i, _, _ in asked]
+            embeddings, valid = self._left_padded(rest, [] if prefix else tokens_of_row)
+            shared = self._left_padded([prefix], tokens_of_row[:1])[0] if prefix else None
+        answers = decode(
+            self.backbone, embeddings, valid, self.chat.stop_id, self.block(tokens), self.text_rows, clock=clock,
+            decoding=self.decoding, draft=self._draft([(requests[i], want) for i, want, _ in asked]), prefix=shared,
+        )  # fmt: skip
         with clock.stage("resize"):
             predictions = [Prediction(np.zeros(opened[key].size[::-1], bool)) for key in keys]
             for (i, want, _), answer in zip(asked, answers, strict=True):
@@ -276,13 +312,37 @@ class InternVLMethod(Method, nn.Module):
         turns = [Turn("user", tasks.with_image(text, self.options.image_first))]
         return self.chat.encode(turns, tiles, reply=True)[0]
 
+    def _common_prefix(self, prompts: list[list[int]], pictures: int) -> tuple[list[int], list[list[int]]]:
+        """What all questions about one picture begin with, if the picture is in it, and the rests; else nothing."""
+        whole = min(prompts, key=len)[:-1]
+        same = next((i for i, ids in enumerate(zip(*prompts, strict=False)) if len(set(ids)) > 1), len(whole))
+        last = max(i for i, token in enumerate(prompts[0]) if token == self.chat.image_id)
+        if len(prompts) == 1 or pictures > 1 or same <= last or self.decoding.path == "reference":
+            return [], prompts
+        return whole[:same], [prompt[len(whole[:same]) :] for prompt in prompts]
+
+    def expected(self, request: Request, want: tuple[str, ...]) -> str | None:
+        """The fixed words of the answer to one of a request's questions, up to where they are no longer fixed, with
+        `<mask>` in its place; None if they do not reach so far."""
+        return None
+
+    def _draft(self, asked: Sequence[tuple[Request, tuple[str, ...]]]) -> Draft | None:
+        """What all answers of a batch are expected to say."""
+        texts = {self.expected(*question) for question in asked}
+        if len(texts) > 1 or None in texts:
+            return None
+        before, after = self.chat.reply(*texts)
+        return Draft(before, after)
+
     def _left_padded(self, prompts: list[list[int]], image_tokens: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Prompt embeddings [B, L, D] and valid bool [B, L]."""
         length = max(map(len, prompts))
         ids = torch.tensor([[0] * (length - len(p)) + p for p in prompts], device=self.device)
         valid = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts], device=self.device)
         embeddings = self.backbone.embed(ids)
-        return self.backbone.place_images(embeddings, ids, torch.cat(image_tokens)), valid
+        if image_tokens:
+            embeddings = self.backbone.place_images(embeddings, ids, torch.cat(image_tokens))
+        return embeddings, valid
 
     def read_answer(self, answer: Answer, want: tuple[str, ...], prediction: Prediction) -> None:
         """Fill a prediction from a decoded answer; what is asked for and missing becomes its failure."""

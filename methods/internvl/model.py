@@ -51,8 +51,8 @@ class Backbone(nn.Module):
 
         transformers leaves the vision tower's position embeddings at zero, which trains markedly worse from nothing.
         """
-        generator = torch.Generator().manual_seed(seed)
         tower = self.vision_tower.embeddings
+        generator = torch.Generator(tower.cls_token.device).manual_seed(seed)
         for parameter in (tower.position_embeddings, tower.cls_token):
             nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
         for module in self.modules():
@@ -111,9 +111,9 @@ class Backbone(nn.Module):
         old = self.vocabulary
         if rows <= old:
             return
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         self.native.resize_token_embeddings(rows, mean_resizing=False)
         head, table = self.native.lm_head.weight, self.language_model.embed_tokens.weight
         head[old:] = head[:old].mean(0)
-        noise = torch.randn(rows - old, table.shape[1], generator=generator) * 0.02
+        noise = torch.randn(rows - old, table.shape[1], generator=generator, device="cpu") * 0.02
         table[old:] = table[:old].mean(0) + noise.to(table)

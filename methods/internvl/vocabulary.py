@@ -5,6 +5,7 @@ Ids are always looked up by string: no id is written down anywhere in this proje
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from methods.base import UserError
+from methods.internvl import sentencepiece
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"
@@ -41,6 +43,20 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
 
     Deterministic for a given sequence of texts.
     """
+    return _with_specials(_train(texts, size))
+
+
+def stand_in(rows: int, texts: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+    """A tokenizer of exactly `rows` entries for models with random weights: the bytes, what occurs often in the texts,
+    entries that no text contains, and the specials."""
+    rows -= len(SPECIALS)
+    content = json.loads(_train(texts, min(rows, 2048)).to_str())
+    vocabulary = content["model"]["vocab"]
+    vocabulary |= {f"<unused {i}>": i for i in range(len(vocabulary), rows)}
+    return _with_specials(Tokenizer.from_str(json.dumps(content)))
+
+
+def _train(texts: Iterable[str], size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -54,6 +70,10 @@ def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
         vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _with_specials(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=None, eos_token=None)
     add_tokens(fast, SPECIALS)
     return fast
@@ -68,6 +88,8 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> Non
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint folder, without remote code. Raises UserError if there is none."""
+    if (folder / sentencepiece.MODEL).is_file() and not (folder / "tokenizer.json").is_file():
+        return sentencepiece.load(folder)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # damaged files fail in transformers with any exception

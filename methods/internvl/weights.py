@@ -166,6 +166,13 @@ def check_names(found: list[str], wanted: list[str], source: Any) -> None:
             raise UserError(f"{source}: {what} {some}; it is not a checkpoint of this architecture.")
 
 
+def convert(source: Path, target: Path) -> Path:
+    """An original InternVL2_5 folder or a native one -> our folder; ours -> a native one -> the folder written."""
+    from methods.internvl import native  # here, because it builds on this file
+
+    return native.convert(source, target)
+
+
 # ---- folders ------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bench import cli, pipeline
+from bench import ablation, cli, pipeline
 from bench.cli import PROFILE_COMMANDS, split_profile
 from bench.config import load_profile
 
@@ -152,15 +152,16 @@ def test_the_resolved_profile_is_shown_before_the_work(genseg, profile, monkeypa
     assert seen == [load_profile(profile, ["seed=5"])]
 
 
-@pytest.mark.parametrize("command", sorted(set(PROFILE_COMMANDS) - {"train"}))
+@pytest.mark.parametrize("command", sorted(set(PROFILE_COMMANDS) - {"train", "plan"}))
 def test_every_command_reaches_its_own_step(genseg, profile, monkeypatch, command):
-    names = {"reproduce": "reproduce", "study": "study", "eval": "evaluate", "ablation": "ablation",
+    names = {"reproduce": "reproduce", "study": "study", "eval": "evaluate",
              "latency": "time_methods", "report": "write_report"}  # fmt: skip
     seen = []
     for name in names.values():
         monkeypatch.setattr(pipeline, name, lambda profile, name=name: seen.append(name))
+    monkeypatch.setattr(ablation, "ablation", lambda profile: seen.append("ablation"))
     assert genseg(command, f"profile={profile}").code == 0
-    assert seen == [names[command]]
+    assert seen == [names.get(command, "ablation")]
 
 
 def test_train_takes_stages_and_settings_in_any_order(genseg, profile, monkeypatch):

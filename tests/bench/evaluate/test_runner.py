@@ -43,7 +43,8 @@ def test_every_question_of_every_protocol_is_answered(taught, squares, tmp_path)
 def test_a_budget_asks_for_masks_alone_and_names_its_file(taught, squares, tmp_path):
     tokens = taught.codec.prefixes[1]
     config = replace(CONFIG, protocols=["per_expression"])
-    path = predict_method(taught, identity(taught, tokens=tokens), squares(1), "val", config, tmp_path)[0]
+    who = identity(taught, tokens=tokens)
+    path = predict_method(taught, who, squares(1), "val", config, tmp_path, ("mask",))[0]
     assert path.name == f"{taught.name}.val.per_expression-{tokens:03d}.jsonl"
     assert {len(row["token_ids"]) for row in rows(path)} == {tokens}
     assert {row["failure"] for row in rows(path)} == {None}

@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from bench.latency.measure import forget_peak, measure, peak_mebibytes, percentile_interval
 from bench.latency.records import to_records
-from methods.base import Prediction, Request
+from methods.base import Decoding, Prediction, Request
 
 CPU = torch.device("cpu")
 
@@ -42,6 +42,7 @@ class Sleeper:
     """Answers after a while; every third request writes no mask."""
 
     device = CPU
+    decoding = Decoding()
 
     def __init__(self):
         self.asked = []
@@ -83,7 +84,10 @@ def test_a_real_method_reports_all_its_stages(writer, writing, examples):
     asked = [Request(example.image, example.expressions[:1]) for example in examples[:3]]
     found = measure(writing(writer), asked, warmup=1, name=writer.name)
     stages = {"preprocess", "vision", "prefill", "text", "mask", "codec", "resize"}
-    assert set(found) == stages | {"total", "steps", "tokens"}
+    steps = {name for name in found if name.startswith("step ")}
+    assert len(steps) == (32 if writer.name == "himtok" else 4)
+    assert set(found) == stages | steps | {"total", "steps", "tokens"}
+    assert writer.decoding.detail == "none"
     assert set(found["tokens"]) == {writer.codec.length}
 
 

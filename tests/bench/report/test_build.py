@@ -68,5 +68,5 @@ def test_records_alone_are_enough(profile):
 
 def test_without_records_there_is_one_clear_sentence(tmp_path):
     (tmp_path / "records").mkdir()
-    with pytest.raises(UserError, match="no scores there; run `make reproduce`"):
+    with pytest.raises(UserError, match="no records there; run `make reproduce`"):
         build(tmp_path)

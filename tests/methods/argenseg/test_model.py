@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from methods.argenseg.model import CONTEXT, END, PLACEHOLDER, START
-from methods.base import Request, TrainingSample, UserError
+from methods.base import Decoding, Request, TrainingSample, UserError
 from methods.internvl.chat import IGNORED, Turn
 from methods.internvl.vocabulary import token_id
 
@@ -282,10 +282,11 @@ def test_mask_and_box_are_two_questions(argenseg, writing, examples):
 def test_both_questions_of_a_request_share_their_steps(argenseg, writing, examples):
     """They are answered in one batch, so the language model runs no more often than for one of them."""
     writing(argenseg)
+    argenseg.decoding = Decoding(text="written")  # else one question's fixed words are read with its prompt
     one, both = (
         argenseg.segment([Request(examples[0].image, ("it",), want)])[0] for want in (("mask",), ("mask", "box"))
     )
-    assert one.steps == both.steps
+    assert both.steps == one.steps + 1  # one pass reads what both questions begin with
 
 
 def test_built_on_a_saved_tokenizer_the_codec_is_the_saved_one(build, backbone_folder, tmp_path):

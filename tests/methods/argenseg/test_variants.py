@@ -281,7 +281,7 @@ def test_keys_and_positions_after_masks_and_text(argenseg, masks):
     added = masks * (30 + 1) + 1
     assert state.position.tolist() == [5 + added, 9 + added]
     assert state.mask.sum(1).tolist() == [5 + added, 9 + added]
-    assert state.cache.get_seq_length() == 9 + added
+    assert state.mask.shape[1] == 9 + added
 
 
 def test_only_visual_ids_are_looked_at_and_the_end_is_forced(argenseg, writing, examples):

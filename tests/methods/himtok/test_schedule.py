@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from methods.base import Request, UserError
+from methods.base import Decoding, Request, UserError
 from methods.himtok.schedule import Stopping, TokenByToken, change
 from methods.himtok.tasks import code_token
 
@@ -82,6 +82,7 @@ def test_every_token_is_fed_once_whatever_ends_the_mask(himtok, script, examples
     moves = dict(zip([himtok.start_id, *codes], [*codes, himtok.end_id], strict=True))
     script(himtok, {"\n": himtok.start_id} | moves | {himtok.end_id: "<|im_end|>"})
     himtok.stopping = Stopping(rule, 1.0, 4)
+    himtok.decoding = Decoding(text="written")
     fed, embed = [], himtok.backbone.embed
     himtok.backbone.embed = lambda ids: fed.append(ids[0].tolist()) or embed(ids)
     ask(himtok, examples, tokens=8 if rule == "full" else 32)

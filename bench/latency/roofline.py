@@ -1,0 +1,140 @@
+"""How fast a stage could be on this machine: the floor that bandwidth and arithmetic set, and the share reached.
+
+Floating-point operations and bytes are counted from the shapes of one real request, operation by operation: a matrix
+product, convolution or attention counts its multiplications and additions, and reads its weights (or keys and values)
+once. Activations are not counted, because they may stay in a cache; so the floor is a lower bound. Bandwidth and matrix
+rate are measured on the machine itself. A stage cannot take less than the larger of bytes / bandwidth and operations /
+rate; whichever is larger binds it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from methods.base import Method, Request
+
+BIG = {"cuda": (16384, 65536), "cpu": (1536, 8192)}  # sides of the square product, and of the matrix read once
+REPEATS = 7
+
+
+@dataclass
+class Work:
+    """What a stage has to do at least."""
+
+    flops: float = 0.0
+    bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a device reaches: bytes read per second, and operations per second of a large matrix product."""
+
+    bandwidth: float
+    rate: float
+
+    def floor(self, work: Work) -> tuple[float, str]:
+        """Seconds that the work takes at least, and what binds: "bandwidth" or "arithmetic"."""
+        read, computed = work.bytes / self.bandwidth, work.flops / self.rate
+        return max(read, computed), "bandwidth" if read >= computed else "arithmetic"
+
+
+class Counter(TorchDispatchMode):
+    """Adds up, per stage, the work of every operation that is carried out within it.
+
+    A stage's own name is the innermost that is open; a step of a mask block counts for its stage too.
+    """
+
+    def __init__(self, weights: set[int]):
+        """weights: addresses of the storages that hold parameters."""
+        super().__init__()
+        self.weights = weights
+        self.open: list[str] = []
+        self.work: dict[str, Work] = defaultdict(Work)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.open.append(name)
+        yield
+        self.open.pop()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        attends = "_scaled_dot_product" in str(func)
+        if func._overloadpacket not in flop_registry and not attends:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        flops, read = 0.0, 0.0
+        if attends:
+            q, k, v = tensors[:3]
+            flops = 2.0 * q.numel() * k.shape[-2] + 2.0 * q.shape[:-1].numel() * v.shape[-2] * v.shape[-1]
+            read = k.numel() * k.element_size() + v.numel() * v.element_size()
+        elif func._overloadpacket in flop_registry:
+            flops = flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
+            mine = [t for t in tensors if t.untyped_storage().data_ptr() in self.weights]
+            read = sum(t.numel() * t.element_size() for t in mine)
+        for name in self.open:
+            self.work[name].flops += flops
+            self.work[name].bytes += read
+        return out
+
+
+def count(method: Method, request: Request) -> dict[str, Work]:
+    """The work of each stage, and of each step of a mask block, of one request."""
+    module: Any = method  # concrete methods are torch modules
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    counter, decoding = Counter(weights), method.decoding
+    method.decoding = replace(decoding, detail="steps", watch=counter.stage)
+    try:
+        with counter:
+            method.segment([request])
+    finally:
+        method.decoding = decoding
+    return {name: work for name, work in counter.work.items() if work.flops}
+
+
+def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
+    """Bandwidth of one matrix-vector product, as decoding does it, and rate of one square matrix product."""
+    side, rows = BIG[device.type]
+    square = torch.randn(side, side, device=device, dtype=dtype)
+    tall = torch.randn(rows, side, device=device, dtype=dtype)
+    vector = torch.randn(side, device=device, dtype=dtype)
+    rate = 2 * side**3 / _seconds(lambda: square @ square, device)
+    return Machine(tall.numel() * tall.element_size() / _seconds(lambda: tall @ vector, device), rate)
+
+
+def _seconds(work: Callable[[], Tensor], device: torch.device) -> float:
+    """Median seconds of a call, the first two left out."""
+    times = []
+    for _ in range(REPEATS + 2):
+        _wait(device)
+        start = time.perf_counter()
+        work()
+        _wait(device)
+        times.append(time.perf_counter() - start)
+    return median(times[2:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def cost_per_million(seconds: float, price: float) -> float:
+    """What a million masks cost, made one after the other on a machine at a price per hour."""
+    return 1e6 * seconds / 3600 * price

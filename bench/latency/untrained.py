@@ -1,0 +1,107 @@
+"""Timing of real architectures with random weights: the time of an answer does not depend on the weights' values.
+
+The text of the answers is imposed, because a model that was never trained would not write it; it costs what it would
+cost (the reference path still generates it token by token).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench.config import LatencyConfig, UntrainedConfig
+from methods.base import Decoding, Method, Request
+from methods.registry import method_class
+
+PHRASES = (
+    "the red car on the left", "a person in a blue shirt", "the small dog behind it", "the second cup from the right",
+    "the tallest building", "the woman who holds an umbrella", "the bus", "the plate with two slices of pizza on it",
+)  # fmt: skip
+WORDS = (
+    *PHRASES, "Segment the object.", "The mask: ", "Sure, the segmentation result: ",
+    "Given the following instructions: ; please perform referring segmentation on this image.",
+)  # fmt: skip
+TILE = 448  # side in pixels; a square picture of n x n tiles gets a thumbnail, if n is more than 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One architecture, one number of tiles and of mask tokens (None: all)."""
+
+    size: str
+    name: str
+    tiles: int
+    tokens: int | None
+
+    @property
+    def variant(self) -> str:
+        tokens = f", tokens={self.tokens}" if self.tokens else ""
+        return f"{self.name} on {self.size}, tiles={self.tiles}{tokens}"
+
+    @property
+    def slug(self) -> str:
+        """The case as a file's name."""
+        return re.sub("[^a-z0-9]+", "-", f"{self.size} {self.name} {self.tiles} {self.tokens or ''}".lower()).strip("-")
+
+
+def cases(config: LatencyConfig) -> list[Case]:
+    """All that a profile times, small models first; cases of one model stand together."""
+    return [
+        Case(size, name, tiles, tokens)
+        for size in config.sizes
+        for name, model in config.untrained.items()
+        if not model.sizes or size in model.sizes
+        for tiles in model.tiles or config.tiles
+        for tokens in model.tokens or [None]
+    ]
+
+
+def requests_of(case: Case, count: int) -> list[Request]:
+    """Noise pictures of the case's number of tiles, and plain expressions."""
+    side = TILE * round((case.tiles - (case.tiles > 1)) ** 0.5)
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 255, (side, side, 3), np.uint8)) for _ in range(min(count, 8))]
+    return [
+        Request(pictures[i % len(pictures)], (PHRASES[i % len(PHRASES)],), tokens=case.tokens) for i in range(count)
+    ]
+
+
+def build(config: UntrainedConfig, size: str, device: torch.device, precision: torch.dtype) -> Method:
+    """A method on a backbone of a named size, made on the device and in the precision, so that no larger copy of it
+    ever exists. The codec stays in float32, as its ids need, and is run in the precision."""
+    parts: dict[str, Any] = dict(config.parts) | {"backbone": f"random:{size}", "texts": WORDS * 20}
+    with device, _default_precision(precision), torch.no_grad():
+        method: Any = method_class(config.method).build(parts, lambda: ())
+        for parameter in method.parameters():  # many start as zeros or as copies of each other, which ties choices
+            if parameter.ndim > 1:
+                parameter.normal_(0, parameter[0].numel() ** -0.5)
+    method.codec.float()
+    method.decoding = Decoding(text="imposed")
+    return method.to(device).eval()
+
+
+@contextmanager
+def _default_precision(precision: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(precision)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def same_answers(method: Method, requests: Sequence[Request], paths: Sequence[str]) -> float:
+    """Share of requests whose mask tokens are the same on every path."""
+    kept, found = method.decoding, []
+    for path in paths:
+        method.decoding = Decoding(path, kept.text)
+        found.append([method.segment([request])[0].token_ids for request in requests])
+    method.decoding = kept
+    return float(np.mean([len(set(each)) == 1 for each in zip(*found, strict=True)]))

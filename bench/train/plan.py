@@ -1,0 +1,234 @@
+"""What the stages of a profile cost before anybody rents a machine: parameters, memory, steps, tokens, FLOPs, hours.
+
+    genseg plan profile=himtok size=8B gpus=8 memory=80
+
+Models are built from the profile as for training, with random weights on torch's fake tensors, which take no memory;
+the stage's own rule decides what is trained. Memory is per GPU in gigabytes (10^9 bytes) and follows the engines as
+they are: float32 weights, gradients and moments (DeepSpeed keeps one more float32 copy of what a GPU updates), and
+trained weights once more in bfloat16 while autocast is on. Fragmentation and CUDA's own half gigabyte come on top.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bench.config import Profile, StageConfig, TrainConfig
+from bench.train.meter import PEAK_TFLOPS
+from bench.train.trainable import enter, frozen_parts
+from bench.train.world import ALONE
+from methods.base import UserError
+from methods.registry import method_class, method_module
+
+MASKLESS = ("box", "caption", "question")  # tasks whose samples hold no mask
+GPUS = ("A100", "H100", "H200")
+GROUPS = ("start", "backbone", "tokenizer", "token_cache")  # parts that are folders
+BUCKET, LIVE = 5 * 10**8, 10**9  # DeepSpeed's defaults: elements that are reduced at once, and gathered at most
+
+
+@dataclass(frozen=True)
+class Machine:
+    """gpus of `memory` gigabytes each; mfu: the share of their arithmetic that is used; text: tokens of a sample
+    besides picture and mask, `answer` of them learned; tiles: of a picture on average, 0: half of the most."""
+
+    gpus: int = 8
+    memory: float = 80.0
+    mfu: float = 0.4
+    text: int = 100
+    answer: int = 16
+    tiles: float = 0.0
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Counts; gpus that share it; memory: rows of gigabytes by ZeRO stage (see `memory_rows`)."""
+
+    name: str
+    gpus: int
+    parameters: int
+    trained: int
+    steps: int
+    samples: int
+    tokens: float
+    flops: float
+    memory: dict[int, dict[str, float]]
+
+    def hours(self, gpu: str, mfu: float) -> float:
+        """On the clock, with all its GPUs."""
+        return self.flops / (PEAK_TFLOPS[gpu] * 1e12 * mfu * self.gpus) / 3600
+
+
+def machine_of(values: Mapping[str, str]) -> Machine:
+    """Settings as `key=value` words gave them. Raises UserError for what is no number, or too small."""
+    made: dict[str, Any] = {}
+    for key, text in values.items():
+        kind = type(getattr(Machine, key))
+        try:
+            made[key] = kind(text)
+        except ValueError:
+            raise UserError(f"{key}={text}: give a {'whole ' if kind is int else ''}number.") from None
+        if made[key] < 0 or (made[key] == 0 and key not in ("tiles", "text", "answer")):
+            raise UserError(f"{key}={text}: give a number above 0.")
+    return Machine(**made)
+
+
+def plan_stage(profile: Profile, name: str, machine: Machine) -> StagePlan:
+    """The plan of one stage of a profile."""
+    stage = profile.stages[name]
+    if stage.stage == "tokenizer":  # counts the use of its code book in one process
+        machine = replace(machine, gpus=1)
+    precision = torch.float32 if profile.train.precision == "float32" else torch.bfloat16
+    with FakeTensorMode():
+        method = method_class(stage.method).build(_parts(profile, stage), lambda: ())
+        enter(method, stage, TrainConfig(), ALONE)
+        whole = [p for _, _, part in frozen_parts(method) for p in part.parameters()]
+        counts = {
+            "all": sum(p.numel() for p in method.parameters()),
+            "trained": sum(p.numel() for p in method.parameters() if p.requires_grad),
+            "whole": sum(p.numel() for p in whole),
+        }
+        costs = _costs(method, stage, machine, precision)
+    share = _mask_share(stage)
+    micro = stage.micro_images or max(1, stage.images // machine.gpus)
+    per_step = stage.images / micro
+    mean = {key: share * costs["masked"][key] + (1 - share) * costs["plain"][key] for key in ("flops", "tokens")}
+    batches = stage.steps * per_step
+    return StagePlan(
+        name, machine.gpus, counts["all"], counts["trained"], stage.steps, stage.images * stage.per_image,
+        mean["tokens"] * batches, mean["flops"] * batches,
+        {zero: memory_rows(zero, counts, costs["largest"], machine.gpus) for zero in zero_stages(stage)},
+    )  # fmt: skip
+
+
+def zero_stages(stage: StageConfig) -> tuple[int, ...]:
+    """The engines that can train a stage."""
+    return (0,) if stage.stage == "tokenizer" or stage.matrix_lr else (0, 1, 2, 3)
+
+
+def memory_rows(zero: int, counts: Mapping[str, int], cost: Mapping[str, float], gpus: int) -> dict[str, float]:
+    """What lies on one GPU, in gigabytes, with activations kept and computed anew."""
+    every, trained, whole = (counts[key] / 1e9 for key in ("all", "trained", "whole"))
+    reduced, gathered = (min(limit / 1e9, trained) * 4 for limit in (BUCKET, LIVE))
+    rows = {
+        "weights": 4 * every if zero < 3 else 4 * (whole + (every - whole) / gpus),
+        "gradients": 4 * trained / (gpus if zero > 1 else 1),
+        "optimiser": 12 * trained / gpus if zero else 8 * trained,
+        "bf16 copies": cost["copies"] / 1e9,
+        "buffers": {0: 0.0, 3: reduced + gathered}.get(zero, 2 * reduced),
+        "logits": cost["logits"] / 1e9,
+        "activations": cost["kept"] / 1e9,
+        "checkpointed": cost["checkpointed"] / 1e9,
+    }
+    fixed = sum(rows.values()) - rows["activations"] - rows["checkpointed"]
+    return rows | {"total": fixed + rows["activations"], "total checkpointed": fixed + rows["checkpointed"]}
+
+
+# ---- models and micro-batches -----------------------------------------------------------------------------------
+
+
+def _parts(profile: Profile, stage: StageConfig) -> dict[str, Any]:
+    """The parts of a stage and of all that it builds on, with a backbone of random weights."""
+    found = _own_parts(profile, stage)
+    size = profile.size or found.get("size")
+    if stage.stage == "tokenizer":
+        return found
+    if not size:
+        raise UserError("The plan needs the size of the backbone; add size=1B (2B, 4B, 8B, 26B, 38B, 78B).")
+    return found | {"backbone": f"random:{size}"}
+
+
+def _own_parts(profile: Profile, stage: StageConfig) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for value in stage.parts.values():
+        if isinstance(value, str) and value.startswith("stage:"):
+            found |= _own_parts(profile, profile.stages[value[6:]])
+    return found | {key: value for key, value in stage.parts.items() if key not in GROUPS}
+
+
+def _mask_share(stage: StageConfig) -> float:
+    """Share of the samples that hold a mask."""
+    return sum(w for task, w in stage.tasks.items() if task not in MASKLESS) / sum(stage.tasks.values())
+
+
+def _costs(method: Any, stage: StageConfig, machine: Machine, precision: torch.dtype) -> dict[str, dict[str, float]]:
+    """FLOPs, tokens and bytes of a micro-batch with masks, of one without, and of the largest."""
+    planning = method_module(stage.method, "planning")
+    pictures = stage.micro_images or max(1, stage.images // machine.gpus)
+    samples = pictures * stage.per_image
+    most = method.options.max_tiles + (method.options.max_tiles > 1)  # the thumbnail
+    mean = machine.tiles or (most + 1) // 2
+    costs = {}
+    for key, tiles, masked in (("masked", mean, True), ("plain", mean, False), ("largest", most, True)):
+        if masked and not _mask_share(stage):
+            masked = False
+        block = len(method.mask_block()) if masked and method.backbone else 0
+        length = round(tiles * method.backbone.size.tokens_per_tile) + machine.text + block if method.backbone else 0
+        load = planning.Load(
+            pictures, max(1, round(tiles)), samples, length, samples * (machine.answer + block), samples * masked
+        )
+        cost = planning.cost(method, load, precision)
+        costs[key] = vars(cost) | {"tokens": float(samples * length)}
+    return costs
+
+
+# ---- printing ---------------------------------------------------------------------------------------------------
+
+
+def print_plan(profile: Profile, names: Sequence[str], machine: Machine) -> None:
+    """Tables of the named stages, or all."""
+    for name in names:
+        if name not in profile.stages:
+            known = ", ".join(profile.stages)
+            raise UserError(f"There is no stage {name!r} in profile {profile.name}; choose from {known}.")
+    plans = [plan_stage(profile, name, machine) for name in names or profile.stages]
+    console = Console(width=None if os.environ.get("COLUMNS") else 120)
+    console.print(_summary(profile, plans, machine))
+    for each in plans:
+        console.print(_memory(each, machine))
+    console.print(
+        f"Assumed: {machine.text} tokens of text a sample, {machine.answer} of them learned"
+        + (f", {machine.tiles:g} tiles a picture" if machine.tiles else ", half of the most tiles a picture")
+        + "; memory for the most tiles, every sample with a mask. Change with text=, answer=, tiles=, mfu=, gpus=, "
+        "memory=.",
+        highlight=False,
+    )
+
+
+def _summary(profile: Profile, plans: Sequence[StagePlan], machine: Machine) -> Table:
+    table = Table(title=f"{profile.name} {profile.size}: hours at {machine.mfu:.0%} MFU")
+    for column in ("stage", "GPUs", "parameters", "trained", "steps", "samples", "tokens", "EFLOP"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for gpu in GPUS:
+        table.add_column(f"h {gpu}", justify="right")
+    for each in plans:
+        counts = [_short(each.parameters), _short(each.trained), f"{each.steps:,}", _short(each.samples * each.steps)]
+        hours = [f"{each.hours(gpu, machine.mfu):,.1f}" for gpu in GPUS]
+        table.add_row(each.name, str(each.gpus), *counts, _short(each.tokens), f"{each.flops / 1e18:,.1f}", *hours)
+    return table
+
+
+def _short(count: float) -> str:
+    for unit, letter in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if count >= unit:
+            return f"{count / unit:.4g}{letter}"
+    return f"{count:.0f}"
+
+
+def _memory(plan: StagePlan, machine: Machine) -> Table:
+    """One column per ZeRO stage; totals that fit are marked."""
+    table = Table(title=f"{plan.name}: GB per GPU of {machine.memory:g}")
+    table.add_column("")
+    for zero in plan.memory:
+        table.add_column(f"ZeRO-{zero}" if zero else "plain", justify="right")
+    for row in next(iter(plan.memory.values())):
+        values = [rows[row] for rows in plan.memory.values()]
+        fits = ["" if "total" not in row else " fits" if v <= 0.95 * machine.memory else " no" for v in values]
+        table.add_row(row, *(f"{v:.1f}{fit}" for v, fit in zip(values, fits, strict=True)))
+    return table

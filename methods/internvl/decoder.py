@@ -1,0 +1,137 @@
+"""One batch's decoding state: which keys exist, each row's next position, and how a block of mask tokens is written.
+
+`Decoder` is the fast path. `ReleasedDecoder` does the same as the released codes do it, for comparison: transformers'
+own forward with a cache that grows, the head over the whole vocabulary at every step (over the whole prompt too), and
+the host waiting for every chosen token.
+
+Shapes: B rows, L prompt tokens (left-padded), n tokens of a step, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from methods.base import Schedule
+from methods.internvl.clock import Clock
+from methods.internvl.model import Backbone
+from methods.internvl.stepper import Stepper
+
+
+class Decoder:
+    def __init__(self, backbone: Backbone, embeddings: Tensor, valid: Tensor, prefix: Tensor | None = None):
+        """embeddings [B, L, D] and valid bool [B, L], false where a shorter prompt is padded on the left; prefix
+        [1, P, D] is what stands before every prompt, read once.
+
+        `hidden` [B, D] is each row's last state, `prompt` [B, L, D] all of the first pass."""
+        self.backbone = backbone
+        self.holes = not bool(valid.all())  # whether some row has keys that do not exist
+        self.mask = valid
+        positions = (valid.long().cumsum(1) - 1).clamp(min=0)
+        self.position = valid.sum(1)
+        self.passes = 1 if prefix is None else 2
+        self.prompt = self._begin(embeddings, positions, prefix)
+        self.hidden = self.prompt[:, -1]
+
+    def _begin(self, embeddings: Tensor, positions: Tensor, prefix: Tensor | None) -> Tensor:
+        self.stepper = Stepper(self.backbone.language_model)
+        if prefix is not None:
+            known = prefix.shape[1]
+            self.stepper.run(prefix, torch.arange(known, device=prefix.device)[None], None, causal=True)
+            self.stepper.repeat(len(embeddings))
+            self.mask = torch.cat([self.mask.new_ones(len(embeddings), known), self.mask], 1)
+            self.position = self.position + known
+            return self._step(embeddings, positions + known, False)
+        if not self.holes:
+            return self.stepper.run(embeddings, positions, None, causal=True)
+        count = embeddings.shape[1]
+        seen = self.mask[:, None, None] & _causal(count, count, embeddings.device)
+        seen = seen | torch.eye(count, dtype=torch.bool, device=seen.device)  # padding that sees nothing would be NaN
+        return self.stepper.run(embeddings, positions, seen)
+
+    def _step(self, embeddings: Tensor, positions: Tensor, mutual: bool) -> Tensor:
+        count, keys = embeddings.shape[1], self.mask.shape[1]
+        seen = self.mask[:, None, None].expand(-1, -1, count, -1) if self.holes else None
+        if count > 1 and not mutual:
+            causal = _causal(count, keys, embeddings.device)
+            seen = causal if seen is None else seen & causal
+        return self.stepper.run(embeddings, positions, seen)
+
+    def head(self, hidden: Tensor, low: int, high: int) -> Tensor:
+        """Logits of vocabulary rows [low, high)."""
+        return self.backbone.head(hidden, low, high)
+
+    def feed(self, embeddings: Tensor, active: Tensor | None = None, mutual: bool = False) -> Tensor:
+        """Feed n embeddings [B, n, D] to the active rows (bool [B], None for all) -> hidden states [B, n, D].
+
+        Each sees all that stood before and the earlier ones of the n, or with `mutual` all n."""
+        count = embeddings.shape[1]
+        self.holes = self.holes or active is not None
+        active = self.mask.new_ones(len(embeddings)) if active is None else active
+        self.mask = torch.cat([self.mask, active[:, None].expand(-1, count)], 1)
+        positions = self.position[:, None] + torch.arange(count, device=active.device)
+        self.position = self.position + count * active
+        self.passes += 1
+        hidden = self._step(embeddings, positions, mutual)
+        self.hidden = torch.where(active[:, None], hidden[:, -1], self.hidden)
+        return hidden
+
+    def write(
+        self,
+        schedule: Schedule,
+        active: Tensor | None,
+        mutual: bool = False,
+        begun: Tensor | None = None,
+        follow: Tensor | None = None,
+        clock: Clock | None = None,
+    ) -> Tensor:
+        """Let the active rows write one block of mask tokens, and feed what must follow it -> states of that [B, n, D].
+
+        begun: hidden states [B, n, D] of the first step, if its inputs have been fed already. follow: ids [B, n] of
+        text that is fed with what must follow.
+        """
+        clock = clock or Clock(self.hidden.device)
+        rows = schedule.vocabulary
+        if begun is None:
+            with clock.step():
+                begun = self.feed(schedule.first(len(self.hidden)), active, mutual)
+        inputs = self._next(schedule, begun, rows)
+        while inputs is not None:
+            with clock.step():
+                inputs = self._next(schedule, self.feed(inputs, active, mutual), rows)
+        tail = schedule.tail() if follow is None else torch.cat([schedule.tail(), follow], 1)
+        return self.feed(self.backbone.embed(tail), active)
+
+    def _next(self, schedule: Schedule, hidden: Tensor, rows: tuple[int, int]) -> Tensor | None:
+        return schedule.next(self.head(hidden, *rows))
+
+
+class ReleasedDecoder(Decoder):
+    def _begin(self, embeddings: Tensor, positions: Tensor, prefix: Tensor | None) -> Tensor:
+        assert prefix is None, "the released codes read every prompt whole"
+        self.cache = DynamicCache(config=self.backbone.language_model.config)
+        hidden = self.backbone.run(embeddings, self._mask(), positions, self.cache)
+        self.backbone.head(hidden).float()  # of which only the last row is looked at
+        return hidden
+
+    def _step(self, embeddings: Tensor, positions: Tensor, mutual: bool) -> Tensor:
+        count = embeddings.shape[1]
+        mask = self.mask[:, None, None].expand(-1, -1, count, -1) if mutual else self._mask()
+        return self.backbone.run(embeddings, mask, positions, self.cache)
+
+    def _mask(self) -> Tensor | None:
+        return None if bool(self.mask.all()) else self.mask.long()
+
+    def head(self, hidden: Tensor, low: int, high: int) -> Tensor:
+        return self.backbone.head(hidden).float()[..., low:high]
+
+    def _next(self, schedule: Schedule, hidden: Tensor, rows: tuple[int, int]) -> Tensor | None:
+        logits = self.head(hidden, *rows)
+        logits.argmax(-1).tolist()  # the host waits for the token
+        return schedule.next(logits)
+
+
+def _causal(count: int, keys: int, device: torch.device) -> Tensor:
+    """bool [count, keys]: which keys each of the last `count` tokens sees."""
+    return torch.ones(count, keys, dtype=torch.bool, device=device).tril(keys - count)

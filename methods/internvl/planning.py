@@ -1,0 +1,152 @@
+"""What a micro-batch costs, before there is a machine: FLOPs, and the memory that waits for the backward pass.
+
+The method's own modules run on torch's fake tensors, which have shapes and types but no content, under the same
+autocast as in training. Layers are alike, so a model is measured with one and with two of them and extended.
+
+Shapes: L tokens of a micro-batch's samples, D width, V vocabulary, M masks, R side of the codec's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from methods.internvl.method import LOGITS, InternVLMethod
+
+LOGIT_BYTES = 14  # of one logit: bfloat16, float32, its log-softmax, and the gradient of that
+
+
+@dataclass(frozen=True)
+class Load:
+    """A micro-batch: `pictures` of `tiles` each, `samples` of `length` tokens of which `learned` are targets, and
+    `masks` of which the codec sees."""
+
+    pictures: int
+    tiles: int
+    samples: int
+    length: int
+    learned: int
+    masks: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """flops: of the forward pass and of what the backward pass needs. bytes: `kept` activations, `checkpointed` ones
+    (the inputs of all layers and one layer's activations), `logits`, and `copies` of trained weights in bfloat16, which
+    autocast makes once for a forward and a backward pass."""
+
+    flops: float
+    kept: float
+    checkpointed: float
+    logits: float
+    copies: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the forward pass. trained: whether gradients flow through it; stack: its equal layers, of width
+    `width` at `positions` places."""
+
+    run: Callable[[], Any]
+    trained: bool
+    stack: nn.ModuleList | None = None
+    positions: int = 0
+    width: int = 0
+
+
+def cost(method: InternVLMethod, load: Load, precision: torch.dtype) -> Cost:
+    """Of a method that was built under FakeTensorMode, which must still be on; it is of no other use afterwards."""
+    return total(method, load, precision, [])
+
+
+def trains(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
+
+
+def total(method: InternVLMethod, load: Load, precision: torch.dtype, codec: Sequence[Part]) -> Cost:
+    """The backbone's parts and those of a codec."""
+    parts, logits, head, copies = list(codec), 0.0, 0.0, 0.0
+    if method.backbone is not None:
+        parts += _parts(method, load)
+        rows = method.backbone.vocabulary
+        head = 2.0 * load.learned * method.backbone.width * rows * (3 if trains(method.backbone) else 1)
+        logits = float(min(load.learned * rows, LOGITS) * LOGIT_BYTES)
+        copies = _cast(method.backbone) if precision == torch.bfloat16 else 0.0
+    own = {p.untyped_storage()._cdata for p in method.parameters()}
+    costs = [_measured(part, precision, own) for part in parts]
+    flops, kept, checkpointed = (sum(each[i] for each in costs) for i in range(3))
+    return Cost(flops + head, kept, checkpointed, logits, copies)
+
+
+def _cast(module: nn.Module) -> float:
+    """Make the weights of linear layers and convolutions what autocast makes of them -> bytes of the trained ones."""
+    count = 0
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            for p in part.parameters(recurse=False):
+                p.data = p.data.to(torch.bfloat16)
+                count += p.numel() * p.requires_grad
+    return 2.0 * count
+
+
+def _parts(method: InternVLMethod, load: Load) -> list[Part]:
+    backbone = method.backbone
+    size, tiles = backbone.size, load.pictures * load.tiles
+    places = (size.image_size // size.patch_size) ** 2
+    seen = trains(backbone.vision_tower)
+    projected = seen or trains(backbone.projector)
+    pixels = torch.empty(tiles, 3, size.image_size, size.image_size)
+    patches = torch.empty(tiles, places, size.vision_width, requires_grad=seen)
+    embeddings = torch.empty(load.samples, load.length, size.text_width, requires_grad=True)
+    return [
+        Part(
+            lambda: backbone.patches(pixels), seen, backbone.vision_tower.encoder.layer, tiles * (places + 1),
+            size.vision_width,
+        ),
+        Part(lambda: backbone.project(patches), projected),
+        Part(
+            lambda: backbone.run(embeddings), projected or trains(backbone.language_model),
+            backbone.language_model.layers, load.samples * load.length, size.text_width,
+        ),
+    ]  # fmt: skip
+
+
+def _measured(part: Part, precision: torch.dtype, own: set[int]) -> tuple[float, float, float]:
+    """(FLOPs, bytes kept, bytes kept with checkpointing) of a part."""
+    if part.stack is None:
+        flops, kept = _run(part, precision, own)
+        return flops, kept, kept
+    count, layers = len(part.stack), list(part.stack._modules.items())
+    found = []
+    for few in (1, 2):
+        part.stack._modules = dict(layers[:few])
+        found.append(_run(part, precision, own))
+    part.stack._modules = dict(layers)
+    (flops, kept), (more_flops, more_kept) = found
+    layer = more_kept - kept
+    inputs = count * part.positions * part.width * 4 if part.trained else 0  # the residual stream is float32
+    return flops + (count - 1) * (more_flops - flops), kept + (count - 1) * layer, inputs + kept
+
+
+def _run(part: Part, precision: torch.dtype, own: set[int]) -> tuple[float, float]:
+    """(FLOPs with the backward pass, bytes that autograd keeps apart from the storages of parameters, `own`)."""
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    half = torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16)
+    with FlopCounterMode(display=False) as counter, half, saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.set_grad_enabled(part.trained):
+            part.run()
+    factor = 3.0 if part.trained else 1.0
+    return counter.get_total_flops() * factor, float(sum(storage.nbytes() for storage in kept.values()))

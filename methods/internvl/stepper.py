@@ -1,0 +1,92 @@
+"""The language model over keys and values that are allocated once: the fast way of decoding.
+
+The layers are transformers' own modules (Qwen2's and Llama's have the same names); only the pass over them is written
+here, without the masks, containers and dispatch that cost a small model more than its arithmetic. Every operation has a
+fixed shape and none looks at a value, so that a pass can be recorded as a CUDA graph.
+
+Shapes: B rows, n tokens of this pass, m keys so far with this pass's, D width, H heads, G key heads, d head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SPARE = 256  # keys that are allocated beyond those needed now, so that few passes have to enlarge a cache
+
+
+class Stepper:
+    """One batch's keys and values. `run` appends; `length` keys exist, and may be set back to forget the last ones."""
+
+    def __init__(self, language_model: nn.Module):
+        self.model = language_model
+        self.length = 0
+        self.keys: list[Tensor] = []  # per layer [B, G, capacity, d]
+        self.values: list[Tensor] = []
+
+    def run(self, x: Tensor, positions: Tensor, seen: Tensor | None, causal: bool = False) -> Tensor:
+        """Embeddings [B, n, D] at positions [B, n] -> last hidden states [B, n, D].
+
+        seen bool [B or 1, 1, n, m] says which keys each token sees; None means all, or with `causal` (first pass only)
+        those up to itself.
+        """
+        cos, sin = self.model.rotary_emb(x, positions)
+        turn = cos.unsqueeze(1), sin.unsqueeze(1)
+        for number, layer in enumerate(self.model.layers):
+            x = x + self._attend(layer.self_attn, rms_norm(layer.input_layernorm, x), turn, number, seen, causal)
+            y = rms_norm(layer.post_attention_layernorm, x)
+            x = x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(y)) * layer.mlp.up_proj(y))
+        self.length += x.shape[1]
+        return rms_norm(self.model.norm, x)
+
+    def repeat(self, batch: int) -> None:
+        """One row's keys become those of `batch` rows."""
+        for store in (self.keys, self.values):
+            store[:] = [each.repeat(batch, 1, 1, 1) for each in store]
+
+    def _attend(self, part, x, turn, number, seen, causal) -> Tensor:
+        batch, count, _ = x.shape
+        q, k, v = (
+            project(x).view(batch, count, -1, part.head_dim).transpose(1, 2)
+            for project in (part.q_proj, part.k_proj, part.v_proj)
+        )
+        q, k = rotate(q, *turn), rotate(k, *turn)
+        k, v = self._remember(self.keys, number, k), self._remember(self.values, number, v)
+        y = attention(q, k, v, seen, causal)
+        return part.o_proj(y.transpose(1, 2).flatten(2))
+
+    def _remember(self, store: list[Tensor], number: int, fresh: Tensor) -> Tensor:
+        """Append [B, G, n, d] of one layer -> all so far [B, G, m, d]."""
+        end = self.length + fresh.shape[2]
+        if number == len(store):
+            store.append(fresh.new_empty(*fresh.shape[:2], end + SPARE, fresh.shape[3]))
+        elif store[number].shape[2] < end:
+            store[number] = F.pad(store[number], (0, 0, 0, end + SPARE - store[number].shape[2]))
+        store[number][:, :, self.length : end] = fresh
+        return store[number][:, :, :end]
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, causal: bool) -> Tensor:
+    """q [B, H, n, d] on k and v [B, G, m, d] -> [B, H, n, d].
+
+    But for the first pass, heads that share keys become further queries of those keys, so that no key is copied.
+    """
+    if causal:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    batch, heads, count, width = q.shape
+    group = heads // k.shape[1]
+    folded = q.reshape(batch, k.shape[1], group * count, width)
+    if seen is not None:
+        seen = seen.repeat(1, 1, group, 1)
+    return F.scaled_dot_product_attention(folded, k, v, attn_mask=seen).reshape(batch, heads, count, width)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions on [B, heads, n, d] with cos and sin [B, 1, n, d]."""
+    low, high = x.chunk(2, -1)
+    return x * cos + torch.cat([-high, low], -1) * sin
+
+
+def rms_norm(part: nn.Module, x: Tensor) -> Tensor:
+    return F.rms_norm(x, part.weight.shape, part.weight, part.variance_epsilon)

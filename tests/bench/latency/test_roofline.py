@@ -1,0 +1,92 @@
+"""What a stage has to do at least, counted from real requests, and floors from it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from bench.latency.roofline import Counter, Machine, Work, cost_per_million, count, measure_machine
+from methods.base import Decoding, Request
+
+ASKED = Request(Image.fromarray(np.full((9, 9, 3), 99, np.uint8)), ("the car",))
+
+
+def counted(work, *weights):
+    counter = Counter({w.untyped_storage().data_ptr() for w in weights})
+    with torch.inference_mode(), counter, counter.stage("it"):
+        work()
+    return counter.work["it"]
+
+
+def test_products_by_hand():
+    x, weight, bias = torch.ones(3, 5), torch.ones(7, 5), torch.ones(7)
+    found = counted(lambda: F.linear(x, weight, bias), weight, bias)
+    assert (found.flops, found.bytes) == (2 * 3 * 5 * 7, 4 * (35 + 7))
+    sliced = counted(lambda: F.linear(x, weight[2:4]), weight)
+    assert (sliced.flops, sliced.bytes) == (2 * 3 * 5 * 2, 4 * 10)
+
+
+def test_convolutions_by_hand():
+    image, kernel = torch.ones(1, 2, 6, 6), torch.ones(4, 2, 3, 3).bfloat16().float()
+    found = counted(lambda: F.conv2d(image, kernel, padding=1), kernel)
+    assert (found.flops, found.bytes) == (2 * 36 * 4 * 2 * 9, 4 * kernel.numel())
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_attention_by_hand(mask):
+    q, k, v = torch.ones(1, 4, 3, 8), torch.ones(1, 4, 11, 8), torch.ones(1, 4, 11, 8)
+    seen = torch.ones(3, 11, dtype=torch.bool) if mask else None
+    found = counted(lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=seen))
+    assert (found.flops, found.bytes) == (4 * 4 * 3 * 8 * 11, 4 * (k.numel() + v.numel()))
+
+
+def test_nothing_is_counted_outside_a_stage():
+    counter = Counter(set())
+    with torch.inference_mode(), counter:
+        torch.ones(2, 2) @ torch.ones(2, 2)
+    assert not counter.work
+
+
+def test_floors():
+    machine = Machine(bandwidth=100, rate=10)
+    assert machine.floor(Work(flops=50, bytes=100)) == (5, "arithmetic")
+    assert machine.floor(Work(flops=1, bytes=100)) == (1, "bandwidth")
+    assert cost_per_million(0.36, 3.0) == pytest.approx(300)
+
+
+def test_the_machine_is_measured():
+    machine = measure_machine(torch.device("cpu"), torch.float32)
+    assert 1e7 < machine.bandwidth < 1e13
+    assert 1e8 < machine.rate < 1e16
+
+
+@pytest.fixture
+def imposed(writer):
+    writer.decoding = Decoding(text="imposed")
+    return writer
+
+
+def test_a_request_reads_every_layer_once_a_step(imposed):
+    before = imposed.decoding
+    work = count(imposed, ASKED)
+    assert imposed.decoding == before
+    layers = 4 * sum(p.numel() for n, p in imposed.backbone.language_model.layers.named_parameters() if "norm" not in n)
+    head = 4 * imposed.codec.size * imposed.backbone.width
+    first = work["step 01"]
+    assert layers + head < first.bytes < layers + head + 2e5  # and the keys and values so far
+    assert work["prefill"].bytes >= layers
+    steps = [work[name] for name in sorted(work) if name.startswith("step ")]
+    assert sum(step.bytes for step in steps) < work["mask"].bytes
+    assert all(a.flops <= b.flops for a, b in zip(steps[:-1], steps[1:-1], strict=False))  # more keys, larger scales
+    assert {"vision", "prefill", "mask", "codec"} <= work.keys()
+
+
+def test_the_reference_path_does_more(imposed):
+    fast = count(imposed, ASKED)
+    imposed.decoding = Decoding("reference", "imposed")
+    slow = count(imposed, ASKED)
+    assert slow["mask"].bytes > fast["mask"].bytes
+    assert slow["prefill"].flops > fast["prefill"].flops
+    ratio = slow["codec"].flops / fast["codec"].flops
+    assert ratio == pytest.approx(1 if imposed.name == "himtok" else 4, rel=0.05)  # a picture for each of four scales

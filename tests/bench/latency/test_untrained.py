@@ -1,0 +1,92 @@
+"""Architectures with random weights: built, timed on both paths, recorded and not measured twice."""
+
+import json
+
+import pytest
+import torch
+
+from bench import pipeline
+from bench.config import UntrainedConfig, load_profile
+from bench.latency.untrained import Case, build, cases, requests_of, same_answers
+from methods.base import UserError
+from tests.conftest import HIMTOK_CODEC, SHORT_CODEC
+
+CPU = torch.device("cpu")
+SMALL = {
+    "himtok": UntrainedConfig("himtok", {"codec": HIMTOK_CODEC, "vocabulary": 1500}),
+    "argenseg": UntrainedConfig("argenseg", {"codec": SHORT_CODEC, "vocabulary": 1500, "init": "var"}),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_both_paths_answer_alike_in_float32(name):
+    method = build(SMALL[name], "tiny", CPU, torch.float32)
+    requests = requests_of(Case("tiny", name, 1, None), 3)
+    assert same_answers(method, requests, ["fast", "reference"]) == 1
+    answers = [method.segment([request])[0] for request in requests]
+    assert all(answer.failure is None for answer in answers)
+    assert len({number for answer in answers for number in answer.token_ids}) > 3  # the choices are no ties
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_half_precision_model_is_never_held_in_full(name):
+    method = build(SMALL[name], "tiny", CPU, torch.bfloat16)
+    assert {p.dtype for p in method.backbone.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in method.codec.parameters()} == {torch.float32}
+    assert torch.get_default_dtype() == torch.float32
+    answer = method.segment(requests_of(Case("tiny", name, 1, None), 1))[0]
+    assert len(answer.token_ids) == method.codec.length and answer.failure is None
+
+
+def test_the_shipped_profile_names_the_cases_that_matter():
+    found = cases(load_profile("latency").latency)
+    assert len({case.slug for case in found}) == len(found)
+    assert {case.size for case in found} == {"1b", "2b", "4b", "8b"}
+    himtok = [case for case in found if case.name == "HiMTok" and case.size == "8b"]
+    assert {(case.tiles, case.tokens) for case in himtok} == {(t, n) for t in (1, 5) for n in (8, 16, 32)}
+    assert len([case for case in found if case.size == "8b"]) == 6 + 2 + 3
+    assert [case.size for case in found] == sorted(case.size for case in found)
+
+
+@pytest.mark.parametrize(("tiles", "side"), [(1, 448), (5, 896)])
+def test_pictures_have_the_number_of_tiles_that_the_case_says(tiles, side):
+    from methods.internvl.tiles import make_tiles
+
+    picture = requests_of(Case("8b", "x", tiles, None), 1)[0].image
+    assert picture.size == (side, side)
+    assert len(make_tiles(picture, 448, 12)) == tiles
+
+
+@pytest.fixture
+def profile(tmp_path):
+    codec = json.dumps(SHORT_CODEC)
+    (tmp_path / "p.yaml").write_text(
+        "name: p\ndata: {root: none}\n"
+        f"results: {tmp_path}/results\nruns: {tmp_path}/runs\n"
+        "latency:\n  warmup: 0\n  requests: 2\n  threads: 1\n  sizes: [tiny]\n"
+        f"  untrained: {{short: {{method: argenseg, parts: {{init: var, vocabulary: 1500, codec: {codec}}}}}}}\n"
+    )
+    return load_profile(tmp_path / "p.yaml")
+
+
+def test_a_case_is_timed_once_on_both_paths(profile, monkeypatch):
+    records = pipeline.time_methods(profile)
+    path = profile.results_dir / "records" / "latency-tiny-short-1.jsonl"
+    assert path.exists()
+    assert {r.variant for r in records} == {"short on tiny, tiles=1", "short on tiny, tiles=1, path=reference"}
+    assert all("random weights" in r.note and r.backbone == "tiny" for r in records)
+    metrics = {r.metric for r in records}
+    assert {
+        "latency/total/median_ms",
+        "latency/mask/floor_ms",
+        "latency/step 04/floor_ms",
+        "latency/peak_mib",
+    } <= metrics
+    assert not [metric for metric in metrics if "p99" in metric]  # too few requests
+    monkeypatch.setattr("bench.latency.untrained.build", lambda *_: pytest.fail("built again"))
+    assert {r.key for r in pipeline.time_methods(profile)} == {r.key for r in records}
+
+
+def test_unknown_paths_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"latency.paths.*choose"):
+        load_profile("latency", ["latency.paths=[slow]"])

@@ -1,0 +1,146 @@
+"""What `genseg plan` says is what a real model has and does; the recipes are whole and say what they lack."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+
+from bench.cli import main
+from bench.config import StageConfig, TrainConfig, load_profile
+from bench.train.meter import FlopMeter
+from bench.train.plan import Machine, machine_of, memory_rows, plan_stage
+from bench.train.trainable import enter
+from bench.train.world import ALONE
+from methods.base import UserError
+from methods.registry import method_class, method_module
+
+RECIPES = {"himtok": ["tokenizer", "align", "tune", "finetune"], "argenseg": ["joint", "finetune"]}
+CODECS = {
+    "himtok": {
+        "resolution": 64, "patch": 16, "width": 64, "encoder_layers": 1, "decoder_layers": 1, "heads": 4, "codes": 64,
+        "ffn_out": 32, "pixel_base": 8, "pixel_multipliers": [1, 1, 1, 1, 1], "pixel_blocks": 1,
+    },
+    "argenseg": {
+        "resolution": 32, "width": 32, "multipliers": [1, 1, 1, 1], "blocks": 1, "codes": 64, "scales": [1, 2, 3, 4]
+    },
+}  # fmt: skip
+ENTERED = [("himtok", "align"), ("himtok", "tune"), ("argenseg", "joint")]
+
+
+def build(name: str, stage: str):
+    parts = {"backbone": "random:nano", "vocabulary": 300, "codec": CODECS[name]}
+    method = method_class(name).build(parts, lambda: ())
+    enter(method, StageConfig(method=name, stage=stage), TrainConfig(), ALONE)
+    return method
+
+
+def load_of(name: str, batch, samples: int):
+    """The planned load of a real batch in which every sample has a mask."""
+    planning = method_module(name, "planning")
+    learned = int((batch["labels"][:, 1:] != -100).sum())
+    return planning.Load(len(batch["pixels"]), 1, samples, batch["ids"].shape[1], learned, len(batch["masks"]))
+
+
+@pytest.mark.parametrize(("name", "stage"), ENTERED)
+def test_flops_and_activations_are_those_of_a_real_step(name, stage, examples):
+    method = build(name, stage)
+    samples = [method.prepare(example, "segment", np.random.default_rng(0)) for example in examples[:3]]
+    batch = method.collate(samples)
+    tokens, kept = batch["ids"].numel(), {}
+    own = {p.untyped_storage().data_ptr() for p in method.parameters()}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage
+        return tensor
+
+    meter = FlopMeter(1.0)
+    with meter.counting(method, tokens):
+        method.loss(batch)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        method.loss(batch)
+    measured = sum(storage.nbytes() for pointer, storage in kept.items() if pointer not in own)
+    load = load_of(name, batch, len(samples))
+    with FakeTensorMode():
+        cost = method_module(name, "planning").cost(build(name, stage), load, torch.float32)
+    assert cost.flops == pytest.approx(meter.per_token * tokens, rel=0.15)  # the code search is not planned for
+    assert cost.kept + cost.logits == pytest.approx(measured, rel=0.2)
+    assert cost.checkpointed < cost.kept
+
+
+@pytest.mark.parametrize(("name", "stage"), ENTERED)
+def test_parameters_are_those_of_a_real_model(name, stage, tmp_path):
+    parts = f"{{vocabulary: 300, codec: {CODECS[name]}}}".replace("'", "")
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        f"name: own\nsize: nano\ndata: {{root: x}}\nstages:\n  a:\n    method: {name}\n    stage: {stage}\n"
+        f"    parts: {parts}\n    tasks: {{segment: 1}}\n    steps: 10\n    images: 8\n    freeze: ['*lm_head*']\n"
+    )
+    plan = plan_stage(load_profile(path), "a", Machine(gpus=2))
+    method = build(name, stage)
+    assert plan.parameters == sum(p.numel() for p in method.parameters())
+    head = method.backbone.native.lm_head.weight.numel()
+    assert plan.trained == sum(p.numel() for p in method.parameters() if p.requires_grad) - head
+    assert (plan.steps, plan.samples, sorted(plan.memory)) == (10, 16, [0, 1, 2, 3])
+    assert plan.tokens == 10 * 16 * (64 + 100 + len(method.mask_block()))
+    assert plan.hours("A100", 0.4) > plan.hours("H100", 0.4) > 0
+
+
+def test_memory_by_stage():
+    """One billion parameters, half of them trained, a tenth frozen and kept whole, on four GPUs."""
+    counts = {"all": 10**9, "trained": 5 * 10**8, "whole": 10**8}
+    cost = {"copies": 1e9, "logits": 2e9, "kept": 7e9, "checkpointed": 3e9}
+    rows = [memory_rows(zero, counts, cost, 4) for zero in range(4)]
+    assert [row["weights"] for row in rows] == pytest.approx([4, 4, 4, 0.4 + 0.9])
+    assert [row["gradients"] for row in rows] == pytest.approx([2, 2, 0.5, 0.5])
+    assert [row["optimiser"] for row in rows] == pytest.approx([4, 1.5, 1.5, 1.5])
+    assert rows[0]["total"] == pytest.approx(4 + 2 + 4 + 1 + 2 + 7)
+    assert rows[0]["total checkpointed"] == pytest.approx(rows[0]["total"] - 4)
+
+
+@pytest.mark.parametrize(("words", "complaint"), [({"gpus": "many"}, "whole number"), ({"mfu": "0"}, "above 0")])
+def test_settings_that_are_no_numbers_are_named(words, complaint):
+    with pytest.raises(UserError, match=complaint):
+        machine_of(words)
+
+
+@pytest.mark.parametrize("size", ["1B", "2B", "4B", "8B"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_valid_at_every_size(name, size):
+    profile = load_profile(name, [f"size={size}", "weights=/w"])
+    assert list(profile.stages) == RECIPES[name]
+    assert profile.runs == f"runs/{name}-{size}"
+    folders = [s.parts["backbone"] for s in profile.stages.values() if "backbone" in s.parts]
+    assert folders == [f"/w/InternVL2_5-{size}"]
+    for stage in profile.stages.values():
+        assert stage.stage in method_class(stage.method).stages
+        if stage.stage != "tokenizer":
+            assert stage.images % (8 * stage.micro_images) == 0
+            assert stage.warmup == round(0.03 * stage.steps)
+
+
+def test_steps_are_samples_by_batch():
+    himtok, argenseg = (load_profile(name).stages for name in RECIPES)
+    assert himtok["align"].steps == math.ceil(7.1e6 / 64)
+    assert himtok["tune"].steps == math.ceil(5.0e6 / 128)
+    assert argenseg["joint"].steps == math.ceil((402e3 + 1.25e6) / 128)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_without_data_or_weights_says_what_is_missing(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main(["train", RECIPES[name][-1], f"profile={name}", "size=1B", "train.zero=0"])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert left.value.code == 2
+    assert "data/refer" in said
+    assert not list(tmp_path.glob("data*"))
+
+
+def test_the_plan_is_printed(capsys):
+    main(["plan", "finetune", "profile=argenseg", "size=1B", "gpus=4", "memory=40"])
+    said = capsys.readouterr().out
+    assert "finetune" in said and "GB per GPU of 40" in said and "ZeRO-3" in said
