@@ -46,9 +46,6 @@ FIRST_VISUAL = "<visual token 000000>"
 # Of the visual cross-entropy: every token alike (the paper), or every scale alike. The 14 tokens of the first three
 # scales say where the object is; among 680 they weigh 2 %, which a model trained from nothing hardly notices.
 BALANCES = ("tokens", "scales")
-# Of the visual cross-entropy: every token alike (the paper), or every scale alike. The 14 tokens of the first three
-# scales say where the object is; among 680 they weigh 2 %, which a model trained from nothing hardly notices.
-BALANCES = ("tokens", "scales")
 
 
 class ARGenSeg(InternVLMethod):
