@@ -210,8 +210,8 @@ class MaskTokenizer(nn.Module):
 
     @torch.no_grad()
     def initialise_from_scratch(self) -> None:
-        """Start values for stage 1: position embeddings that say where a patch lies. From the random ones that
-        fine-tuning replaces, geometry has to be learnt first, which takes about 2.5 times as many masks."""
+        """Start values for stage 1: position embeddings that say where a patch lies, so that geometry need not be
+        learnt first. In one short run at 64 px it began faster than from random ones; no controlled comparison."""
         for part in (self.encoder, self.decoder):
             width = part.positional_embedding.shape[1]
             part.positional_embedding[1:] = 0.5 * grid_positions(self.config.grid, width, self.config.grid)

@@ -66,7 +66,9 @@ def test_flops_and_activations_are_those_of_a_real_step(name, stage, examples):
     load = load_of(name, batch, len(samples))
     with FakeTensorMode():
         cost = method_module(name, "planning").cost(build(name, stage), load, torch.float32)
-    assert cost.flops == pytest.approx(meter.per_token * tokens, rel=0.15)  # the code search is not planned for
+    assert cost.flops == pytest.approx(
+        meter.per_token * tokens, rel=0.15
+    )  # ARGenSeg is planned 13 % low, cause unknown
     assert cost.kept + cost.logits == pytest.approx(measured, rel=0.2)
     assert cost.checkpointed < cost.kept
 
