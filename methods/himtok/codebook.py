@@ -20,15 +20,15 @@ from methods.himtok.tokenizer import MaskTokenizer
 class CodebookKeeper(nn.Module):
     """Counts how often each code was chosen and places the unused ones; lives only while stage 1 trains.
 
-    warmup: steps before the first placement; every: steps between the later ones.
+    warmup: steps before the first placement, of all codes; every: steps between the later ones, of those that nothing
+    chose. placed: the codes are trained ones, so that a first placement is not due.
     """
 
-    def __init__(self, codec: MaskTokenizer, warmup: int = 300, every: int = 50):
+    def __init__(self, codec: MaskTokenizer, warmup: int = 300, every: int = 50, placed: bool = False):
         super().__init__()
         self.warmup, self.every = warmup, every
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.register_buffer("hits", torch.zeros(codec.size))
-        nn.init.orthogonal_(codec.quantize.embedding_proj.weight)  # well conditioned, so that codes can be placed
+        self.register_buffer("hits", torch.full((codec.size,), float(placed)))
 
     @torch.no_grad()
     def before(self, codec: MaskTokenizer, z: Tensor) -> bool:

@@ -74,6 +74,7 @@ class HiMTok(InternVLMethod):
             method.templates = Templates(parts["templates"]) if "templates" in parts else method.templates
             method.tokens_in_words = bool(parts.get("tokens_in_words", method.tokens_in_words))
             method.choose(parts.get("options", {}))
+            method.keeper = dict(parts.get("keeper", {}))
             return method
         seed = int(parts.get("seed", 0))
         torch.manual_seed(seed)

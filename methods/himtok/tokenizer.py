@@ -74,13 +74,15 @@ class Block(nn.Module):
         return x + self.mlp["c_proj"](F.gelu(self.mlp["c_fc"](self.ln_2(x))))
 
     def _attention(self, x: Tensor, seen: Tensor | None) -> Tensor:
-        """Multi-head attention in float32 where a CPU computes it: its bfloat16 kernel is three times slower at
-        these lengths."""
+        """Multi-head attention; as plain products where a CPU computes it in bfloat16, because the fused kernel is
+        slower there at these lengths."""
         qkv = F.linear(x, self.attn.in_proj_weight, self.attn.in_proj_bias)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if x.device.type == "cpu":
-            q, k, v = q.float(), k.float(), v.float()
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        if x.device.type == "cpu" and q.dtype == torch.bfloat16:
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            y = (scores if seen is None else scores.masked_fill(~seen, -torch.inf)).softmax(-1).to(v.dtype) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return self.attn.out_proj(y.transpose(1, 2).flatten(2))
 
 
@@ -215,6 +217,7 @@ class MaskTokenizer(nn.Module):
         for part in (self.encoder, self.decoder):
             width = part.positional_embedding.shape[1]
             part.positional_embedding[1:] = 0.5 * grid_positions(self.config.grid, width, self.config.grid)
+        nn.init.orthogonal_(self.quantize.embedding_proj.weight)  # well conditioned, so that codes can be placed
 
     @property
     def resolution(self) -> int:

@@ -47,6 +47,16 @@ def test_after_the_warm_up_every_code_lies_at_a_latent_that_was_seen(codec):
 
 
 @torch.no_grad()
+def test_trained_codes_stay_where_they_are(codec):
+    keeper = CodebookKeeper(codec, warmup=0, every=2, placed=True)
+    before = unit_codes(codec)
+    assert keeper.before(codec, torch.randn(2, 4, 12))
+    keeper.after(torch.tensor([[3]]))
+    keeper.before(codec, torch.randn(2, 4, 12))
+    assert torch.equal(unit_codes(codec), before)
+
+
+@torch.no_grad()
 def test_only_codes_that_nothing_chose_are_moved(codec):
     keeper = CodebookKeeper(codec, warmup=0, every=5)
     z = torch.randn(2, 4, 12)
