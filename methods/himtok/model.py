@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from methods.base import Example, Prediction, Request, TrainingSample, UserError, open_image
 from methods.himtok import tasks
@@ -33,6 +34,9 @@ from methods.internvl.method import InternVLMethod, Options, tuples
 from methods.internvl.model import Backbone
 from methods.internvl.vocabulary import add_tokens, load_tokenizer, token_id
 
+# Of a block's cross-entropy: every token alike (the paper), or every octave 1, 2, 3-4, 5-8, ... alike (ours). The first
+# four of 32 tokens, which say where the object is, weigh an eighth of a block in the one and half of it in the other.
+BALANCES = ("tokens", "octaves")
 BOX_SCALE = 999  # the released evaluation divides by 999
 
 
@@ -57,6 +61,7 @@ class HiMTok(InternVLMethod):
         self._refiner: tuple[Any, ...] = ()  # in a tuple, so that it is no submodule
         self._past: list[Turn] = []  # the turns before, while a conversation is held
         self.keeper: dict[str, int] = {}  # settings of stage 1's CodebookKeeper
+        self.balance = "tokens"  # what counts alike in a block's cross-entropy; see BALANCES
         if backbone is not None:
             self.start_id, self.end_id = token_id(tokenizer, START), token_id(tokenizer, END)
             self.low = token_id(tokenizer, code_token(0))
@@ -67,15 +72,26 @@ class HiMTok(InternVLMethod):
     def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> HiMTok:
         """parts: `start` (folder of a HiMTok model to go on with); or `backbone` (folder of an InternVL model; left
         out in stage 1), `codec` (sizes) or `tokenizer` (folder of a stage-1 model), `hierarchy`, `keeper` (settings
-        of CodebookKeeper), `seed`. And how it speaks: `options` (fields of Options), `templates` ("own", "released"
+        of CodebookKeeper), `init` of the mask tokens' rows ("mean" as released, or "codes"), `seed`. With both, `balance` of a block's cross-entropy
+        ("tokens" or "octaves"), and how it speaks: `options` (fields of Options), `templates` ("own", "released"
         or a file), `tokens_in_words`."""
-        if "start" in parts:
-            method = cls.from_pretrained(Path(parts["start"]))
-            method.templates = Templates(parts["templates"]) if "templates" in parts else method.templates
-            method.tokens_in_words = bool(parts.get("tokens_in_words", method.tokens_in_words))
-            method.choose(parts.get("options", {}))
-            method.keeper = dict(parts.get("keeper", {}))
-            return method
+        method = cls._started(parts) if "start" in parts else cls._fresh(parts)
+        method.balance = str(parts.get("balance", "tokens"))
+        if method.balance not in BALANCES:
+            raise UserError(f"There is no balance {method.balance!r} for HiMTok; choose {' or '.join(BALANCES)}.")
+        return method
+
+    @classmethod
+    def _started(cls, parts: Mapping[str, Any]) -> HiMTok:
+        method = cls.from_pretrained(Path(parts["start"]))
+        method.templates = Templates(parts["templates"]) if "templates" in parts else method.templates
+        method.tokens_in_words = bool(parts.get("tokens_in_words", method.tokens_in_words))
+        method.choose(parts.get("options", {}))
+        method.keeper = dict(parts.get("keeper", {}))
+        return method
+
+    @classmethod
+    def _fresh(cls, parts: Mapping[str, Any]) -> HiMTok:
         seed = int(parts.get("seed", 0))
         torch.manual_seed(seed)
         if "tokenizer" in parts:
@@ -93,9 +109,26 @@ class HiMTok(InternVLMethod):
         base.backbone.resize_vocabulary(len(base.tokenizer), seed)
         base.choose({"box_scale": BOX_SCALE} | dict(parts.get("options", {})))
         templates, in_words = Templates(parts.get("templates", "own")), bool(parts.get("tokens_in_words", False))
-        return cls(
+        method = cls(
             base.backbone, base.tokenizer, base.options, codec, hierarchy, templates=templates, tokens_in_words=in_words
         )
+        method.initialise(str(parts.get("init", "mean")), seed)
+        return method
+
+    @torch.no_grad()
+    def initialise(self, init: str, seed: int) -> None:
+        """Start values of the mask tokens' rows: "mean", as every new token gets them, or "codes", a random projection
+        of the code vectors, so that codes which mean nearly the same begin nearly alike (ours)."""
+        if init not in ("mean", "codes"):
+            raise UserError(f"There is no start called {init!r} for HiMTok; choose mean or codes.")
+        if init == "mean":
+            return
+        codes = F.normalize(self.codec.quantize.table(), dim=-1)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        for table in (self.backbone.language_model.embed_tokens.weight, self.backbone.native.lm_head.weight):
+            old = table[: self.start_id]
+            projection = torch.randn(codes.shape[1], table.shape[1], generator=generator).to(table)
+            table[self.low : self.low + self.codec.size] = old.mean(0) + old.std(0) * (codes @ projection)
 
     def config(self) -> dict[str, Any]:
         return checkpoint.describe(self) | {
@@ -164,7 +197,8 @@ class HiMTok(InternVLMethod):
         blocks = self._fill(batch)
         hidden, _ = self.hidden_states(batch)
         each, target = self.token_losses(hidden, batch["labels"])
-        losses = {"text": each.mean()}
+        weight = self._weights(batch["labels"], blocks)
+        losses = {"text": (each * weight).sum() / weight.sum()}
         code = target >= self.low
         if code.any():
             losses["_codes"] = each[code].mean().detach()
@@ -174,6 +208,18 @@ class HiMTok(InternVLMethod):
                 losses["text"] = losses["text"] + 0 * self._idle(hidden)
             losses |= masked
         return losses
+
+    def _weights(self, labels: Tensor, blocks: Blocks | None) -> Tensor:
+        """What each learned token of labels [B, L] counts, float [K]: 1, or within a block its share of the block's."""
+        weights = torch.ones(labels.shape, device=labels.device)
+        if self.balance == "octaves" and blocks is not None:
+            counts = blocks.counts[:, None]
+            place = torch.arange(blocks.columns.shape[1], device=labels.device).expand_as(blocks.columns)
+            octave = place.clamp(min=1).log2().floor().long() + (place > 0)  # 0 | 1 | 2 3 | 4 ... 7 | 8 ... 15 | ...
+            size = F.one_hot(octave).float().mul((place < counts).unsqueeze(-1)).sum(1)
+            share = counts / (size > 0).sum(1, keepdim=True) / size.gather(1, octave).clamp(min=1)
+            weights[blocks.rows.expand_as(place)[place < counts], blocks.columns[place < counts]] = share[place < counts]
+        return weights[:, 1:][labels[:, 1:] != IGNORED]
 
     def _idle(self, hidden: Tensor) -> Tensor:
         """The mask losses of some state and no mask, to be multiplied by 0."""

@@ -22,6 +22,7 @@ from methods.internvl.chat import MASK, Turn
 
 START, END = "<|mt_start|>", "<|mt_end|>"
 PACKAGED = {"own": "templates.yaml", "released": "released.yaml"}
+SHORT = 3  # wordings of a request in the source "short", which has one of each answer
 LENGTHS = (8, 16, 32)  # that training asks for in words, as far as the codec has so many
 POINTS = 3  # at most, on the object
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -57,17 +58,20 @@ class Family:
 
 
 class Templates:
-    """The wordings of every family. `source` is "own", "released", the path of a YAML file, or such a file's content
-    (which is what a checkpoint keeps, so that it does not depend on the file)."""
+    """The wordings of every family. `source` is "own", "short" (the first few of them, for models that see too few
+    samples to learn what is said in ten ways), "released", the path of a YAML file, or such a file's content (which is
+    what a checkpoint keeps, so that it does not depend on the file)."""
 
     def __init__(self, source: str | Path | Mapping[str, Any] = "own"):
         own = _read(Path(__file__).with_name(PACKAGED["own"]))
         if isinstance(source, Mapping):
             given, where = dict(source), "config.json"
+        elif source == "short":
+            given, where = {name: _shortened(family) for name, family in own.items()}, PACKAGED["own"]
         else:
             path = Path(__file__).with_name(PACKAGED[str(source)]) if str(source) in PACKAGED else Path(source)
             given, where = _read(path), str(path)
-        self.source = str(source) if str(source) in PACKAGED else given
+        self.source = str(source) if str(source) in (*PACKAGED, "short") else given
         unknown = sorted(given.keys() - SLOTS.keys())
         if unknown:
             raise UserError(f"{where}: there is no family {unknown[0]!r}; choose of {', '.join(SLOTS)}.")
@@ -88,11 +92,15 @@ def _draw(texts: Sequence[str], rng: np.random.Generator) -> str:
     return texts[rng.integers(1, len(texts))]
 
 
+def _shortened(family: Mapping[str, Any]) -> dict[str, Any]:
+    return {"requests": family["requests"][:SHORT], "answers": family["answers"][:1]}
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give {', '.join(PACKAGED)} or the path of a YAML file.") from None
+        raise UserError(f"{path}: no such file; give {', '.join(PACKAGED)}, short or the path of a YAML file.") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]}); correct it.") from None
     if not isinstance(content, dict):

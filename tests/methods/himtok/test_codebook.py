@@ -2,20 +2,23 @@
 
 import pytest
 import torch
+from torch import distributed, multiprocessing
 
 from methods.himtok import codebook
 from methods.himtok.codebook import CodebookKeeper, tokenizer_loss
 from methods.himtok.hierarchy import blurred, mask_loss
 from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
 
+SMALL = {
+    "resolution": 64, "width": 64, "encoder_layers": 1, "decoder_layers": 1, "heads": 4, "codes": 16, "ffn_out": 32,
+    "pixel_base": 8, "pixel_multipliers": (1, 1, 1, 1, 1), "pixel_blocks": 1, "latents": 4,
+}  # fmt: skip
+
 
 @pytest.fixture
 def codec():
     torch.manual_seed(0)
-    return MaskTokenizer(CodecConfig(
-        resolution=64, width=64, encoder_layers=1, decoder_layers=1, heads=4, codes=16, ffn_out=32, pixel_base=8,
-        pixel_multipliers=(1, 1, 1, 1, 1), pixel_blocks=1, latents=4,
-    ))  # fmt: skip
+    return MaskTokenizer(CodecConfig(**SMALL))
 
 
 @pytest.fixture
@@ -119,3 +122,26 @@ def test_a_single_mask_is_a_batch(codec, masks):
     losses = tokenizer_loss(codec, CodebookKeeper(codec, warmup=0), masks[:1], dice=1.0)
     assert all(torch.isfinite(value) for value in losses.values())
     assert 0 <= losses["_iou"] <= 1
+
+
+def one_process(rank: int, folder: str) -> None:
+    """Two training steps of one of two processes that see different masks."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    codec = MaskTokenizer(CodecConfig(**SMALL))
+    torch.manual_seed(rank + 1)
+    keeper = CodebookKeeper(codec, warmup=0, every=1)
+    for _ in range(2):
+        tokenizer_loss(codec, keeper, torch.rand(4, 1, 64, 64), dice=1.0)
+    state = {"codes": codec.quantize.embedding.weight.detach(), "hits": keeper.hits}
+    torch.save(state, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_keep_the_same_codes_and_counts(tmp_path):
+    multiprocessing.spawn(one_process, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first["hits"].sum() == 2 * 4 * 4

@@ -113,6 +113,56 @@ def test_a_batch_without_a_mask_has_the_text_loss_alone(himtok, examples):
     assert himtok.loss(himtok.collate(prepared(himtok, examples[:2], "box"))).keys() == {"text"}
 
 
+def test_in_octaves_the_first_tokens_weigh_more_and_the_block_as_much(himtok, examples):
+    short = prepared(himtok, examples[:1], "segment_tokens")
+    batch = himtok.collate(prepared(himtok, examples, "segment_box") + short)
+    blocks = himtok._fill(batch)
+    himtok.balance = "octaves"
+    weights = torch.zeros(batch["labels"].shape)
+    learned = batch["labels"][:, 1:] != IGNORED
+    weights[:, 1:][learned] = himtok._weights(batch["labels"], blocks)
+    for row in range(len(blocks.rows)):
+        count = int(blocks.counts[row])
+        block = weights[row, blocks.columns[row, :count]]
+        assert block.sum() == pytest.approx(count)
+        firsts = [0, 1, 2, 4, 8, 16]
+        octaves = [block[a:b].sum() for a, b in zip(firsts, [*firsts[1:], 32], strict=True) if a < count]
+        assert torch.stack(octaves).tolist() == pytest.approx([count / len(octaves)] * len(octaves), rel=1e-5)
+        weights[row, blocks.columns[row, :count]] = 1
+    assert (weights[:, 1:][learned] == 1).all()
+
+
+def test_tokens_alike_is_the_plain_mean(himtok, examples):
+    batch = himtok.collate(prepared(himtok, examples))
+    himtok.enter_stage("tune")
+    plain = himtok.loss({k: v.clone() for k, v in batch.items()})["text"]
+    blocks = himtok._fill(batch)
+    assert blocks is not None
+    each, _ = himtok.token_losses(himtok.hidden_states(batch)[0], batch["labels"])
+    torch.testing.assert_close(plain, each.mean())
+
+
+def test_codes_that_are_alike_can_begin_alike(himtok):
+    """The rows are a linear map of the unit code vectors, one for inputs and one for outputs."""
+    himtok.initialise("codes", 0)
+    codes = torch.nn.functional.normalize(himtok.codec.quantize.table(), dim=-1).detach()
+    tables = himtok.backbone.language_model.embed_tokens.weight, himtok.backbone.native.lm_head.weight
+    for table in tables:
+        rows = (table[himtok.low :] - table[: himtok.start_id].mean(0)).detach()
+        solved = torch.linalg.lstsq(codes, rows).solution
+        torch.testing.assert_close(codes @ solved, rows, rtol=0, atol=1e-3 * float(rows.abs().max()))
+    assert not torch.equal(tables[0][himtok.low :], tables[1][himtok.low :])
+
+
+@pytest.mark.parametrize("parts, words", [
+    ({"balance": "scales"}, "no balance 'scales'"),
+    ({"init": "zeros"}, "no start called 'zeros'"),
+])  # fmt: skip
+def test_unknown_choices_of_training_are_named(build, parts, words):
+    with pytest.raises(UserError, match=words):
+        build("himtok", **parts)
+
+
 def test_the_mask_loss_reads_the_states_before_each_code(himtok, examples):
     """The probabilities are those of the 32 states that predict the codes, softened by the temperature."""
     himtok.enter_stage("align")

@@ -59,6 +59,14 @@ def test_the_first_wordings_stay(templates):
     assert families["box"].requests[: len(BOX_REQUESTS)] == BOX_REQUESTS
 
 
+def test_the_short_source_has_three_requests_and_one_answer(templates):
+    short = Templates("short")
+    assert short.source == "short"
+    for name, family in short.families.items():
+        assert family.requests == templates.families[name].requests[:3]
+        assert family.answers == templates.families[name].answers[:1]
+
+
 def test_the_first_wording_is_drawn_half_the_time_and_the_others_all(templates):
     rng = np.random.default_rng(0)
     drawn = [templates.draw("segment", {"phrase": "it", "mask": "<mask>"}, rng) for _ in range(2000)]

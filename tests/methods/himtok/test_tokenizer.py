@@ -140,6 +140,15 @@ def test_ids_do_not_depend_on_the_callers_autocast(codec, masks):
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_attention_in_bfloat16_is_that_in_float32_but_for_rounding(codec, masks):
+    plain = codec.latents(masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = codec.latents(masks)
+    assert not torch.equal(plain, rounded.float())
+    assert (plain - rounded.float()).norm() < 0.05 * plain.norm()
+
+
 def test_a_batch_encodes_and_decodes_like_its_rows(codec, masks):
     ids = codec.encode(masks)
     assert torch.equal(ids, torch.cat([codec.encode(mask[None]) for mask in masks]))
