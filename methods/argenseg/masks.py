@@ -38,7 +38,7 @@ def picture_of(mask: Image.Image, side: int, conversion: str, letterbox: bool = 
 def letterbox_place(size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
     """Where a picture of size (W, H) lies in the square that it fills: left, top, width, height."""
     scale = side / max(size)
-    width, height = int(size[0] * scale), int(size[1] * scale)
+    width, height = (max(1, int(length * scale)) for length in size)
     return (side - width) // 2, (side - height) // 2, width, height
 
 

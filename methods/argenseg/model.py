@@ -28,7 +28,7 @@ from methods.argenseg.cache import TokenCache
 from methods.argenseg.form import Form
 from methods.argenseg.layout import scale_mask, slot_places, write_labels
 from methods.argenseg.masks import picture_of, released_grey, to_bytes
-from methods.argenseg.pictures import CodebookKeeper, tokenizer_loss
+from methods.argenseg.pictures import PictureHeads, picture_batch, picture_sample, random_crop, tokenizer_loss
 from methods.argenseg.schedule import Guided, HiddenMap, ScaleByScale, TokenByToken
 from methods.argenseg.tokenizer import VQVAE, CodecConfig
 from methods.base import Example, Prediction, Request, TrainingSample, UserError, open_image
@@ -58,7 +58,7 @@ class ARGenSeg(InternVLMethod):
         super().__init__(backbone, tokenizer, options)
         self.codec = codec
         self.form = form or Form()
-        self.keeper: dict[str, int] = {}  # settings of the tokenizer stage's CodebookKeeper
+        self.head_settings: dict[str, Any] = {}  # of the tokenizer stage's PictureHeads
         self.balance = "tokens"  # what counts alike in the visual loss; see BALANCES
         self.cache: TokenCache | None = None
         if backbone is None:
@@ -82,10 +82,10 @@ class ARGenSeg(InternVLMethod):
     @classmethod
     def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> ARGenSeg:
         """parts: `start` (folder of an ARGenSeg model to go on with); or `backbone` (folder of an InternVL model; left
-        out in the tokenizer's stage), `codec` (sizes) or `tokenizer` (folder of that stage), `keeper` (settings of
-        CodebookKeeper), `init` ("zeros" as released, "var" or "grid"), `seed`. With both, `balance` (of the visual
-        loss), `options` (fields of Options), `form` (fields of Form; not `head` for a started model) and `token_cache`
-        (folder in which the masks' ids are kept)."""
+        out in the tokenizer's stage), `codec` (sizes) or `tokenizer` (folder of that stage), `keeper`, `perceptual`
+        and `adversarial` (settings of PictureHeads), `init` ("zeros" as released, "var" or "grid"), `seed`. With both,
+        `balance` (of the visual loss), `options` (fields of Options), `form` (fields of Form; not `head` for a started
+        model) and `token_cache` (folder in which the masks' ids are kept)."""
         form = dict(parts.get("form", {}))
         if "start" in parts:
             method = cls.from_pretrained(Path(parts["start"]))
@@ -112,7 +112,7 @@ class ARGenSeg(InternVLMethod):
             codec = VQVAE(CodecConfig(**tuples(parts.get("codec", {}))))
         if "backbone" not in parts:
             method = cls(None, None, Options(), codec, form)
-            method.keeper = dict(parts.get("keeper", {}))
+            method.head_settings = {key: parts.get(key) for key in ("keeper", "perceptual", "adversarial")}
             return method
         base = cls.base(parts)
         add_tokens(base.tokenizer, [PLACEHOLDER, START, END, CONTEXT])
@@ -153,7 +153,7 @@ class ARGenSeg(InternVLMethod):
     def enter_stage(self, stage: str) -> None:
         super().enter_stage(stage)
         if stage == "tokenizer":
-            self.heads = self.heads or CodebookKeeper(self.codec, **self.keeper)
+            self.heads = self.heads or PictureHeads(self.codec, **self.head_settings)
         else:
             self.codec.requires_grad_(False)
             self.backbone.vision_tower.requires_grad_(False)
@@ -184,10 +184,8 @@ class ARGenSeg(InternVLMethod):
 
     def prepare(self, example: Example, task: str, rng: np.random.Generator) -> TrainingSample:
         if self.stage == "tokenizer":
-            side = self.codec.resolution
-            picture = open_image(example.image).resize((side, side), Image.Resampling.BICUBIC)
-            pixels = np.asarray(picture, np.float32).transpose(2, 0, 1) / 127.5 - 1
-            return TrainingSample([], [], masks=[self.codec_view(example)], extras={"picture": pixels})
+            mask = None if example.mask is None else self.codec_view(example)
+            return picture_sample(example, mask, self.codec.resolution, rng)
         if task == "generate":
             return self._caption_sample(example, rng)
         return super().prepare(example, task, rng)
@@ -203,22 +201,19 @@ class ARGenSeg(InternVLMethod):
         return TrainingSample(ids, labels, masks=[pixels.transpose(2, 0, 1) / 255])
 
     def collate(self, samples: Sequence[TrainingSample], pack: bool = False) -> dict[str, Any]:
-        """As for every method; masks are [M, 3, R, R] if some of them are coloured pictures."""
+        """As for every method, save for the tokenizer's stage; masks are [M, 3, R, R] if some are coloured pictures."""
+        if self.stage == "tokenizer":
+            return picture_batch(samples)
         if any(mask.ndim == 3 for sample in samples for mask in sample.masks):
             samples = [replace(s, masks=[np.broadcast_to(m, (3, *m.shape[-2:])) for m in s.masks]) for s in samples]
         batch = super().collate(samples, pack)
         if "masks" in batch and batch["masks"].ndim == 5:
             batch["masks"] = batch["masks"][:, 0]
-        if self.stage == "tokenizer":  # half of the samples as masks, half as scenes
-            masks = len(samples) - len(samples) // 2
-            drawn = batch.pop("masks")[:masks].expand(-1, 3, -1, -1) * 2 - 1
-            batch["pictures"] = torch.cat([drawn, batch.pop("picture")[masks:]])
         return batch
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         if self.stage == "tokenizer":
-            pictures = batch["pictures"]
-            return tokenizer_loss(self.codec, self.heads, pictures, len(pictures) - len(pictures) // 2)
+            return tokenizer_loss(self.codec, self.heads, batch["pictures"], batch["drawn"])
         rows, columns = slot_places(batch["ids"], self.start_id, self.slots)
         mask = None
         if self.form.intra_scale == "full" and len(rows):
@@ -362,12 +357,3 @@ def balanced_mean(losses: Tensor, group: Tensor | None) -> Tensor:
         return losses.mean()
     _, member, count = group.unique(return_inverse=True, return_counts=True)
     return (losses / count[member]).sum() / len(count)
-
-
-def random_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    """VAR's preparation of a picture: the shorter side to 9/8 of `side` with Lanczos, then a random square."""
-    shorter = round(1.125 * side)
-    width, height = (max(shorter, round(n * shorter / min(image.size))) for n in image.size)
-    left, top = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
-    resized = image.resize((width, height), Image.Resampling.LANCZOS)
-    return resized.crop((left, top, left + side, top + side))

@@ -170,7 +170,8 @@ def _probes(codec: VQVAE, probes: Mapping[str, Any], io: dict[str, Tensor], ids:
     """Some values of the first picture inside the network: where a mismatch begins."""
     seen: dict[str, Tensor] = {}
     handles = [
-        codec.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+        # a copy, because what follows may work in place
+        codec.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.clone()}))
         for name in probes
     ]
     codec.features(io["images"][:1].float())

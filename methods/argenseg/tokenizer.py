@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from methods.argenseg.quantizer import SCALES_256, ResidualQuantizer
 from methods.base import UserError
+from methods.enlarge import channels_last, double, plus, swish
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class ResidualBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(wide_in, wide_out, 1) if wide_in != wide_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
-        return self.nin_shortcut(x) + y
+        y = self.conv2(swish(self.norm2(self.conv1(swish(self.norm1(x))))))
+        return plus(y, self.nin_shortcut(x))
 
 
 class Attention(nn.Module):
@@ -78,7 +79,7 @@ class Resample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=1 if up else 2, padding=1 if up else 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0) if self.up else F.pad(x, (0, 1, 0, 1)))
+        return double(x, self.conv) if self.up else self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 def middle(channels: int) -> nn.ModuleDict:
@@ -138,7 +139,7 @@ class Encoder(nn.Module):
             x = run_level(x, parts)
         for block in self.mid.values():
             x = block(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(swish(self.norm_out(x)))
 
 
 class Decoder(nn.Module):
@@ -159,12 +160,12 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
+        x = channels_last(self.conv_in(x))
         for block in self.mid.values():
             x = block(x)
         for parts in reversed(self.up):
             x = run_level(x, parts)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(swish(self.norm_out(x)))
 
 
 class VQVAE(nn.Module):

@@ -46,13 +46,18 @@ class CodebookKeeper(nn.Module):
             quantizer = codec.quantize
             placed = torch.linalg.solve(quantizer.embedding_proj.weight.float(), fresh.T).T
             quantizer.embedding.weight[dead] = placed.to(quantizer.embedding.weight)
+            if torch.distributed.is_initialized():  # every process has drawn its own latents
+                torch.distributed.broadcast(quantizer.embedding.weight.data, 0)
             self.hits.zero_()
         return step >= 0
 
     @torch.no_grad()
     def after(self, ids: Tensor) -> Tensor:
-        """Count a batch's ids [B, T] -> the share of codes used since the last placement."""
-        self.hits += torch.bincount(ids.flatten(), minlength=len(self.hits))
+        """Count a batch's ids [B, T], of all processes -> the share of codes used since the last placement."""
+        hits = torch.bincount(ids.flatten(), minlength=len(self.hits)).to(self.hits)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(hits)
+        self.hits += hits
         return (self.hits > 0).float().mean()
 
 

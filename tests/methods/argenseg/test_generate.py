@@ -9,7 +9,7 @@ from PIL import Image
 
 from methods.argenseg import tasks
 from methods.argenseg.form import Form
-from methods.argenseg.model import random_crop
+from methods.argenseg.pictures import random_crop
 from methods.argenseg.schedule import Guided
 from methods.base import UserError
 

@@ -1,11 +1,15 @@
 """Training the picture tokenizer: when codes are placed, and where."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from methods.argenseg.pictures import CodebookKeeper, residual_cells, tokenizer_loss
+from methods.argenseg.pictures import CodebookKeeper, PictureHeads, picture_batch, residual_cells, tokenizer_loss
 from methods.argenseg.tokenizer import VQVAE, CodecConfig
+from methods.base import TrainingSample, UserError
 
 
 @pytest.fixture
@@ -54,6 +58,19 @@ def test_only_codes_that_nothing_chose_are_moved(codec, pictures):
 
 
 @torch.no_grad()
+def test_trained_codes_stay_where_they_are(codec, pictures):
+    keeper = CodebookKeeper(codec, warmup=0, every=2, placed=True)
+    before = codec.quantize.embedding.weight.clone()
+    assert keeper.before(codec, codec.features(pictures))
+    assert torch.equal(codec.quantize.embedding.weight, before)
+    keeper.after(torch.tensor([[3]]))
+    for _ in range(2):
+        keeper.before(codec, codec.features(pictures))
+    moved = (codec.quantize.embedding.weight != before).any(1)
+    assert (~moved).nonzero().flatten().tolist() == [3]
+
+
+@torch.no_grad()
 def test_residuals_are_those_that_encoding_meets(codec, pictures):
     features = codec.features(pictures)
     cells = residual_cells(codec.quantize, features)
@@ -63,7 +80,7 @@ def test_residuals_are_those_that_encoding_meets(codec, pictures):
 
 
 def test_all_parts_learn_after_the_warm_up(codec, pictures):
-    losses = tokenizer_loss(codec, CodebookKeeper(codec, warmup=0), pictures, masks=2)
+    losses = tokenizer_loss(codec, PictureHeads(codec, {"warmup": 0}), pictures, masks=2)
     assert {"l1", "l2", "quantizer"} <= losses.keys()
     sum(value for name, value in losses.items() if not name.startswith("_")).backward()
     parts = (codec.encoder.conv_in, codec.decoder.conv_out, codec.quantize.embedding, codec.post_quant_conv)
@@ -71,7 +88,7 @@ def test_all_parts_learn_after_the_warm_up(codec, pictures):
 
 
 def test_the_warm_up_is_a_plain_autoencoder(codec, pictures):
-    losses = tokenizer_loss(codec, CodebookKeeper(codec, warmup=9), pictures, masks=2)
+    losses = tokenizer_loss(codec, PictureHeads(codec, {"warmup": 9}), pictures, masks=2)
     assert losses["quantizer"] == 0
     drawn = codec.draw(codec.features(pictures))
     torch.testing.assert_close(losses["l1"], (drawn - pictures).abs().mean())
@@ -99,15 +116,61 @@ def test_usage_is_counted_per_scale(codec):
 
 
 def test_usage_is_logged_per_scale_and_saved(codec, pictures):
-    losses = tokenizer_loss(codec, CodebookKeeper(codec, warmup=0), pictures, masks=2)
+    losses = tokenizer_loss(codec, PictureHeads(codec, {"warmup": 0}), pictures, masks=2)
     assert {"_codes_used_1", "_codes_used_2", "_codes_used_4"} <= losses.keys()
     assert codec.state_dict()["quantize.ema_vocab_hit_SV"].sum(1).tolist() == [4, 16, 64]
 
 
 def test_the_watched_overlap_is_that_of_the_masks_alone(codec, pictures, monkeypatch):
     monkeypatch.setattr(codec, "draw", lambda features: torch.where(pictures > 0, 0.9, -0.9) + 0 * features.sum())
-    losses = tokenizer_loss(codec, CodebookKeeper(codec, warmup=9), pictures, masks=2)
+    losses = tokenizer_loss(codec, PictureHeads(codec, {"warmup": 9}), pictures, masks=2)
     assert losses["_iou"] == 1
+
+
+def sample(value: float, masked: bool) -> TrainingSample:
+    """A plain picture of one value, whose mask is full."""
+    picture = np.full((3, 8, 8), value, np.float32)
+    return TrainingSample([], [], masks=[np.ones((8, 8), np.float32)] if masked else [], extras={"picture": picture})
+
+
+@pytest.mark.parametrize(
+    ("masked", "drawn", "values"),
+    [
+        ([True] * 3, 2, [1, 1, 0.2]),
+        ([False] * 3, 0, [0.0, 0.1, 0.2]),
+        ([False, True, False, True], 1, [1, 0.3, 0.0, 0.2]),
+    ],
+)
+def test_half_of_the_masks_are_drawn_and_all_else_are_scenes(masked, drawn, values):
+    batch = picture_batch([sample(i / 10, has) for i, has in enumerate(masked)])
+    assert batch["drawn"] == drawn
+    assert batch["pictures"].shape == (len(masked), 3, 8, 8)
+    assert batch["pictures"][:, 0, 0, 0].tolist() == pytest.approx(values)
+
+
+def test_pictures_without_masks_are_cropped_and_learned(codec, pictures):
+    losses = tokenizer_loss(codec, PictureHeads(codec), pictures, masks=0)
+    assert "_iou" not in losses
+    assert torch.isfinite(losses["l1"])
+
+
+def test_a_sample_without_a_mask_is_a_crop_of_its_picture(argenseg, examples):
+    argenseg.enter_stage("tokenizer")
+    example = replace(examples[0], mask=None)
+    made = [argenseg.prepare(example, "segment", np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert made[0].masks == []
+    same, other = (np.array_equal(made[0].extras["picture"], made[i].extras["picture"]) for i in (1, 2))
+    assert same and not other
+    batch = argenseg.collate(made)
+    assert batch["drawn"] == 0
+    assert batch["pictures"].shape == (3, 3, 32, 32)
+    assert -1 <= batch["pictures"].min() < batch["pictures"].max() <= 1
+
+
+@pytest.mark.parametrize("settings", [{"keeper": {"warmupp": 1}}, {"adversarial": {"begin": 1}}, {"perceptual": {}}])
+def test_settings_that_do_not_exist_are_named(codec, settings):
+    with pytest.raises(UserError, match="parts: .*argument.*; correct keeper, perceptual or adversarial"):
+        PictureHeads(codec, **settings)
 
 
 def one_process(rank: int, folder: str) -> None:
@@ -117,10 +180,10 @@ def one_process(rank: int, folder: str) -> None:
     torch.manual_seed(0)
     codec = VQVAE(CodecConfig(resolution=8, width=32, multipliers=(1, 1), blocks=1, codes=16, scales=(1, 2, 4)))
     torch.manual_seed(rank + 1)
-    keeper = CodebookKeeper(codec, warmup=0, every=1)
+    heads = PictureHeads(codec, {"warmup": 0, "every": 1})
     for _ in range(2):
-        tokenizer_loss(codec, keeper, torch.rand(4, 3, 8, 8) * 2 - 1, masks=2)
-    torch.save({"codes": codec.quantize.embedding.weight.detach(), "hits": keeper.hits,
+        tokenizer_loss(codec, heads, torch.rand(4, 3, 8, 8) * 2 - 1, masks=2)
+    torch.save({"codes": codec.quantize.embedding.weight.detach(), "hits": heads.keeper.hits,
                 "usage": codec.quantize.ema_vocab_hit_SV}, f"{folder}/{rank}.pt")  # fmt: skip
     distributed.destroy_process_group()
 
