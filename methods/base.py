@@ -108,7 +108,8 @@ class Request:
 class Decoding:
     """How answers are computed. What is answered does not depend on it, save for `text="imposed"`.
 
-    path: "fast", or "reference", the way of the released codes, which every speed is compared with.
+    path: "fast"; "graphs", the same with the steps of a mask block recorded as CUDA graphs and replayed; or
+        "reference", the way of the released codes, which every speed is compared with.
     text: an answer's fixed words are "written" one by one, or read at once and "checked" against what the model would
         have written, or "imposed" unseen (for timing models that were never trained).
     detail: whether the clock waits for the device: "none", at the ends of "stages", or of each of the "steps" too.
@@ -122,7 +123,7 @@ class Decoding:
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("path", ("fast", "reference")),
+            ("path", ("fast", "graphs", "reference")),
             ("text", ("written", "checked", "imposed")),
             ("detail", ("none", "stages", "steps")),
         ):

@@ -43,9 +43,9 @@ def measure(method: Method, requests: Sequence[Request], warmup: int, name: str)
     seen: dict[str, list[float]] = defaultdict(list)
     with Progress(f"latency of {name}", 2 * len(requests)) as progress:
         for request in requests:
-            start = _now(device)
+            start = now(device)
             method.segment([request])
-            seen["total"].append(_now(device) - start)
+            seen["total"].append(now(device) - start)
             progress.advance()
         method.decoding = replace(decoding, detail="steps")
         for request in requests:
@@ -80,7 +80,8 @@ def peak_mebibytes(device: torch.device) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Seconds of the host clock, the device having finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

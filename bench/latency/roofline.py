@@ -57,7 +57,7 @@ class Counter(TorchDispatchMode):
     """
 
     def __init__(self, weights: set[int]):
-        """weights: addresses of the storages that hold parameters."""
+        """weights: addresses of the storages that hold parameters and buffers."""
         super().__init__()
         self.weights = weights
         self.open: list[str] = []
@@ -88,6 +88,10 @@ class Counter(TorchDispatchMode):
             flops = flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
             mine = [t for t in tensors if t.untyped_storage().data_ptr() in self.weights]
             read = sum(t.numel() * t.element_size() for t in mine)
+        integers = [t for t in tensors if t.dtype == torch.int8 and t.untyped_storage().data_ptr() in self.weights]
+        if integers:  # copied before a product, or read by it
+            read += integers[0].numel()
+            flops += 2.0 * tensors[0].numel() * len(integers[0]) if "int8pack_mm" in str(func) else 0.0
         for name in self.open:
             self.work[name].flops += flops
             self.work[name].bytes += read
@@ -95,11 +99,14 @@ class Counter(TorchDispatchMode):
 
 
 def count(method: Method, request: Request) -> dict[str, Work]:
-    """The work of each stage, and of each step of a mask block, of one request."""
+    """The work of each stage, and of each step of a mask block, of one request.
+
+    Within a graph's replay nothing can be counted; its work is the fast path's."""
     module: Any = method  # concrete methods are torch modules
-    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    weights = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
     counter, decoding = Counter(weights), method.decoding
-    method.decoding = replace(decoding, detail="steps", watch=counter.stage)
+    path = "fast" if decoding.path == "graphs" else decoding.path
+    method.decoding = replace(decoding, path=path, detail="steps", watch=counter.stage)
     try:
         with counter:
             method.segment([request])

@@ -72,9 +72,9 @@ class HiMTok(InternVLMethod):
     def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> HiMTok:
         """parts: `start` (folder of a HiMTok model to go on with); or `backbone` (folder of an InternVL model; left
         out in stage 1), `codec` (sizes) or `tokenizer` (folder of a stage-1 model), `hierarchy`, `keeper` (settings
-        of CodebookKeeper), `init` of the mask tokens' rows ("mean" as released, or "codes"), `seed`. With both, `balance` of a block's cross-entropy
-        ("tokens" or "octaves"), and how it speaks: `options` (fields of Options), `templates` ("own", "released"
-        or a file), `tokens_in_words`."""
+        of CodebookKeeper), `init` of the mask tokens' rows ("mean" as released, or "codes"), `seed`. With both,
+        `balance` of a block's cross-entropy ("tokens" or "octaves"), and how it speaks: `options` (fields of Options),
+        `templates` ("own", "short", "released" or a file), `tokens_in_words`."""
         method = cls._started(parts) if "start" in parts else cls._fresh(parts)
         method.balance = str(parts.get("balance", "tokens"))
         if method.balance not in BALANCES:
@@ -218,7 +218,9 @@ class HiMTok(InternVLMethod):
             octave = place.clamp(min=1).log2().floor().long() + (place > 0)  # 0 | 1 | 2 3 | 4 ... 7 | 8 ... 15 | ...
             size = F.one_hot(octave).float().mul((place < counts).unsqueeze(-1)).sum(1)
             share = counts / (size > 0).sum(1, keepdim=True) / size.gather(1, octave).clamp(min=1)
-            weights[blocks.rows.expand_as(place)[place < counts], blocks.columns[place < counts]] = share[place < counts]
+            weights[blocks.rows.expand_as(place)[place < counts], blocks.columns[place < counts]] = share[
+                place < counts
+            ]
         return weights[:, 1:][labels[:, 1:] != IGNORED]
 
     def _idle(self, hidden: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from methods.enlarge import channels_last, double, plus, swish
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -27,8 +28,8 @@ class ResidualBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(wide_out, wide_out, 1, bias=False) if wide_in != wide_out else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
-        return y + (x if self.nin_shortcut is None else self.nin_shortcut(y))
+        y = self.conv2(swish(self.norm2(self.conv1(swish(self.norm1(x))))))
+        return plus(y, x) if self.nin_shortcut is None else plus(self.nin_shortcut(y), y)
 
 
 class Level(nn.Module):
@@ -43,7 +44,7 @@ class Level(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for block in self.block:
             x = block(x)
-        return x if self.upsample_conv is None else self.upsample_conv(F.interpolate(x, scale_factor=2.0))
+        return x if self.upsample_conv is None else double(x, self.upsample_conv)
 
 
 class PixelDecoder(nn.Module):
@@ -63,9 +64,9 @@ class PixelDecoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
+        x = channels_last(self.conv_in(x))
         for block in self.mid:
             x = block(x)
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(swish(self.norm_out(x)))

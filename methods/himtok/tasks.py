@@ -100,7 +100,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give {', '.join(PACKAGED)}, short or the path of a YAML file.") from None
+        raise UserError(
+            f"{path}: no such file; give {', '.join(PACKAGED)}, short or the path of a YAML file."
+        ) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]}); correct it.") from None
     if not isinstance(content, dict):

@@ -217,7 +217,8 @@ class MaskTokenizer(nn.Module):
         for part in (self.encoder, self.decoder):
             width = part.positional_embedding.shape[1]
             part.positional_embedding[1:] = 0.5 * grid_positions(self.config.grid, width, self.config.grid)
-        nn.init.orthogonal_(self.quantize.embedding_proj.weight)  # well conditioned, so that codes can be placed
+        weight = self.quantize.embedding_proj.weight  # well conditioned, so that codes can be placed
+        weight.copy_(nn.init.orthogonal_(torch.empty_like(weight, dtype=torch.float32)))  # has no bfloat16 on a CPU
 
     @property
     def resolution(self) -> int:

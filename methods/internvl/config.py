@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from transformers import InternVLConfig, InternVLVisionConfig, LlamaConfig, Qwen2Config
 
 from methods.base import UserError
+from methods.internvl.attention import NAME as BY_SAMPLE
 
 
 @dataclass(frozen=True)
@@ -120,4 +121,5 @@ def transformers_config(size: BackboneSize, vocabulary: int, image_token_id: int
         tie_word_embeddings=False,
     )
     config._attn_implementation = "sdpa"
+    config.text_config._attn_implementation = BY_SAMPLE
     return config

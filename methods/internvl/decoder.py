@@ -1,8 +1,8 @@
 """One batch's decoding state: which keys exist, each row's next position, and how a block of mask tokens is written.
 
-`Decoder` is the fast path. `ReleasedDecoder` does the same as the released codes do it, for comparison: transformers'
-own forward with a cache that grows, the head over the whole vocabulary at every step (over the whole prompt too), and
-the host waiting for every chosen token.
+`Decoder` is the fast path (`graphs.py` replays it from CUDA graphs). `ReleasedDecoder` does the same as the released
+codes do it, for comparison: transformers' own forward with a cache that grows, the head over the whole vocabulary at
+every step (over the whole prompt too), and the host waiting for every chosen token.
 
 Shapes: B rows, L prompt tokens (left-padded), n tokens of a step, D width.
 """
@@ -35,7 +35,7 @@ class Decoder:
         self.hidden = self.prompt[:, -1]
 
     def _begin(self, embeddings: Tensor, positions: Tensor, prefix: Tensor | None) -> Tensor:
-        self.stepper = Stepper(self.backbone.language_model)
+        self.stepper = self._stepper(embeddings, prefix)
         if prefix is not None:
             known = prefix.shape[1]
             self.stepper.run(prefix, torch.arange(known, device=prefix.device)[None], None, causal=True)
@@ -49,6 +49,9 @@ class Decoder:
         seen = self.mask[:, None, None] & _causal(count, count, embeddings.device)
         seen = seen | torch.eye(count, dtype=torch.bool, device=seen.device)  # padding that sees nothing would be NaN
         return self.stepper.run(embeddings, positions, seen)
+
+    def _stepper(self, embeddings: Tensor, prefix: Tensor | None) -> Stepper:
+        return Stepper(self.backbone.language_model)
 
     def _step(self, embeddings: Tensor, positions: Tensor, mutual: bool) -> Tensor:
         count, keys = embeddings.shape[1], self.mask.shape[1]
@@ -69,13 +72,21 @@ class Decoder:
         count = embeddings.shape[1]
         self.holes = self.holes or active is not None
         active = self.mask.new_ones(len(embeddings)) if active is None else active
-        self.mask = torch.cat([self.mask, active[:, None].expand(-1, count)], 1)
         positions = self.position[:, None] + torch.arange(count, device=active.device)
-        self.position = self.position + count * active
-        self.passes += 1
+        self._count(count, active)
         hidden = self._step(embeddings, positions, mutual)
         self.hidden = torch.where(active[:, None], hidden[:, -1], self.hidden)
         return hidden
+
+    def _count(self, count: int, active: Tensor) -> None:
+        """Take note of `count` more keys of the active rows (bool [B])."""
+        self.mask = torch.cat([self.mask, active[:, None].expand(-1, count)], 1)
+        self.position = self.position + count * active
+        self.passes += 1
+
+    def logits(self, inputs: Tensor, active: Tensor | None, mutual: bool, rows: tuple[int, int]) -> Tensor:
+        """Feed one step of a mask block [B, n, D] -> its logits [B, n, V] of vocabulary rows [low, high)."""
+        return self.head(self.feed(inputs, active, mutual), *rows)
 
     def write(
         self,
@@ -96,15 +107,15 @@ class Decoder:
         if begun is None:
             with clock.step():
                 begun = self.feed(schedule.first(len(self.hidden)), active, mutual)
-        inputs = self._next(schedule, begun, rows)
+        inputs = self._next(schedule, self.head(begun, *rows))
         while inputs is not None:
             with clock.step():
-                inputs = self._next(schedule, self.feed(inputs, active, mutual), rows)
+                inputs = self._next(schedule, self.logits(inputs, active, mutual, rows))
         tail = schedule.tail() if follow is None else torch.cat([schedule.tail(), follow], 1)
         return self.feed(self.backbone.embed(tail), active)
 
-    def _next(self, schedule: Schedule, hidden: Tensor, rows: tuple[int, int]) -> Tensor | None:
-        return schedule.next(self.head(hidden, *rows))
+    def _next(self, schedule: Schedule, logits: Tensor) -> Tensor | None:
+        return schedule.next(logits)
 
 
 class ReleasedDecoder(Decoder):
@@ -126,8 +137,7 @@ class ReleasedDecoder(Decoder):
     def head(self, hidden: Tensor, low: int, high: int) -> Tensor:
         return self.backbone.head(hidden).float()[..., low:high]
 
-    def _next(self, schedule: Schedule, hidden: Tensor, rows: tuple[int, int]) -> Tensor | None:
-        logits = self.head(hidden, *rows)
+    def _next(self, schedule: Schedule, logits: Tensor) -> Tensor | None:
         logits.argmax(-1).tolist()  # the host waits for the token
         return schedule.next(logits)
 

@@ -22,11 +22,14 @@ import torch
 from torch import Tensor
 
 from methods.base import Decoding, Schedule
+from methods.enlarge import as_released
 from methods.internvl.clock import Clock
 from methods.internvl.decoder import Decoder, ReleasedDecoder
+from methods.internvl.graphs import GraphDecoder
 from methods.internvl.model import Backbone
 
 TEXT, WAITING, DONE = 0, 1, 2
+DECODERS = {"fast": Decoder, "graphs": GraphDecoder, "reference": ReleasedDecoder}  # by Decoding.path
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Writer:
                 return None  # the prompt's pass is causal
             fed = torch.cat([embeddings, self.backbone.embed(before), first.to(embeddings.dtype)], 1)
             exists = torch.cat([valid, valid.new_ones(batch, fed.shape[1] - valid.shape[1])], 1)
-            state = Decoder(self.backbone, fed, exists, self.prefix)
+            state = DECODERS[self.decoding.path](self.backbone, fed, exists, self.prefix)
         begin = valid.shape[1] - 1
         if not self._agrees(state, state.prompt[:, begin : begin + len(draft.before) + 1], [before, start], 0):
             return None
@@ -166,7 +169,8 @@ class Writer:
         device, precision = self.clock.device.type, self.backbone.language_model.norm.weight.dtype
         low = precision != torch.float32  # codecs keep their weights in float32, which their ids need
         with self.clock.stage("codec"):
-            with torch.autocast(device, precision) if low else nullcontext():
+            released = as_released() if self.decoding.path == "reference" else nullcontext()
+            with torch.autocast(device, precision) if low else nullcontext(), released:
                 masks = schedule.probabilities()
             ids = schedule.ids().tolist()
         for row in rows:
@@ -194,17 +198,17 @@ def decode(
     embeddings [B, L, D], valid bool [B, L]. Text tokens are chosen among the first `text_rows` rows of the head,
     so that no mask token can stand in text; within a block only the schedule's own rows are looked at. After
     `block.most` blocks the start token is no longer offered. At most `most_text` text tokens are written per row.
-    draft: what all rows are expected to say. prefix [1, P, D]: what stands before every prompt (fast path only).
+    draft: what all rows are expected to say. prefix [1, P, D]: what stands before every prompt (but on the reference
+    path).
     """
     clock, decoding = clock or Clock(embeddings.device), decoding or Decoding()
     writer = Writer(backbone, stop_id, block, text_rows, most_text, clock, decoding, draft, prefix)
     begun = None
-    if draft is not None and decoding.path == "fast" and decoding.text != "written":
+    if draft is not None and decoding.path != "reference" and decoding.text != "written":
         begun = writer.drafted(embeddings, valid)
     if begun is None:
-        kind = Decoder if decoding.path == "fast" else ReleasedDecoder
         with clock.stage("prefill"):
-            state = kind(backbone, embeddings, valid, prefix)
+            state = DECODERS[decoding.path](backbone, embeddings, valid, prefix)
         begun = state, [Answer() for _ in embeddings], [TEXT] * len(embeddings)
     state, answers, phase = begun
     while any(row != DONE for row in phase):

@@ -21,10 +21,12 @@ from torch.utils.checkpoint import checkpoint as checkpoint_pass
 
 from methods.base import Codec, Example, Method, Prediction, Request, TrainingSample, UserError, open_image
 from methods.internvl import checkpoint, tasks
+from methods.internvl.attention import sample_lengths
 from methods.internvl.chat import IGNORED, MASK, Chat, Turn
 from methods.internvl.clock import Clock
 from methods.internvl.config import VOCABULARY, named_size
 from methods.internvl.engine import Answer, Block, Draft, decode
+from methods.internvl.int8 import quantise
 from methods.internvl.model import Backbone
 from methods.internvl.pretraining import PretrainingHeads, patch_targets
 from methods.internvl.tiles import make_tiles
@@ -182,9 +184,9 @@ class InternVLMethod(Method, nn.Module):
 
     def collate(self, samples: Sequence[TrainingSample], pack: bool = False) -> dict[str, Any]:
         """Right-padded ids and labels [B, L]; tiles of distinct pictures [N, 3, S, S] with the tile of each
-        placeholder group `tile_of`; masks [M, 1, R, R]; stacked extras. Packed, B is 1 and `positions` [1, L] begin
-        anew with each sample, by which attention keeps them apart."""
-        ids, labels, positions = _packed(samples) if pack else _padded(samples)
+        placeholder group `tile_of`; masks [M, 1, R, R]; stacked extras. Packed, B is 1, `positions` [1, L] begin
+        anew with each sample, and `lengths` (a list) tell attention where."""
+        ids, labels, packing = _packed(samples) if pack else _padded(samples)
         tiles, first_tile, tile_of = [], {}, []
         for sample in samples:
             if sample.image is not None:
@@ -193,7 +195,7 @@ class InternVLMethod(Method, nn.Module):
                     tiles.append(sample.image)
                 start = first_tile[sample.image_key]
                 tile_of += range(start, start + len(sample.image))
-        batch: dict[str, Any] = {"ids": ids, "labels": labels} | positions
+        batch: dict[str, Any] = {"ids": ids, "labels": labels} | packing
         if tiles:
             batch |= {"pixels": torch.from_numpy(np.concatenate(tiles)), "tile_of": torch.tensor(tile_of)}
         masks = [mask for sample in samples for mask in sample.masks]
@@ -216,7 +218,9 @@ class InternVLMethod(Method, nn.Module):
             tokens = self.backbone.project(patches)[batch["tile_of"]].flatten(0, 1)
             embeddings = self.backbone.place_images(embeddings, ids, tokens)
         positions = batch.get("positions")
-        if mask is not None and positions is not None:
+        if positions is not None and mask is None:
+            mask = sample_lengths(batch["lengths"])
+        elif positions is not None:
             sample = (positions == 0).cumsum(1)
             mask = mask & (sample[:, None, :, None] == sample[:, None, None, :])
         return self.backbone.run(embeddings, mask, positions), patches
@@ -261,6 +265,10 @@ class InternVLMethod(Method, nn.Module):
     def text_rows(self) -> int:
         """Vocabulary rows that may stand in text: all but the mask tokens, which come last."""
         return self.backbone.vocabulary
+
+    def quantise(self) -> None:
+        """Keep the weights of the language model's blocks as 8-bit integers from now on, for decoding only."""
+        quantise(self.backbone.language_model)
 
     @torch.inference_mode()
     def segment(self, requests: Sequence[Request]) -> list[Prediction]:
@@ -394,7 +402,7 @@ class InternVLMethod(Method, nn.Module):
         return MASK.join(pieces)
 
 
-def _padded(samples: Sequence[TrainingSample]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def _padded(samples: Sequence[TrainingSample]) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Ids and labels [B, L], right-padded."""
     length = max(len(sample.ids) for sample in samples)
     ids = torch.zeros(len(samples), length, dtype=torch.long)
@@ -405,13 +413,14 @@ def _padded(samples: Sequence[TrainingSample]) -> tuple[Tensor, Tensor, dict[str
     return ids, labels, {}
 
 
-def _packed(samples: Sequence[TrainingSample]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Ids, labels and positions [1, sum of L]; the first token of a sample is never learned, so that nothing is
-    predicted across a border."""
+def _packed(samples: Sequence[TrainingSample]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Ids, labels and positions [1, sum of L], and the lengths; the first token of a sample is never learned, so that
+    nothing is predicted across a border."""
     ids = torch.cat([torch.tensor(sample.ids) for sample in samples])
     labels = torch.cat([torch.tensor([IGNORED, *sample.labels[1:]][: len(sample.ids)]) for sample in samples])
     positions = torch.cat([torch.arange(len(sample.ids)) for sample in samples])
-    return ids[None], labels[None], {"positions": positions[None]}
+    lengths = [len(sample.ids) for sample in samples]
+    return ids[None], labels[None], {"positions": positions[None], "lengths": lengths}
 
 
 def tuples(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Backbone(nn.Module):
 
         `mask` [B, keys so far] marks the keys that exist; None means all of them, which lets the fused kernel run
         (right padding needs no mask, because no real token looks to its right). A mask bool [B, 1, L, keys] replaces
-        the causal one.
+        the causal one; one of `attention.sample_lengths` makes it causal within each sample of a packed row.
         """
         return self.language_model(
             inputs_embeds=embeddings,

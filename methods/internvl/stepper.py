@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SPARE = 256  # keys that are allocated beyond those needed now, so that few passes have to enlarge a cache
+SPARE = 256  # keys that are allocated beyond those needed now, and their unit, so that few passes enlarge a cache
 
 
 class Stepper:
@@ -33,6 +33,8 @@ class Stepper:
         """
         cos, sin = self.model.rotary_emb(x, positions)
         turn = cos.unsqueeze(1), sin.unsqueeze(1)
+        if seen is not None:
+            seen = seen.repeat(1, 1, self.model.layers[0].self_attn.num_key_value_groups, 1)  # see `attention`
         for number, layer in enumerate(self.model.layers):
             x = x + self._attend(layer.self_attn, rms_norm(layer.input_layernorm, x), turn, number, seen, causal)
             y = rms_norm(layer.post_attention_layernorm, x)
@@ -60,25 +62,32 @@ class Stepper:
         """Append [B, G, n, d] of one layer -> all so far [B, G, m, d]."""
         end = self.length + fresh.shape[2]
         if number == len(store):
-            store.append(fresh.new_empty(*fresh.shape[:2], end + SPARE, fresh.shape[3]))
+            store.append(self._allocate(fresh, room(end)))
         elif store[number].shape[2] < end:
-            store[number] = F.pad(store[number], (0, 0, 0, end + SPARE - store[number].shape[2]))
+            store[number] = F.pad(store[number], (0, 0, 0, room(end) - store[number].shape[2]))
         store[number][:, :, self.length : end] = fresh
         return store[number][:, :, :end]
+
+    def _allocate(self, fresh: Tensor, capacity: int) -> Tensor:
+        """Room for `capacity` keys like those of [B, G, n, d]."""
+        return fresh.new_empty(*fresh.shape[:2], capacity, fresh.shape[3])
+
+
+def room(keys: int) -> int:
+    """How many keys are allocated where this many are needed."""
+    return -(-keys // SPARE) * SPARE + SPARE
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, causal: bool) -> Tensor:
     """q [B, H, n, d] on k and v [B, G, m, d] -> [B, H, n, d].
 
-    But for the first pass, heads that share keys become further queries of those keys, so that no key is copied.
+    But for the first pass, heads that share keys become further queries of those keys, so that no key is copied; `seen`
+    [B or 1, 1, H / G * n, m] is repeated for them.
     """
     if causal:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     batch, heads, count, width = q.shape
-    group = heads // k.shape[1]
-    folded = q.reshape(batch, k.shape[1], group * count, width)
-    if seen is not None:
-        seen = seen.repeat(1, 1, group, 1)
+    folded = q.reshape(batch, k.shape[1], heads // k.shape[1] * count, width)
     return F.scaled_dot_product_attention(folded, k, v, attn_mask=seen).reshape(batch, heads, count, width)
 
 

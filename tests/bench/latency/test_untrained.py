@@ -9,7 +9,7 @@ from bench import pipeline
 from bench.config import UntrainedConfig, load_profile
 from bench.latency.untrained import Case, build, cases, requests_of, same_answers
 from methods.base import UserError
-from tests.conftest import HIMTOK_CODEC, SHORT_CODEC
+from tests.conftest import ARGENSEG_CODEC, HIMTOK_CODEC, SHORT_CODEC
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -90,3 +90,15 @@ def test_a_case_is_timed_once_on_both_paths(profile, monkeypatch):
 def test_unknown_paths_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"latency.paths.*choose"):
         load_profile("latency", ["latency.paths=[slow]"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_every_path_answers_alike_at_a_real_size(name):
+    """1B with random weights in float32 and the codecs of the other tests: about 5 GB, some minutes on a core."""
+    parts = {"himtok": {"codec": HIMTOK_CODEC}, "argenseg": {"codec": ARGENSEG_CODEC, "init": "var"}}[name]
+    method = build(UntrainedConfig(name, parts), "1b", CPU, torch.float32)
+    assert same_answers(method, requests_of(Case("1b", name, 1, None), 1), ["fast", "graphs", "reference"]) == 1
+    answer = method.segment(requests_of(Case("1b", name, 1, None), 1))[0]
+    assert answer.failure is None and len(answer.token_ids) == (32 if name == "himtok" else 680)
+    assert len(set(answer.token_ids)) > 3  # the choices are no ties

@@ -1,0 +1,78 @@
+"""What 8-bit weights change: the same questions before and after, one at a time.
+
+Counted are answers and mask tokens that are others than before, and the difference of the cIoU with its paired interval
+over pictures. A random model has no truth to be measured with, so this is for trained ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.evaluate.statistics import ratio_intervals
+from bench.records import LATENCY, Record
+from methods.base import Example, Method, Prediction, Request, UserError
+
+VARIANT = "weights=int8"
+
+
+def quantise(method: Method) -> None:
+    """Turn the weights of the language model into integers. Raises UserError where the method cannot."""
+    if not hasattr(method, "quantise"):
+        raise UserError(f"{method.name} has no int8 weights; leave latency.int8 out.")
+    method.quantise()
+
+
+def answers(method: Method, requests: Sequence[Request]) -> list[Prediction]:
+    return [method.segment([request])[0] for request in requests]
+
+
+def cost_records(
+    before: Sequence[Prediction], after: Sequence[Prediction], examples: Sequence[Example], seed: int, **identity: Any
+) -> list[Record]:
+    """`int8/changed_answers` and `int8/changed_tokens` (shares), `int8/ciou` and `int8/ciou_before`, and
+    `int8/ciou_difference`."""
+    identity |= {"protocol": LATENCY, "n": len(examples), "seed": seed}
+    pairs = list(zip(before, after, strict=True))
+    tokens = [_changed(a.token_ids, b.token_ids) for a, b in pairs]
+    ones = np.ones(len(pairs))
+    changed = np.array([a.token_ids != b.token_ids for a, b in pairs], float)
+    table = {"changed_answers": (changed, ones)}
+    table["changed_tokens"] = tuple(np.array(column, float) for column in zip(*tokens, strict=True))
+    table["ciou_before"], table["ciou"] = (_overlap(found, examples) for found in (before, after))
+    pictures = [example.image_id for example in examples]
+    found = ratio_intervals(table, pictures, seed)
+    records = [
+        Record(metric=f"int8/{name}", value=figure.value, low=figure.low, high=figure.high, **identity)
+        for name, figure in found.items()
+    ]
+    low, high = _difference(table["ciou"], table["ciou_before"], pictures, seed)
+    value = found["ciou"].value - found["ciou_before"].value
+    return [*records, Record(metric="int8/ciou_difference", value=value, low=low, high=high, **identity)]
+
+
+def _changed(first: Sequence[int], second: Sequence[int]) -> tuple[int, int]:
+    """(tokens that differ or are missing, tokens)."""
+    length = max(len(first), len(second))
+    return length - sum(a == b for a, b in zip(first, second, strict=False)), length
+
+
+def _overlap(found: Sequence[Prediction], examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of intersection and of union, float [N]."""
+    masks = [(prediction.mask, example.mask) for prediction, example in zip(found, examples, strict=True)]
+    return np.array([(a & b).sum() for a, b in masks], float), np.array([(a | b).sum() for a, b in masks], float)
+
+
+def _difference(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], pictures: Sequence[Any], seed: int,
+    resamples: int = 1000,
+) -> tuple[float, float]:  # fmt: skip
+    """95 % interval of the first ratio minus the second, pictures drawn for both alike."""
+    names, cluster = np.unique(np.array(pictures, dtype=str), return_inverse=True)
+    sums = np.stack([np.bincount(cluster, column, len(names)) for column in (*first, *second)], 1)
+    draws = sums[np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))].sum(1)
+    a, b, c, d = np.maximum(draws, 1e-9).T
+    low, high = np.quantile(a / b - c / d, [0.025, 0.975])
+    return float(low), float(high)

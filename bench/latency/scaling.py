@@ -1,0 +1,59 @@
+"""Seconds of a call over what it is asked for: pictures in a batch, expressions about one picture, tiles, mask tokens.
+
+Each point is the median of some calls after one untimed. The report fits a line through the points of an axis: what a
+call costs in any case, and what each further unit adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bench.latency.measure import now, percentile_interval
+from bench.progress import Progress
+from bench.records import LATENCY, Record
+from methods.base import Method, Request, open_image
+
+COUNTS = (1, 2, 4, 8)  # pictures in a batch, and expressions about one picture
+GRIDS = (1, 2, 4)  # tiles beside each other; more than one gets a thumbnail
+CALLS = 10  # at most, for each point
+
+
+def points(method: Method, requests: Sequence[Request], tile: int) -> Iterator[tuple[str, int, list[Request]]]:
+    """(axis, units, the requests of one call). tile: side of a tile in pixels, 0 if pictures are never cut."""
+    many = [requests[i % len(requests)] for i in range(max(COUNTS))]
+    for count in COUNTS:
+        yield "pictures", count, [replace(r, image=open_image(r.image).copy()) for r in many[:count]]
+    for count in COUNTS:
+        yield "expressions", count, [replace(r, image=many[0].image) for r in many[:count]]
+    for grid in GRIDS if tile else ():
+        image = open_image(many[0].image).resize((grid * tile, tile))
+        yield "tiles", grid + (grid > 1), [replace(many[0], image=image)]
+    for tokens in method.codec.prefixes if method.codec else ():
+        yield "tokens", tokens, [replace(many[0], tokens=tokens)]
+
+
+def scale(method: Method, requests: Sequence[Request], calls: int, tile: int, /, **identity: Any) -> list[Record]:
+    """Records `scaling/AXIS/UNITS/ms` of the method as it decodes now."""
+    identity |= {"protocol": LATENCY}
+    work, records = list(points(method, requests, tile)), []
+    calls = min(calls, CALLS)
+    with Progress(f"scaling of {identity['method']}", len(work)) as progress:
+        for axis, units, asked in work:
+            method.segment(asked)
+            seconds = np.array([_seconds(method, asked) for _ in range(calls)])
+            low, high = (1e3 * bound for bound in percentile_interval(seconds, 0.5))
+            value = 1e3 * float(np.median(seconds))
+            metric = f"scaling/{axis}/{units}/ms"
+            records.append(Record(metric=metric, value=value, low=low, high=high, n=calls, **identity))
+            progress.advance()
+    return records
+
+
+def _seconds(method: Method, asked: list[Request]) -> float:
+    start = now(method.device)
+    method.segment(asked)
+    return now(method.device) - start

@@ -1,0 +1,149 @@
+"""Steps of a mask block recorded once as CUDA graphs and replayed: the fast path without a launch for each kernel.
+
+A graph replays the same kernels with the same shapes on the same addresses. So the keys and values of a batch stay
+where they are from one request to the next; a step attends to their whole capacity, with a mask over those that do not
+exist yet, and writes its own at a place that is read on the device. On a CPU the same passes run unrecorded: slower
+than the fast path, and there to be compared with it.
+
+The prompt, the text behind a block, the schedule's own choice and whatever has rows of unequal length (left padding,
+rows that pause, a prefix shared by several prompts) take the fast path's passes. HiMTok needs one graph, ARGenSeg one
+for each scale; each is recorded by the first request that needs it, so the first requests of a shape are slow.
+
+Shapes: B rows, n tokens of a step, D width, V vocabulary rows, C capacity, G key heads, d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.internvl.decoder import Decoder
+from methods.internvl.model import Backbone
+from methods.internvl.stepper import Stepper, room
+
+WARMUPS = 3  # passes before a recording, in which libraries choose their kernels and workspaces
+
+
+class GraphDecoder(Decoder):
+    def _stepper(self, embeddings: Tensor, prefix: Tensor | None) -> Stepper:
+        if self.holes or prefix is not None:
+            return super()._stepper(embeddings, prefix)
+        return kept_stepper(self.backbone, embeddings)
+
+    def logits(self, inputs: Tensor, active: Tensor | None, mutual: bool, rows: tuple[int, int]) -> Tensor:
+        """As Decoder's; `hidden` stays that of the pass before, because a block always ends with its tail."""
+        if self.holes or active is not None or not isinstance(self.stepper, FixedStepper):
+            return super().logits(inputs, active, mutual, rows)
+        self._count(inputs.shape[1], self.mask.new_ones(len(inputs)))
+        return self.stepper.logits(inputs, mutual, rows, lambda hidden: self.head(hidden, *rows))
+
+
+class FixedStepper(Stepper):
+    """Keys and values that stay at their addresses over many requests, and the graphs recorded over them."""
+
+    def __init__(self, language_model: nn.Module):
+        super().__init__(language_model)
+        self.places: Tensor | None = None  # int64 [n], where a pass of fixed shapes writes its keys
+        self.filled: Tensor | None = None  # int64 [], the number of keys, on the device
+        self.recordings: dict[tuple[int, bool, tuple[int, int]], Recording] = {}
+
+    def run(self, x: Tensor, positions: Tensor, seen: Tensor | None, causal: bool = False) -> Tensor:
+        self._reserve(self.length + x.shape[1])
+        return super().run(x, positions, seen, causal)
+
+    def logits(self, inputs: Tensor, mutual: bool, rows: tuple[int, int], head: Callable[[Tensor], Tensor]) -> Tensor:
+        """Feed [B, n, D] to all rows -> head's logits [B, n, V] for vocabulary rows [low, high)."""
+        count = inputs.shape[1]
+        self._reserve(self.length + count)
+        self.filled = torch.zeros((), dtype=torch.long, device=inputs.device) if self.filled is None else self.filled
+        self.filled.fill_(self.length)
+        if not recordable(inputs.device):
+            found = self._pass(inputs, mutual, head)
+        else:
+            key = count, mutual, rows
+            if key not in self.recordings:
+                self.recordings[key] = Recording(lambda x: self._pass(x, mutual, head), inputs)
+            found = self.recordings[key](inputs)
+        self.length += count
+        return found
+
+    def _pass(self, x: Tensor, mutual: bool, head: Callable[[Tensor], Tensor]) -> Tensor:
+        """One step whose shapes and addresses do not depend on how many keys there are."""
+        before = self.length
+        self.places = self.filled + torch.arange(x.shape[1], device=x.device)
+        last = self.places[-1].expand_as(self.places) if mutual else self.places
+        seen = torch.arange(self.keys[0].shape[2], device=x.device) <= last[:, None]
+        hidden = super().run(x, self.places.expand(len(x), -1), seen[None, None])
+        self.length, self.places = before, None
+        return head(hidden)
+
+    def _remember(self, store: list[Tensor], number: int, fresh: Tensor) -> Tensor:
+        """Write [B, G, n, d] at `places` -> the whole capacity [B, G, C, d]."""
+        if self.places is None:
+            return super()._remember(store, number, fresh)
+        return store[number].index_copy_(2, self.places, fresh)
+
+    def _allocate(self, fresh: Tensor, capacity: int) -> Tensor:
+        """Zeros: what a mask hides is multiplied by 0, and must be a number."""
+        return torch.zeros(*fresh.shape[:2], capacity, fresh.shape[3], dtype=fresh.dtype, device=fresh.device)
+
+    def _reserve(self, keys: int) -> None:
+        """Enlarge all keys and values for at least so many; they move, so the recordings are worth nothing then."""
+        if self.keys and self.keys[0].shape[2] < keys:
+            more = room(keys) - self.keys[0].shape[2]
+            for store in (self.keys, self.values):
+                store[:] = [F.pad(each, (0, 0, 0, more)) for each in store]
+            self.recordings.clear()
+
+
+class Recording:
+    """A piece of work on inputs of one shape, as a CUDA graph. Calling it copies the inputs in and the output out."""
+
+    def __init__(self, work: Callable[[Tensor], Tensor], inputs: Tensor):
+        self.inputs = inputs.clone()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with _uncached_autocast(inputs.device), torch.cuda.stream(side):
+            for _ in range(WARMUPS):
+                work(self.inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with _uncached_autocast(inputs.device), torch.cuda.graph(self.graph):
+            self.output = work(self.inputs)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        self.inputs.copy_(inputs)
+        self.graph.replay()
+        return self.output.clone()  # the next replay overwrites it
+
+
+def recordable(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _uncached_autocast(device: torch.device) -> AbstractContextManager:
+    """The precision in force, without autocast's cache: a graph must not read a weight's copy that is freed later."""
+    enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+    return torch.autocast(device.type, dtype, enabled=enabled, cache_enabled=False)
+
+
+_KEPT: WeakKeyDictionary[Backbone, dict[tuple, FixedStepper]] = WeakKeyDictionary()
+
+
+def kept_stepper(backbone: Backbone, embeddings: Tensor) -> FixedStepper:
+    """The backbone's stepper for prompts like [B, L, D]: one for each B and each 256 of L, so that what a request costs
+    does not depend on the longest one before. Forgets them all when the weights are others than before."""
+    device, weight = embeddings.device.type, backbone.language_model.layers[-1].self_attn.q_proj.weight
+    low = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    kept = _KEPT.setdefault(backbone, {})
+    key = weight.data_ptr(), weight.dtype, embeddings.dtype, low
+    if any(other[:4] != key for other in kept):
+        kept.clear()
+    stepper = kept.setdefault((*key, len(embeddings), room(embeddings.shape[1])), FixedStepper(backbone.language_model))
+    stepper.length = 0
+    return stepper

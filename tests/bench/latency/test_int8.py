@@ -1,0 +1,46 @@
+"""What integer weights change, counted by hand."""
+
+import numpy as np
+import pytest
+
+from bench.latency.int8 import answers, cost_records, quantise
+from methods.base import Example, Prediction, Request, UserError
+
+
+def mask(*filled: int) -> np.ndarray:
+    return np.isin(np.arange(8), filled).reshape(2, 4)
+
+
+EXAMPLES = [Example(None, ("it",), mask(0, 1, 2, 3), image_id=i) for i in range(4)]
+IDENTITY = dict(method="m", dataset="d", split="val", variant="weights=int8")
+
+
+def test_shares_and_difference_by_hand():
+    before = [Prediction(mask(0, 1, 2, 3), token_ids=(1, 2, 3, 4)) for _ in EXAMPLES]
+    after = [*before[:3], Prediction(mask(0, 1), token_ids=(1, 2, 9))]
+    records = {record.metric: record for record in cost_records(before, after, EXAMPLES, 0, **IDENTITY)}
+    values = {metric.removeprefix("int8/"): record.value for metric, record in records.items()}
+    assert values == {
+        "changed_answers": 0.25, "changed_tokens": 2 / 16, "ciou_before": 1.0, "ciou": 14 / 16,
+        "ciou_difference": -2 / 16,
+    }  # fmt: skip
+    found = records["int8/ciou_difference"]
+    assert found.low < found.value <= found.high <= 0 and found.n == 4
+    same = cost_records(before, before, EXAMPLES, 0, **IDENTITY)
+    assert {record.value for record in same if "ciou" not in record.metric} == {0.0}
+
+
+def test_a_method_without_integers_is_refused():
+    class Plain:
+        name = "plain"
+
+    with pytest.raises(UserError, match="plain has no int8 weights"):
+        quantise(Plain())
+
+
+def test_real_answers_are_compared(writer, writing, examples):
+    requests = [Request(example.image, example.expressions[:1]) for example in examples]
+    before = answers(writing(writer), requests)
+    quantise(writer)
+    records = cost_records(before, answers(writer, requests), examples, 0, **IDENTITY)
+    assert all(0 <= record.value <= 1 for record in records if "difference" not in record.metric)
