@@ -22,8 +22,23 @@ PROFILES = Path(__file__).parent / "profiles"
 
 
 @dataclass
+class SourceConfig:
+    """A dataset of a mixture to train on; see bench/train/sources.py for what is taken where nothing is given."""
+
+    dataset: str = ""  # a card of datasets/; the source's own name
+    root: str = ""  # data.root
+    images: str = ""  # data.images
+    split: str = "train"
+    styles: list[str] = field(default_factory=list)  # of expressions to keep; all
+    repeat: float = 1.0  # how often an epoch holds each picture
+    weight: float = 0.0  # share of the pictures instead, if all sources have one
+    tasks: dict[str, float] = field(default_factory=dict)  # those of the stage that the dataset can serve
+
+
+@dataclass
 class DataConfig:
-    """Where the pictures come from. `root` is built on first use if the dataset is the embedded one."""
+    """Where the pictures come from. `root` is built on first use if the dataset is the embedded one; a `mixture` (a
+    name for each source) replaces it for training."""
 
     dataset: str = "refmoji"
     root: str = MISSING
@@ -32,6 +47,7 @@ class DataConfig:
     seed: int = 0
     train_scenes: int = 0  # 0: no training split
     workers: int = 1  # processes that draw scenes
+    mixture: dict[str, SourceConfig] = field(default_factory=dict)
 
 
 @dataclass
@@ -43,11 +59,13 @@ class StageConfig:
     stage: str = MISSING
     parts: dict[str, Any] = field(default_factory=dict)
     tasks: dict[str, float] = field(default_factory=dict)
+    mixture: dict[str, float] = field(default_factory=dict)  # source -> factor on it, 0: left out; none given: all
     steps: int = MISSING
     images: int = 8  # pictures per step
     per_image: int = 2  # samples per picture
     micro_images: int = 0  # pictures per forward pass on one device; 0: `images` divided by the number of processes
     pack: bool = False  # put the samples of a micro-batch into one row that no padding fills
+    group_lengths: int = 1  # steps among which pictures with samples of like length share a micro-batch; 1: as drawn
     lr: float = 1e-3  # AdamW
     matrix_lr: float = 0.0  # Muon for the weights of linear layers (the head aside); 0: AdamW for them too
     warmup: int = 50  # steps
@@ -113,11 +131,21 @@ class LatencyConfig:
     requests: int = 200
     threads: int = 2
     precision: str = "float32"
-    paths: list[str] = field(default_factory=lambda: ["fast", "reference"])  # the latter as the released codes do it
+    paths: list[str] = field(default_factory=lambda: ["fast", "reference"])  # and graphs; see methods.base.Decoding
     sizes: list[str] = field(default_factory=list)  # backbones with random weights
     tiles: list[int] = field(default_factory=lambda: [1])  # of a picture, the thumbnail included
     untrained: dict[str, UntrainedConfig] = field(default_factory=dict)  # methods on them, by a name for the tables
+    int8: bool = False  # time with 8-bit weights in the language model; for trained models, with what they change
+    scaling: bool = False  # also time batches, several expressions about a picture, tiles and numbers of tokens
     price: float = 0.0  # of the machine per hour, for the cost of a million masks; 0: not told
+
+
+@dataclass
+class OrderConfig:
+    """Another form of a method's model that must write the same tokens: `parts` of its `build`, beside `start`."""
+
+    method: str = MISSING
+    parts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -130,6 +158,8 @@ class AblationConfig:
     settled_limit: int = 150  # objects for the adaptive length, which answers one by one
     variants: dict[str, str] = field(default_factory=dict)  # label -> stage with one thing changed
     perception: str = ""  # stage that was taught to choose an expression for a mask
+    orders: dict[str, OrderConfig] = field(default_factory=dict)  # label -> the model in another order of writing
+    order_limit: int = 8  # questions for it, which may take hundreds of steps each
 
 
 @dataclass
@@ -189,8 +219,13 @@ def _reason(error: Exception) -> str:
 
 
 def _check(profile: Profile, path: Path) -> None:
-    if not profile.latency.paths or not set(profile.latency.paths) <= {"fast", "reference"}:
-        raise UserError(f"{path}: latency.paths is {profile.latency.paths}; choose fast, reference or both.")
+    if not profile.latency.paths or not set(profile.latency.paths) <= {"fast", "graphs", "reference"}:
+        raise UserError(f"{path}: latency.paths is {profile.latency.paths}; choose of fast, graphs and reference.")
+    for name, source in profile.data.mixture.items():
+        if source.weight < 0 or (source.repeat <= 0 and not source.weight):
+            raise UserError(
+                f"{path}: data.mixture.{name} has no positive repeat or weight; correct it or leave it out."
+            )
     for name in profile.stages:
         _check_stage(profile, name, path)
     for method, name in profile.models.items():
@@ -201,6 +236,9 @@ def _check(profile: Profile, path: Path) -> None:
     for name in [*profile.ablation.variants.values(), *filter(None, [profile.ablation.perception])]:
         if name not in profile.stages:
             raise UserError(f"{path}: the ablation names {name!r}, which is not a stage of this profile.")
+    for label, order in profile.ablation.orders.items():
+        if order.method not in profile.models:
+            raise UserError(f"{path}: ablation.orders.{label} is of {order.method!r}, which is not in models.")
     for key, (value, least) in _numbers(profile).items():
         if value < least:
             raise UserError(f"{path}: {key} is {value}, but must be at least {least}.")
@@ -214,6 +252,14 @@ def _check_stage(profile: Profile, name: str, path: Path, above: tuple[str, ...]
         raise UserError(f"{path}: stages.{name}.schedule is {stage.schedule!r}; choose linear or cosine.")
     if len(stage.betas) != 2:
         raise UserError(f"{path}: stages.{name}.betas has {len(stage.betas)} numbers, but must have 2.")
+    if stage.pack and stage.group_lengths > 1:
+        raise UserError(f"{path}: stages.{name} has pack and group_lengths, but a packed row has no padding; drop one.")
+    for source, factor in stage.mixture.items():
+        if source not in profile.data.mixture:
+            known = ", ".join(profile.data.mixture) or "nothing"
+            raise UserError(f"{path}: stages.{name}.mixture names {source!r}, but data.mixture holds {known}.")
+        if factor < 0:
+            raise UserError(f"{path}: stages.{name}.mixture.{source} is {factor}, but must not be below 0.")
     for value in stage.parts.values():
         if isinstance(value, str) and value.startswith("stage:"):
             if value[6:] not in profile.stages:
@@ -235,12 +281,13 @@ def _numbers(profile: Profile) -> dict[str, tuple[int, int]]:
         "evaluate.threads": (evaluate.threads, 1),
         "ablation.limit": (profile.ablation.limit, 0),
         "ablation.settled_limit": (profile.ablation.settled_limit, 1),
+        "ablation.order_limit": (profile.ablation.order_limit, 1),
         "latency.warmup": (latency.warmup, 0),
         "latency.requests": (latency.requests, 1),
         "latency.threads": (latency.threads, 1),
     }
     for name, stage in profile.stages.items():
-        for key in ("steps", "images", "per_image"):
+        for key in ("steps", "images", "per_image", "group_lengths"):
             counts[f"stages.{name}.{key}"] = (getattr(stage, key), 1)
         counts[f"stages.{name}.micro_images"] = (stage.micro_images, 0)
     return counts

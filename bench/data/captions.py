@@ -8,19 +8,21 @@ from pathlib import Path
 
 from methods.base import Example, UserError
 
-KINDS = ("caption", "what", "colour", "count", "where")
+KINDS = ("caption", "question", "what", "colour", "count", "where")
 
 
 class CaptionDataset(Sequence[Example]):
     """One Example per caption or question of a split: task "caption" or "question", `expressions` holds the question
-    and `answer` the text to learn. `kinds` keeps some of KINDS, `limit` the first records only."""
+    and `answer` the text to learn. `kinds` keeps some of KINDS, `limit` the first records only; `images` is the folder
+    of the pictures (default `<root>/images`)."""
 
     def __init__(
         self, root: Path | str, split: str, name: str = "refmoji", kinds: Collection[str] | None = None,
-        limit: int | None = None,
+        limit: int | None = None, images: Path | str | None = None,
     ) -> None:  # fmt: skip
         self.name, self.split = name, split
-        self.path, self.images = Path(root) / "captions.json", Path(root) / "images"
+        self.path = Path(root) / "captions.json"
+        self.images = Path(images) if images is not None else Path(root) / "images"
         unknown = set(kinds or ()) - set(KINDS)
         if unknown:
             raise UserError(f"There is no kind {sorted(unknown)[0]!r} of question; choose from {', '.join(KINDS)}.")

@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from bench.data.captions import CaptionDataset
+from bench.data.folder import FolderDataset
 from bench.data.refer import ReferDataset
 from methods.base import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "datasets"
-READERS = {"refer": ReferDataset, "captions": CaptionDataset}
+READERS = {"refer": ReferDataset, "captions": CaptionDataset, "folder": FolderDataset}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def load_card(name: str) -> Card:
 
 def open_dataset(
     name: str, root: Path | str | None = None, split: str | None = None, **options: Any
-) -> ReferDataset | CaptionDataset:
+) -> ReferDataset | CaptionDataset | FolderDataset:
     """The dataset of that name under `root`. `reader="captions"` opens its questions instead of its referents;
     other options go to the reader. Root and split default to the card's."""
     card = load_card(name)

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from bench.config import StageConfig
-from bench.train.order import Drawn, Order
+from bench.train.order import Order
 from bench.train.world import World
 from methods.base import Method, TrainingSample, UserError
 
@@ -45,50 +45,83 @@ def micro_images(stage: StageConfig, world: World) -> int:
     return images
 
 
-class MicroBatches(Dataset[MicroBatch]):
-    """Micro-batch i of the whole run; a pure function of i, so that workers and restarts change nothing."""
+@dataclass
+class _Prepared:
+    """The samples of one picture; or none and an error."""
+
+    samples: list[TrainingSample]
+    names: list[str]
+    broken: list[str]
+    error: str = ""
+
+    @property
+    def length(self) -> int:
+        return max((len(sample.ids) for sample in self.samples), default=0)
+
+
+class MicroBatches(Dataset[list[MicroBatch]]):
+    """The micro-batches of a run. Item (window, part) are those at place `part` of each step of a window; a pure
+    function of its place, so that workers, processes and restarts change nothing.
+
+    A window is one step, or `group_lengths` steps: then pictures whose samples are of like length share a micro-batch,
+    which leaves less to be padded. What a sample's length is only `prepare` knows, so a window is prepared as a whole;
+    since it is made of one place of each step, no other process needs it.
+    """
 
     def __init__(self, method: Method, order: Order, stage: StageConfig, images: int):
         self.method, self.order, self.stage, self.images = method, order, stage, images
         self.per_step = stage.images // images
 
-    def __getitem__(self, index: int) -> MicroBatch:
-        step, part = divmod(index, self.per_step)
+    def steps(self, window: int) -> range:
+        """The steps of a window."""
+        first = window * self.stage.group_lengths
+        return range(first, min(first + self.stage.group_lengths, self.stage.steps))
+
+    def __getitem__(self, place: tuple[int, int]) -> list[MicroBatch]:
+        window, part = place
+        slots = range(part * self.images, (part + 1) * self.images)
+        pictures = [self._picture(step, slot) for step in self.steps(window) for slot in slots]
+        groups = [pictures[i : i + self.images] for i in range(0, len(pictures), self.images)]
+        if len(groups) > 1:
+            pictures.sort(key=lambda picture: picture.length)
+            turns = np.random.default_rng([self.stage.seed, 5, window, part]).permutation(len(groups))
+            groups = [pictures[i * self.images : (i + 1) * self.images] for i in turns]  # lengths must not rise
+        return [self._micro_batch(step, part, group) for step, group in zip(self.steps(window), groups, strict=True)]
+
+    def _micro_batch(self, step: int, part: int, pictures: list[_Prepared]) -> MicroBatch:
         seed = int(np.random.SeedSequence([self.stage.seed, step, part]).generate_state(1)[0])
-        samples: list[TrainingSample] = []
-        micro = MicroBatch({}, seed, [], 0)
-        try:
-            for slot in range(part * self.images, (part + 1) * self.images):
-                samples += self._picture(step, slot, micro)
-        except UserError as error:
-            micro.error = str(error)
-            return micro
-        micro.tokens = sum(len(sample.ids) for sample in samples)
-        micro.batch = self.method.collate(samples, pack=True) if self.stage.pack else self.method.collate(samples)
+        names, broken = ([text for p in pictures for text in getattr(p, key)] for key in ("names", "broken"))
+        micro = MicroBatch({}, seed, names, 0, broken, next((p.error for p in pictures if p.error), ""))
+        if not micro.error:
+            samples = [sample for picture in pictures for sample in picture.samples]
+            micro.tokens = sum(len(sample.ids) for sample in samples)
+            micro.batch = self.method.collate(samples, pack=True) if self.stage.pack else self.method.collate(samples)
         return micro
 
-    def _picture(self, step: int, slot: int, micro: MicroBatch) -> list[TrainingSample]:
+    def _picture(self, step: int, slot: int) -> _Prepared:
+        broken: list[str] = []
         for attempt in range(ATTEMPTS):
             try:
                 drawn = self.order.picture(step, slot, attempt)
                 samples = [self.method.prepare(d.example, d.task, d.rng) for d in drawn]
             except UserError as error:
-                micro.broken.append(str(error))
+                broken.append(str(error))
                 continue
-            micro.names += [_name(d) for d in drawn]
-            return samples
-        raise UserError(f"{ATTEMPTS} pictures in a row cannot be used; the last: {micro.broken[-1]}")
-
-
-def _name(drawn: Drawn) -> str:
-    return f"{drawn.example.dataset}:{drawn.example.ref_id}"
+            return _Prepared(samples, [f"{d.example.dataset}:{d.example.ref_id}" for d in drawn], broken)
+        return _Prepared([], [], broken, f"{ATTEMPTS} pictures in a row cannot be used; the last: {broken[-1]}")
 
 
 def stream(batches: MicroBatches, world: World, first_step: int, workers: int) -> Iterator[MicroBatch]:
     """This process's micro-batches from a step on: of each step those whose place is its rank modulo the size."""
-    steps = range(first_step, batches.stage.steps)
+    group, steps = batches.stage.group_lengths, batches.stage.steps
+    windows = range(first_step // group, -(-steps // group))
     parts = range(world.rank, batches.per_step, world.size)
-    mine = [step * batches.per_step + part for step in steps for part in parts]
+    mine = [(window, part) for window in windows for part in parts]
     quiet = torch.Generator()  # the loader would draw from torch's own otherwise
-    more = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
-    yield from DataLoader(batches, None, sampler=mine, num_workers=workers, generator=quiet, **more)
+    more = {"prefetch_factor": max(1, 4 // group), "persistent_workers": True} if workers else {}
+    source = iter(DataLoader(batches, None, sampler=mine, num_workers=workers, generator=quiet, **more))
+    for window in windows:
+        columns = [next(source) for _ in parts]
+        for step, row in zip(batches.steps(window), zip(*columns, strict=True), strict=True):
+            if step >= first_step:
+                yield from row

@@ -67,7 +67,7 @@ def run_stage(run: Run, device: torch.device) -> Path:
     torch.set_num_threads(run.train.threads)
     run.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(run.stage.seed)
-    enter(run.method, run.stage, run.train, run.world)
+    enter(run.method, run.stage, run.train)
     run.method.to(device).train()
     meter = FlopMeter(peak_flops(device))
     batches = MicroBatches(run.method, run.order, run.stage, micro_images(run.stage, run.world))
@@ -176,13 +176,14 @@ def _resume(run: Run, engine: Engine) -> Standing:
             (run.folder / name).unlink(missing_ok=True)
         return Standing()
     tensors, state = found
-    order = state.pop("order", run.order.identity())
-    changed = [key for key, value in run.order.identity().items() if order.get(key) != value]
+    now = _identity(run)
+    order = state.pop("order", now)
+    changed = [key for key in now | order if order.get(key) != now.get(key)]
     if changed:
         key = changed[0]
         raise UserError(
-            f"{run.folder}: the snapshot was made with {key} = {order.get(key)}, now it is "
-            f"{run.order.identity()[key]}; set it back, or remove the folder to start anew."
+            f"{run.folder}: the snapshot was made with {key} = {order.get(key)}, now it is {now.get(key)}; set it "
+            "back, or remove the folder to start anew."
         )
     engine.load_state(tensors)
     standing = Standing(**state)
@@ -193,12 +194,19 @@ def _resume(run: Run, engine: Engine) -> Standing:
     return standing
 
 
+def _identity(run: Run) -> dict[str, object]:
+    """What fixes which samples are in which step; a run may only go on with the same."""
+    stage = run.stage
+    grouped = {"group_lengths": stage.group_lengths, "steps": stage.steps} if stage.group_lengths > 1 else {}
+    return run.order.identity() | grouped
+
+
 def _save(run: Run, engine: Engine, standing: Standing) -> None:
     tensors = engine.state()
     if run.world.first:
         logs = [name for name in LOGS if (run.folder / name).exists()]
         standing.lines = {name: len((run.folder / name).read_text().splitlines()) for name in logs}
-        save_snapshot(run.folder, standing.step, tensors, vars(standing) | {"order": run.order.identity()})
+        save_snapshot(run.folder, standing.step, tensors, vars(standing) | {"order": _identity(run)})
     run.world.wait()
 
 

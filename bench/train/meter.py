@@ -2,7 +2,7 @@
 
 MFU (model FLOPs utilisation) counts what the model needs, not what is computed twice to save memory: the products of
 one forward pass are counted as they run, once per start, and each is taken three times (forward, and backward towards
-inputs and weights) or once where a module and all in it is frozen.
+inputs and weights). Where a module and all in it is frozen, it is taken twice if gradients pass through, else once.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 # Dense bfloat16 in TFLOP/s, from NVIDIA's data sheets (SXM; the sparse figures are twice these).
@@ -48,12 +50,10 @@ class FlopMeter:
         if self.peak is None or self.per_token is not None or not tokens:
             yield
             return
-        counter = FlopCounterMode(display=False)
-        with counter:
+        spared: list[int] = []
+        with FlopCounterMode(display=False) as counter, _frozen(module, counter, spared):
             yield
-        counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-        frozen = sum(found for name, found in counts.items() if name in _frozen(module, counts))
-        self.per_token = (3 * counter.get_total_flops() - 2 * frozen) / tokens
+        self.per_token = (3 * counter.get_total_flops() - sum(spared)) / tokens
 
     def utilisation(self, tokens_per_second: float) -> float | None:
         """MFU in 0..1 of one device, None if it cannot be known."""
@@ -62,17 +62,31 @@ class FlopMeter:
         return tokens_per_second * self.per_token / self.peak
 
 
-def _frozen(module: nn.Module, counts: dict[str, int]) -> set[str]:
-    """The counter's names (class, then path) of the outermost modules that were called and train nothing."""
-    chosen: list[str] = []
-    by_path = {name.partition(".")[2]: name for name in counts}
-    for path, part in module.named_modules():
+@contextmanager
+def _frozen(module: nn.Module, counter: FlopCounterMode, spared: list[int]) -> Iterator[None]:
+    """Append what each call of a module without a trained parameter spares the backward pass: its FLOPs, twice where
+    its output needs no gradient. Hooks, because the counter's own names depend on how a module was called."""
+    begun: list[int] = []
+
+    def enter(part: nn.Module, inputs: Any) -> None:
+        begun.append(counter.get_total_flops())
+
+    def leave(part: nn.Module, inputs: Any, output: Any) -> None:
+        before = begun.pop()
+        if not begun:  # the outermost
+            passed = any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in tree_leaves(output))
+            spared.append((1 if passed else 2) * (counter.get_total_flops() - before))
+
+    hooks = []
+    for part in module.modules():
         parameters = list(part.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
-            name = next((full for tail, full in by_path.items() if tail == path or tail.endswith(f".{path}")), None)
-            if name and path and not any(path.startswith(f"{above}.") for above in chosen):
-                chosen.append(path)
-    return {full for tail, full in by_path.items() for path in chosen if tail == path or tail.endswith(f".{path}")}
+            hooks += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class Speed:

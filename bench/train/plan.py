@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,8 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.config import Profile, StageConfig, TrainConfig
 from bench.train.meter import PEAK_TFLOPS
+from bench.train.sources import task_shares
 from bench.train.trainable import enter, frozen_parts
-from bench.train.world import ALONE
 from methods.base import UserError
 from methods.registry import method_class, method_module
 
@@ -82,20 +82,18 @@ def machine_of(values: Mapping[str, str]) -> Machine:
 def plan_stage(profile: Profile, name: str, machine: Machine) -> StagePlan:
     """The plan of one stage of a profile."""
     stage = profile.stages[name]
-    if stage.stage == "tokenizer":  # counts the use of its code book in one process
-        machine = replace(machine, gpus=1)
     precision = torch.float32 if profile.train.precision == "float32" else torch.bfloat16
+    share = sum(share for task, share in task_shares(profile, stage).items() if task not in MASKLESS)
     with FakeTensorMode():
         method = method_class(stage.method).build(_parts(profile, stage), lambda: ())
-        enter(method, stage, TrainConfig(), ALONE)
+        enter(method, stage, TrainConfig())
         whole = [p for _, _, part in frozen_parts(method) for p in part.parameters()]
         counts = {
             "all": sum(p.numel() for p in method.parameters()),
             "trained": sum(p.numel() for p in method.parameters() if p.requires_grad),
             "whole": sum(p.numel() for p in whole),
         }
-        costs = _costs(method, stage, machine, precision)
-    share = _mask_share(stage)
+        costs = _costs(method, stage, share, machine, precision)
     micro = stage.micro_images or max(1, stage.images // machine.gpus)
     per_step = stage.images / micro
     mean = {key: share * costs["masked"][key] + (1 - share) * costs["plain"][key] for key in ("flops", "tokens")}
@@ -152,13 +150,11 @@ def _own_parts(profile: Profile, stage: StageConfig) -> dict[str, Any]:
     return found | {key: value for key, value in stage.parts.items() if key not in GROUPS}
 
 
-def _mask_share(stage: StageConfig) -> float:
-    """Share of the samples that hold a mask."""
-    return sum(w for task, w in stage.tasks.items() if task not in MASKLESS) / sum(stage.tasks.values())
-
-
-def _costs(method: Any, stage: StageConfig, machine: Machine, precision: torch.dtype) -> dict[str, dict[str, float]]:
-    """FLOPs, tokens and bytes of a micro-batch with masks, of one without, and of the largest."""
+def _costs(
+    method: Any, stage: StageConfig, share: float, machine: Machine, precision: torch.dtype
+) -> dict[str, dict[str, float]]:
+    """FLOPs, tokens and bytes of a micro-batch with masks, of one without, and of the largest; `share` of the samples
+    hold a mask."""
     planning = method_module(stage.method, "planning")
     pictures = stage.micro_images or max(1, stage.images // machine.gpus)
     samples = pictures * stage.per_image
@@ -166,7 +162,7 @@ def _costs(method: Any, stage: StageConfig, machine: Machine, precision: torch.d
     mean = machine.tiles or (most + 1) // 2
     costs = {}
     for key, tiles, masked in (("masked", mean, True), ("plain", mean, False), ("largest", most, True)):
-        if masked and not _mask_share(stage):
+        if masked and not share:
             masked = False
         block = len(method.mask_block()) if masked and method.backbone else 0
         length = round(tiles * method.backbone.size.tokens_per_tile) + machine.text + block if method.backbone else 0

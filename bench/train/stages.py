@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +11,15 @@ import torch
 from bench.config import Profile, StageConfig
 from bench.data.cards import load_card, open_dataset
 from bench.evaluate.metrics import box_iou
-from bench.evaluate.perception import PerceptionSet
 from bench.evaluate.plan import plan
 from bench.evaluate.runner import round_trip
 from bench.records import write_atomic
 from bench.train.loop import DONE, Run, run_stage
-from bench.train.order import ImageDataset, Order
+from bench.train.order import Order
+from bench.train.sources import corpus_of, embedded, open_sources
 from bench.train.world import ALONE, World
 from methods.base import Method, Request, UserError
 from methods.registry import method_class
-
-TEXT_TASKS = ("caption", "generate", "question")  # served by the captions of a dataset, the others by its referents
-PERCEPTION_TASKS = ("choose", "choose_several")  # by questions that are made from the referents
 
 
 def stage_folder(profile: Profile, name: str) -> Path:
@@ -43,9 +40,9 @@ def train_stage(profile: Profile, name: str, text: str, device: torch.device, wo
     if (folder / DONE).is_dir():
         return folder / DONE
     stage = profile.stages[name]
-    datasets = open_training_data(profile, stage)
-    method = method_class(stage.method).build(parts_of(profile, stage), corpus_of(datasets))
-    order = Order(datasets, stage.tasks, stage.images, stage.per_image, stage.seed)
+    sources = open_sources(profile, stage)
+    method = method_class(stage.method).build(parts_of(profile, stage), corpus_of(sources))
+    order = Order(sources, stage.images, stage.per_image, stage.seed)
     run = Run(name, folder, method, order, stage, profile.train, validation(profile, stage), world)
     if world.first:
         write_atomic(folder / "config.yaml", text)
@@ -73,62 +70,26 @@ def parts_of(profile: Profile, stage: StageConfig) -> dict[str, object]:
     return parts
 
 
-def open_training_data(profile: Profile, stage: StageConfig) -> dict[str, ImageDataset]:
-    """The dataset behind each task of a stage."""
-    root, name = train_root(profile), profile.data.dataset
-    datasets: dict[str, ImageDataset] = {}
-    text_tasks = [task for task in stage.tasks if task in TEXT_TASKS]
-    for task in text_tasks:
-        kinds = ("caption",) if task in ("caption", "generate") else ("what", "colour", "count", "where")
-        datasets[task] = open_dataset(name, root, "train", reader="captions", kinds=kinds)
-    if len(text_tasks) < len(stage.tasks):
-        referents = open_dataset(name, root, "train", semantic=stage.stage == "pretrain", **image_options(profile))
-        datasets |= {task: referents for task in stage.tasks if task not in (*TEXT_TASKS, *PERCEPTION_TASKS)}
-        for task in (task for task in stage.tasks if task in PERCEPTION_TASKS):
-            datasets[task] = PerceptionSet(referents, several=task == "choose_several", seed=stage.seed)
-    return datasets
-
-
-def train_root(profile: Profile) -> Path:
-    """The embedded dataset's training split has a folder of its own, so that its size does not touch the evaluation
-    data; other datasets lie as they were downloaded."""
-    if not is_embedded(profile):
-        return Path(profile.data.root)
-    return Path(profile.data.root) / f"train-{profile.data.train_scenes}"
-
-
 def eval_root(profile: Profile) -> Path:
     """Where the evaluation splits are."""
     return Path(profile.data.root) / "eval" if is_embedded(profile) else Path(profile.data.root)
 
 
 def is_embedded(profile: Profile) -> bool:
-    """Whether the profile's dataset is built here; others must have been downloaded by the user."""
-    return load_card(profile.data.dataset).kind == "synthetic"
+    """Whether the dataset that the profile evaluates on is built here."""
+    return embedded(profile.data.dataset)
 
 
-def image_options(profile: Profile) -> dict[str, str]:
-    """What the reader must be told of where the pictures are."""
-    return {"images": profile.data.images} if profile.data.images else {}
-
-
-def corpus_of(datasets: dict[str, ImageDataset]) -> Callable[[], Iterator[str]]:
-    """The training texts, for a tokenizer that is made from nothing: every sentence, question and answer once."""
-
-    def texts() -> Iterator[str]:
-        for dataset in dict.fromkeys(datasets.values()):
-            yield from dataset.texts()
-        yield from (f"[[{a}, {b}, {c}, {d}]]" for a, b, c, d in np.random.default_rng(0).integers(0, 1000, (500, 4)))
-
-    return texts
-
-
-def validation(profile: Profile, stage: StageConfig) -> Callable[[Method], dict[str, float]]:
-    """A function that measures a method on the first samples of the validation split, without touching training.
+def validation(profile: Profile, stage: StageConfig) -> Callable[[Method], dict[str, float]] | None:
+    """A function that measures a method on the first samples of the validation split, without touching training; None
+    if the dataset has no such split.
 
     Stages that train a codec are measured by its round trip, the others by their answers.
     """
-    dataset = open_dataset(profile.data.dataset, eval_root(profile), "val", **image_options(profile))
+    if "val" not in load_card(profile.data.dataset).splits:
+        return None
+    images = {"images": profile.data.images} if profile.data.images else {}
+    dataset = open_dataset(profile.data.dataset, eval_root(profile), "val", **images)
     count = profile.train.validate_samples
     questions = plan(dataset, "per_expression", 3 * count)[::3][:count]
     device_type = "cpu" if not torch.cuda.is_available() else "cuda"

@@ -10,20 +10,16 @@ from torch import nn
 
 from bench.config import StageConfig, TrainConfig
 from bench.train.engine import freeze, matching
-from bench.train.world import World
 from methods.base import Method, UserError
 
 SMALL = 10**9  # parameters of a frozen part that every process can hold whole
 
 
-def enter(method: Method, stage: StageConfig, train: TrainConfig, world: World) -> None:
+def enter(method: Method, stage: StageConfig, train: TrainConfig) -> None:
     """Put a method into a stage of training. Raises UserError for what cannot be done."""
     method.enter_stage(stage.stage)
-    if stage.stage == "tokenizer" and (world.size > 1 or train.zero):
-        raise UserError(
-            "A tokenizer's stage counts the use of its code book in one process; start it without a launcher and with "
-            "train.zero=0."
-        )
+    if stage.stage == "tokenizer" and train.zero:
+        raise UserError("A tokenizer's stage moves codes in place, of which ZeRO keeps copies; set train.zero=0.")
     freeze(method, stage.freeze)
     if stage.lora:
         add_adapters(method, stage.lora)

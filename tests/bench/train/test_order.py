@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.train.order import Order
+from bench.train.order import Order, Source
 from methods.base import UserError
 
 
 def order(squares, tasks=None, pictures=7, images=3, per_image=2, seed=0) -> Order:
     tasks = tasks or {"box": 1.0}
-    return Order({task: squares(pictures) for task in tasks}, tasks, images, per_image, seed)
+    return Order([Source({task: squares(pictures) for task in tasks}, tasks)], images, per_image, seed)
 
 
 def facts(drawn) -> list[tuple]:
@@ -91,7 +91,7 @@ def test_tasks_take_their_shares(squares):
 
 
 def test_a_picture_that_a_task_lacks_is_served_by_another(squares):
-    drawn = Order({"box": squares(2), "caption": squares(5)}, {"box": 1.0, "caption": 1.0}, 5, 1, 0)
+    drawn = Order([Source({"box": squares(2), "caption": squares(5)}, {"box": 1.0, "caption": 1.0})], 5, 1, 0)
     tasks = {}
     for step in range(40):
         for d in drawn(step):
@@ -108,9 +108,9 @@ def test_random_streams_of_pictures_differ(squares):
 @pytest.mark.parametrize("tasks", [{}, {"box": 0.0}])
 def test_nothing_to_draw_is_an_error(squares, tasks):
     with pytest.raises(UserError, match="no pictures"):
-        Order({task: squares(2) for task in tasks}, tasks, 1, 1, 0)
+        Order([Source({task: squares(2) for task in tasks}, tasks)], 1, 1, 0)
 
 
 def test_a_dataset_without_pictures_is_an_error(squares):
     with pytest.raises(UserError, match=r"no pictures; build it with data\.train_scenes"):
-        Order({"box": squares(0)}, {"box": 1.0}, 1, 1, 0)
+        Order([Source({"box": squares(0)}, {"box": 1.0})], 1, 1, 0)

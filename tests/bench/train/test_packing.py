@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from methods.internvl import method as shared
+from methods.internvl.attention import sample_lengths
 
 
 def step(method, batch):
@@ -59,10 +60,30 @@ def test_a_mask_of_the_method_keeps_packed_samples_apart(build, examples):
     causal = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
     with torch.no_grad():
         plain, masked = method.hidden_states(batch)[0], method.hidden_states(batch, mask=causal)[0]
-        del batch["positions"]
+        del batch["positions"], batch["lengths"]
         together = method.hidden_states(batch)[0]
     torch.testing.assert_close(masked, plain, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(together, plain, atol=1e-2)
+
+
+@pytest.mark.parametrize(("name", "stage", "tasks"), CASES)
+def test_a_packed_row_needs_no_mask_and_no_pairs_across_samples(build, examples, monkeypatch, name, stage, tasks):
+    """However long the row is: the kernel sees one sample at a time, with no mask."""
+    method = build(name, **({"codec": "short"} if name == "argenseg" else {})).train()
+    method.enter_stage(stage)
+    samples = samples_of(method, examples, tasks)
+    kernel, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def spy(query, key, value, attn_mask=None, **words):
+        seen.append((query.shape[2], key.shape[2], attn_mask, words.get("is_causal")))
+        return kernel(query, key, value, attn_mask=attn_mask, **words)
+
+    batch = method.collate(samples, pack=True)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    with torch.no_grad():
+        method.backbone.run(method.backbone.embed(batch["ids"]), sample_lengths(batch["lengths"]), batch["positions"])
+    layers = len(method.backbone.language_model.layers)
+    assert seen == [(len(sample.ids), len(sample.ids), None, True) for sample in samples] * layers
 
 
 def test_cross_entropy_in_pieces_is_the_same(build, examples, monkeypatch):

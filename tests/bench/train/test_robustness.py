@@ -14,7 +14,7 @@ from bench.train.batches import MicroBatches, micro_images, stream
 from bench.train.engine import freeze, parameter_groups, rate
 from bench.train.loop import Run, run_stage
 from bench.train.meter import FlopMeter, memory_gigabytes
-from bench.train.order import Order
+from bench.train.order import Order, Source
 from bench.train.snapshot import snapshots
 from bench.train.trainable import enter
 from bench.train.world import ALONE, World
@@ -30,7 +30,7 @@ def make(build, squares, tmp_path):
     def made(folder="run", train=None, data=None, **settings) -> Run:
         config = StageConfig(**{"method": "internvl", "stage": "pretrain", "steps": 6, "images": 2, "per_image": 2,
                                 "warmup": 2, "lr": 1e-3} | settings)  # fmt: skip
-        order = Order({"box": data or squares(3)}, {"box": 1.0}, config.images, config.per_image, config.seed)
+        order = Order([Source({"box": data or squares(3)}, {"box": 1.0})], config.images, config.per_image, config.seed)
         settings = TrainConfig(**{"threads": 1, "precision": "float32", "log_every": 1, "save_minutes": 1e9}
                                | (train or {}))  # fmt: skip
         return Run("test", tmp_path / folder, build("internvl"), order, config, settings)
@@ -211,11 +211,11 @@ def test_freezing_everything_is_refused(make):
         run_stage(run, CPU)
 
 
-def test_a_tokenizer_is_trained_by_one_process(build):
+def test_a_tokenizer_is_not_trained_with_zero(build):
     method = build("himtok", backbone=None)
     stage = StageConfig(method="himtok", stage="tokenizer", steps=1)
-    with pytest.raises(UserError, match="in one process; start it without a launcher"):
-        enter(method, stage, TrainConfig(), World(0, 2))
+    with pytest.raises(UserError, match="moves codes in place, of which ZeRO keeps copies; set train.zero=0"):
+        enter(method, stage, TrainConfig(zero=1))
 
 
 def test_the_cosine_falls_from_the_warm_up_to_the_floor():
@@ -234,21 +234,30 @@ def test_lora_without_peft_says_what_is_missing(make, monkeypatch):
         run_stage(make(lora={"r": 4, "target_modules": ["q_proj"]}), CPU)
 
 
-def test_model_flops_of_a_linear_layer_and_a_frozen_one():
-    class Two(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.frozen, self.trained = torch.nn.Linear(8, 16), torch.nn.Linear(16, 4)
-            self.frozen.requires_grad_(False)
+class Layers(torch.nn.Module):
+    """Two linear layers of which some are frozen; `loss` calls them without a call of the whole, as a method does."""
 
-        def forward(self, x):
-            return self.trained(self.frozen(x))
+    def __init__(self, frozen: tuple[str, ...]):
+        super().__init__()
+        self.inner = torch.nn.ModuleDict({"first": torch.nn.Linear(8, 16), "second": torch.nn.Linear(16, 4)})
+        for name in frozen:
+            self.inner[name].requires_grad_(False)
 
-    module, meter = Two(), FlopMeter(1e6)
+    def loss(self, x):
+        return self.inner["second"](self.inner["first"](x))
+
+    forward = loss
+
+
+@pytest.mark.parametrize("way", ["loss", "forward"])
+@pytest.mark.parametrize(("frozen", "first", "second"), [((), 3, 3), (("first",), 1, 3), (("second",), 3, 2)])
+def test_model_flops_of_trained_and_frozen_layers(frozen, first, second, way):
+    module, meter = Layers(frozen), FlopMeter(1e6)
     with meter.counting(module, 10):
-        module(torch.zeros(10, 8))
-    assert meter.per_token == 2 * 8 * 16 + 3 * 2 * 16 * 4
+        module(torch.zeros(10, 8)) if way == "forward" else module.loss(torch.zeros(10, 8))
+    assert meter.per_token == first * 2 * 8 * 16 + second * 2 * 16 * 4
     assert meter.utilisation(1e6 / meter.per_token) == pytest.approx(1)
+    assert not module.inner["first"]._forward_hooks
     assert FlopMeter(None).utilisation(5.0) is None
     assert memory_gigabytes(CPU) > 0
 

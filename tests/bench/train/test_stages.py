@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from bench.config import load_profile
-from bench.train import stages
-from bench.train.stages import corpus_of, model_of_stage, needed_stages, parts_of, train_stage, validation
+from bench.train import sources, stages
+from bench.train.order import Source
+from bench.train.sources import corpus_of, open_sources
+from bench.train.stages import model_of_stage, needed_stages, parts_of, train_stage, validation
 from methods.base import UserError
 
 CPU = torch.device("cpu")
@@ -42,7 +44,8 @@ def opened(squares, monkeypatch):
         calls.append((name, str(root), split, options))
         return squares(5)
 
-    monkeypatch.setattr(stages, "open_dataset", open_dataset)
+    for module in (sources, stages):
+        monkeypatch.setattr(module, "open_dataset", open_dataset)
     return calls
 
 
@@ -66,23 +69,24 @@ def test_a_part_that_is_not_trained_is_named(profile):
 
 
 def test_each_task_is_served_by_its_kind_of_data(profile, opened):
-    found = stages.open_training_data(profile, profile.stages["align"])
-    assert set(found) == {"segment", "caption", "question"}
+    (found,) = open_sources(profile, profile.stages["align"])
+    assert set(found.datasets) == set(found.tasks) == {"segment", "caption", "question"}
     assert [options.get("reader") for *_, options in opened] == ["captions", "captions", None]
     assert {split for _, _, split, _ in opened} == {"train"}
     assert opened[2][3] == {"semantic": False}
     opened.clear()
-    stages.open_training_data(profile, profile.stages["backbone"])
+    open_sources(profile, profile.stages["backbone"])
     assert opened[0][3] == {"semantic": True}
 
 
 def test_the_corpus_holds_every_text_once_and_boxes(squares):
     dataset = squares(2)
-    texts = list(corpus_of({"a": dataset, "b": dataset})())
+    shared = [Source({"a": dataset, "b": dataset}, {}), Source({"a": dataset}, {})]
+    texts = list(corpus_of(shared)())
     assert texts.count("the red square") == 2  # once for each picture
     boxes = [text for text in texts if text.startswith("[[")]
     assert len(boxes) == 500
-    assert list(corpus_of({"a": dataset})()) == texts
+    assert list(corpus_of(shared[1:])()) == texts
 
 
 @pytest.mark.parametrize("name", ["internvl", "himtok", "argenseg"])

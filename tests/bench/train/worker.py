@@ -1,7 +1,8 @@
 """One process of a run, started by test_processes.py: `worker.py BACKBONE JSON`, its place in the environment.
 
-The JSON is a list of runs {folder, method, stage, settings, train, kill, stop}; `kill` is a step before whose update
-this process kills itself, if it is the last rank and has not done so in an earlier start.
+The JSON is a list of runs {folder, method, stage, settings, train, parts, kill, stop, clock}; `kill` is a step before
+whose update this process kills itself, if it is the last rank and has not done so in an earlier start; `clock` notes
+the processor time of each process before each micro-batch in `seconds-RANK`.
 """
 
 import faulthandler
@@ -9,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import torch
 
 from bench.config import StageConfig, TrainConfig
 from bench.train.loop import Run, run_stage
-from bench.train.order import Order
+from bench.train.order import Order, Source
 from bench.train.world import join
 from methods.base import UserError
 from methods.registry import method_class
@@ -27,8 +29,9 @@ spec.loader.exec_module(conftest)
 CODECS = {"himtok": conftest.HIMTOK_CODEC, "argenseg": conftest.SHORT_CODEC}
 
 
-def build(name: str, backbone: str):
+def build(name: str, backbone: str, more: dict):
     parts = {"size": "tiny", "vocabulary": 320} if name == "internvl" else {"backbone": backbone, "codec": CODECS[name]}
+    parts |= more
     return conftest.liven(method_class(name).build(parts, lambda: conftest.CORPUS))
 
 
@@ -37,8 +40,9 @@ def prepare(backbone: str, given: dict, world) -> Run:
     train = TrainConfig(**{"threads": 1, "precision": "float32", "log_every": 1, "save_minutes": 1e9} | given["train"])
     tasks = {"box": 1.0} if given["method"] == "internvl" else {"segment": 0.8, "box": 0.2}
     data = conftest.Squares(6)
-    order = Order(dict.fromkeys(tasks, data), tasks, stage.images, stage.per_image, stage.seed)
-    return Run("test", Path(given["folder"]), build(given["method"], backbone), order, stage, train, None, world)
+    order = Order([Source(dict.fromkeys(tasks, data), tasks)], stage.images, stage.per_image, stage.seed)
+    method = build(given["method"], backbone, given.get("parts", {}))
+    return Run("test", Path(given["folder"]), method, order, stage, train, None, world)
 
 
 def arm(run: Run, given: dict) -> None:
@@ -49,6 +53,9 @@ def arm(run: Run, given: dict) -> None:
 
     def watched(batch):
         calls.append(1)
+        if given.get("clock"):
+            with (run.folder / f"seconds-{run.world.rank}").open("a") as seconds:
+                print(time.process_time(), file=seconds)
         if run.world.rank == run.world.size - 1 and not mark.exists():
             if len(calls) == given.get("save", -1) * per_step:
                 run.train.save_minutes = 0

@@ -1,0 +1,117 @@
+"""The data that a stage trains on: one dataset, or the profile's mixture of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.config import Profile, SourceConfig, StageConfig
+from bench.data.cards import load_card, open_dataset
+from bench.evaluate.perception import PerceptionSet
+from bench.train.order import ImageDataset, Source
+from methods.base import UserError
+
+TEXT_TASKS = ("caption", "generate", "question")  # served by the captions of a dataset, the others by its referents
+PERCEPTION_TASKS = ("choose", "choose_several")  # by questions that are made from the referents
+
+
+def configs_of(profile: Profile, stage: StageConfig | None = None) -> dict[str, SourceConfig]:
+    """The sources of a stage (or all) with every default filled in; without a mixture `data` itself is the only one.
+
+    A source serves those of the stage's tasks that its dataset can, or the tasks that it names itself. Raises UserError
+    if there are none.
+    """
+    data = profile.data
+    if not data.mixture:
+        tasks = dict(stage.tasks) if stage else {}
+        return {"": SourceConfig(data.dataset, data.root, data.images, tasks=tasks)}
+    factors = stage.mixture if stage and stage.mixture else dict.fromkeys(data.mixture, 1.0)
+    found = {}
+    for name, factor in factors.items():
+        if not factor:
+            continue
+        given = data.mixture[name]
+        dataset = given.dataset or name
+        tasks = given.tasks or {t: w for t, w in (stage.tasks if stage else {}).items() if _serves(dataset, t)}
+        if stage and not any(tasks.values()):
+            raise UserError(
+                f"Source {name} of the mixture serves none of the stage's tasks ({', '.join(stage.tasks)}); give it "
+                f"tasks of its own (data.mixture.{name}.tasks) or leave it out of the stage's mixture."
+            )
+        found[name] = SourceConfig(
+            dataset, given.root or data.root, given.images or (data.images if not given.root else ""), given.split,
+            given.styles, given.repeat * factor, given.weight * factor, dict(tasks),
+        )  # fmt: skip
+    return found
+
+
+def _serves(dataset: str, task: str) -> bool:
+    """Whether a dataset is made for a task; the embedded one is for all."""
+    card = load_card(dataset)
+    return card.kind == "synthetic" or (task in TEXT_TASKS) == (card.reader == "captions")
+
+
+def task_shares(profile: Profile, stage: StageConfig) -> dict[str, float]:
+    """The share of each task among a stage's samples: by the sources' weights, or without weights (when it depends on
+    the sizes of the data) the stage's own."""
+    sources = configs_of(profile, stage).values()
+    if not all(source.weight for source in sources):
+        return {task: weight / sum(stage.tasks.values()) for task, weight in stage.tasks.items()}
+    shares: dict[str, float] = {}
+    for source in sources:
+        for task, weight in source.tasks.items():
+            share = weight / sum(source.tasks.values()) * source.weight / sum(s.weight for s in sources)
+            shares[task] = shares.get(task, 0.0) + share
+    return shares
+
+
+def open_sources(profile: Profile, stage: StageConfig) -> list[Source]:
+    """The sources of a stage, opened."""
+    return [
+        Source(_open(profile, stage, config), config.tasks, config.repeat, config.weight, name)
+        for name, config in configs_of(profile, stage).items()
+    ]
+
+
+def _open(profile: Profile, stage: StageConfig, source: SourceConfig) -> dict[str, ImageDataset]:
+    """The dataset behind each task of a source."""
+    name, root = source.dataset, train_root(profile, source)
+    where = {"images": source.images} if source.images else {}
+    datasets: dict[str, ImageDataset] = {}
+    text_tasks = [task for task in source.tasks if task in TEXT_TASKS]
+    for task in text_tasks:
+        kinds = ("caption",) if task in ("caption", "generate") else ("question", "what", "colour", "count", "where")
+        datasets[task] = open_dataset(name, root, source.split, reader="captions", kinds=kinds, **where)
+    if len(text_tasks) < len(source.tasks):
+        options = where | ({"styles": source.styles} if source.styles else {})
+        referents = open_dataset(name, root, source.split, semantic=stage.stage == "pretrain", **options)
+        datasets |= {task: referents for task in source.tasks if task not in (*TEXT_TASKS, *PERCEPTION_TASKS)}
+        for task in (task for task in source.tasks if task in PERCEPTION_TASKS):
+            datasets[task] = PerceptionSet(referents, several=task == "choose_several", seed=stage.seed)
+    return datasets
+
+
+def train_root(profile: Profile, source: SourceConfig) -> Path:
+    """The embedded dataset's training split has a folder of its own, so that its size does not touch the evaluation
+    data; other datasets lie as they were downloaded."""
+    if not embedded(source.dataset):
+        return Path(source.root)
+    return Path(source.root) / f"train-{profile.data.train_scenes}"
+
+
+def embedded(dataset: str) -> bool:
+    """Whether a dataset is built here; others must have been downloaded by the user."""
+    return load_card(dataset).kind == "synthetic"
+
+
+def corpus_of(sources: Sequence[Source]) -> Callable[[], Iterator[str]]:
+    """The training texts, for a tokenizer that is made from nothing: every sentence, question and answer once."""
+
+    def texts() -> Iterator[str]:
+        for dataset in dict.fromkeys(dataset for source in sources for dataset in source.datasets.values()):
+            yield from dataset.texts()
+        yield from (f"[[{a}, {b}, {c}, {d}]]" for a, b, c, d in np.random.default_rng(0).integers(0, 1000, (500, 4)))
+
+    return texts
