@@ -3,6 +3,7 @@
 On the validation split, `ablation.limit` questions:
 - tokens=N: masks written with the first N tokens only, for every prefix that the codec can decode;
 - box_after=N: the box written after N mask tokens, where a method can write its mask first;
+- the forms of `ablation.orders`, which must write the same tokens: the answers that do, and the seconds of both;
 - settled=T: a mask ends when it has changed by at most T (HiMTok's adaptive length), with the tokens spent;
 - the models of `ablation.variants`: trained with one thing changed, the same questions and the codec's ceiling;
 - perception: the right expression for a given mask, by the model of `ablation.perception`.
@@ -26,9 +27,11 @@ from bench.evaluate.perception import PerceptionSet, ask, score, summary
 from bench.evaluate.plan import objects_of, plan
 from bench.evaluate.runner import predict_codec, predict_method
 from bench.evaluate.statistics import ratio_intervals
+from bench.latency import orders
 from bench.records import PERCEPTION, Record, write_records
+from bench.train.engine import resolve_precision
 from bench.train.stages import model_of_stage
-from methods.base import Method
+from methods.base import Method, Request
 from methods.registry import method_class
 
 SPLIT = "val"
@@ -43,7 +46,7 @@ def ablation(profile: Profile) -> list[Record]:
     records: list[Record] = []
     for name in profile.models:
         subject = Subject(profile, name, pipeline.find_model(profile, name))
-        records += subject.token_budgets() + subject.boxes_after() + subject.settled()
+        records += subject.token_budgets() + subject.boxes_after() + subject.settled() + subject.orders()
     write_records(folder / "ablation.jsonl", records)
     for label, stage in profile.ablation.variants.items():
         model = model_of_stage(profile, stage)
@@ -66,7 +69,7 @@ class Subject:
     """One model under questions. `label` is the variant under which its records stand, empty for a main model."""
 
     def __init__(self, profile: Profile, name: str, folder: Path, label: str = ""):
-        self.profile, self.name, self.label = profile, name, label
+        self.profile, self.name, self.folder, self.label = profile, name, folder, label
         self.method: Method = method_class(name).from_pretrained(folder).to(pipeline.device_of())
         self.weights = pipeline.digest(folder)
         self.dataset = pipeline.open_split(profile, SPLIT)
@@ -102,11 +105,28 @@ class Subject:
             records += self._records(variant, table, pictures, "per_expression")
         return records
 
+    def orders(self) -> list[Record]:
+        """This model against its other forms, one request at a time."""
+        config, device, records = self.profile.ablation, self.method.device, []
+        questions = plan(self.dataset, "per_expression", min(config.order_limit, config.limit or config.order_limit))
+        requests = [Request(self.dataset[q.index].image, q.expressions) for q in questions]
+        precision = resolve_precision(self.profile.evaluate.precision, device)
+        place = {"dataset": self.profile.data.dataset, "split": SPLIT}
+        for label, form in config.orders.items():
+            if form.method != self.name:
+                continue
+            parts = {**form.parts, "start": str(self.folder)}
+            other = method_class(self.name).build(parts, lambda: ()).to(device).eval()
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                pairs = orders.ask_both(self.method, other, requests, 1, f"{self.name} {label}")
+            records += orders.to_records(pairs, **self.facts | place | {"variant": label})
+        return records
+
     def whole(self) -> list[Record]:
         """The ordinary questions and the codec's ceiling, under the label."""
         records = self._ask(self.label, ("mask", "box"), None)
         identity = self._identity(self.label, ("mask",), None)
-        folder = self._folder(f"{self.label} codec")
+        folder = self._predictions(f"{self.label} codec")
         for path in predict_codec(self.method, identity, self.dataset, SPLIT, self.profile.evaluate, folder):
             variant = f"{self.label}, tokens={int(path.stem.rsplit('-', 1)[1])}"
             records += pipeline.score(self.profile, path, self.dataset, self.facts | {"variant": variant})
@@ -124,7 +144,7 @@ class Subject:
     def _ask(self, variant: str, want: tuple[str, ...], tokens: int | None) -> list[Record]:
         paths = predict_method(
             self.method, self._identity(variant, want, tokens), self.dataset, SPLIT, self.profile.evaluate,
-            self._folder(variant), want,
+            self._predictions(variant), want,
         )  # fmt: skip
         facts = self.facts | {"variant": variant}
         return [r for path in paths for r in pipeline.score(self.profile, path, self.dataset, facts)]
@@ -133,7 +153,7 @@ class Subject:
         same = {"method": self.name, "weights": self.weights, "data": pipeline.data_digest(self.profile)}
         return same | {"variant": variant, "want": want} | ({"tokens": tokens} if tokens else {})
 
-    def _folder(self, variant: str) -> Path:
+    def _predictions(self, variant: str) -> Path:
         return pipeline.predictions_dir(self.profile) / "ablation" / "".join(c if c.isalnum() else "-" for c in variant)
 
     def _records(self, variant: str, table: Any, pictures: Sequence[Any], protocol: str) -> list[Record]:

@@ -68,9 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("action", choices=("list", "build", "check", "show"))
     data.set_defaults(run=_data)
     segment = commands.add_parser("segment", help="segment what a sentence describes in your own picture")
-    segment.add_argument("image", type=Path)
-    segment.add_argument("expression")
-    segment.add_argument("--method", default="himtok", help="a method of the profile (default: himtok)")
+    segment.add_argument("image", type=Path, help="a picture; or a text file of picture<tab>expression, for a sheet")
+    segment.add_argument("expression", nargs="?", help="what to segment; left out with a list")
+    segment.add_argument("--method", default="himtok", help="a method of the profile (default: himtok; lists: all)")
     segment.add_argument("--out", type=Path, default=Path("overlay.png"))
     segment.add_argument("--checkpoint", type=Path, help="a model's folder instead of the profile's")
     segment.set_defaults(run=_segment)
@@ -175,13 +175,19 @@ def _none_left(values: dict[str, str]) -> None:
 
 def _segment(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.config import load_profile
-    from bench.segment import segment_file
+    from bench.segment import segment_file, segment_list
 
-    name, overrides = split_profile(words)
+    alone = options.expression is None or "=" in options.expression  # a setting in the expression's place
+    if alone and options.image.suffix not in (".txt", ".tsv"):
+        raise UserError(f'{options.image}: say what to segment, e.g. "the red car"; or give a .tsv list of questions.')
+    name, overrides = split_profile([*([options.expression] if alone and options.expression else []), *words])
     profile = load_profile(name, overrides)
-    for line in segment_file(
-        profile, options.image, options.expression, options.method, options.out, options.checkpoint
-    ):
+    if alone:
+        lines = segment_list(profile, options.image, options.out)
+    else:
+        chosen = (options.expression, options.method, options.out, options.checkpoint)
+        lines = segment_file(profile, options.image, *chosen)
+    for line in lines:
         print(line)
 
 

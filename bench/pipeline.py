@@ -24,22 +24,24 @@ from bench.config import Profile, resolved
 from bench.data.cards import open_dataset
 from bench.data.commands import build
 from bench.evaluate.baselines import BASELINES
+from bench.evaluate.breakdown import breakdown
 from bench.evaluate.plan import plan
 from bench.evaluate.predictions import stamp_of
 from bench.evaluate.runner import predict_baseline, predict_codec, predict_method
 from bench.evaluate.scoring import score_predictions, to_records
-from bench.latency import untrained
+from bench.latency import int8, untrained
+from bench.latency.scaling import scale
 from bench.latency.session import time_paths, variant_of
 from bench.records import Record, read_lines, read_records, write_atomic, write_records
 from bench.report.build import build as build_report
 from bench.train.engine import resolve_precision
+from bench.train.sources import configs_of, embedded, train_root
 from bench.train.stages import (
     eval_root,
     is_embedded,
     model_of_stage,
     needed_stages,
     stage_folder,
-    train_root,
     train_stage,
 )
 from bench.train.world import join
@@ -56,15 +58,15 @@ def device_of(name: str = "auto") -> torch.device:
 
 def prepare_data(profile: Profile, train: bool) -> None:
     """Build the embedded dataset's splits that the profile needs, if they are missing."""
-    if not is_embedded(profile):
-        return
     data = profile.data
-    build(level=data.level, root=eval_root(profile), workers=data.workers)
-    if train:
-        build(
-            level=data.level, root=train_root(profile), splits=["train"], train_scenes=data.train_scenes,
-            seed=data.seed, workers=data.workers,
-        )  # fmt: skip
+    if is_embedded(profile):
+        build(level=data.level, root=eval_root(profile), workers=data.workers)
+    for source in configs_of(profile).values() if train else ():
+        if embedded(source.dataset):
+            build(
+                level=data.level, root=train_root(profile, source), splits=["train"], train_scenes=data.train_scenes,
+                seed=data.seed, workers=data.workers,
+            )  # fmt: skip
 
 
 def train(profile: Profile, names: Iterable[str] = ()) -> list[Path]:
@@ -130,7 +132,9 @@ def digest(folder: Path) -> str:
 
 
 def evaluate(profile: Profile) -> list[Record]:
-    """Predictions, scores and records of every method, codec and baseline on every split."""
+    """Predictions, scores and records of every method, codec and baseline on every split, a file of records each.
+
+    Records of other splits stay, unless they belong to weights that are no longer the profile's."""
     prepare_data(profile, train=False)
     torch.set_num_threads(profile.evaluate.threads)
     records: list[Record] = []
@@ -145,7 +149,13 @@ def evaluate(profile: Profile) -> list[Record]:
             identity = {"method": name, "data": data_digest(profile)}
             paths = predict_baseline(name, identity, dataset, split, profile.evaluate, predictions_dir(profile))
             records += [r for path in paths for r in score(profile, path, dataset, {"method": name})]
-    write_records(profile.results_dir / "records" / "scores.jsonl", records)
+    folder = profile.results_dir / "records"
+    present = {(record.method, record.checkpoint) for record in records}
+    for path in folder.glob("scores-*.jsonl"):
+        if not {(record.method, record.checkpoint) for record in read_records(path)} <= present:
+            path.unlink()
+    for split in profile.evaluate.splits:
+        write_records(folder / f"scores-{split}.jsonl", [record for record in records if record.split == split])
     return records
 
 
@@ -157,6 +167,9 @@ def _evaluate_method(profile: Profile, name: str, method: Method, weights: str, 
     folder = predictions_dir(profile)
     for path in predict_method(method, identity, dataset, split, profile.evaluate, folder):
         records += score(profile, path, dataset, facts)
+        if path.stem.endswith("per_expression"):
+            rows = [row for _, row in read_lines(scores_of(profile, path))]
+            records += breakdown(rows, dataset.objects, profile.evaluate.seed, **facts)
     if method.codec is not None:
         for path in predict_codec(method, identity, dataset, split, profile.evaluate, folder):
             tokens = int(path.stem.rsplit("-", 1)[1])
@@ -167,7 +180,7 @@ def _evaluate_method(profile: Profile, name: str, method: Method, weights: str, 
 def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> list[Record]:
     """Score a predictions file, keep the scores beside it, and aggregate them; done once per content."""
     stamp = stamp_of(content=hashlib.sha256(path.read_bytes()).hexdigest(), code=version("genseg-bench"))
-    scores = profile.runs_dir / "scores" / path.relative_to(predictions_dir(profile))
+    scores = scores_of(profile, path)
     stamp_file = scores.with_suffix(".stamp")
     if not (scores.exists() and stamp_file.exists() and stamp_file.read_text() == stamp):
         rows = score_predictions(path, dataset)
@@ -175,6 +188,11 @@ def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> 
         write_atomic(stamp_file, stamp)
     rows = [row for _, row in read_lines(scores)]
     return to_records(rows, seed=profile.evaluate.seed, **facts)
+
+
+def scores_of(profile: Profile, path: Path) -> Path:
+    """Where the scores of a predictions file are."""
+    return profile.runs_dir / "scores" / path.relative_to(predictions_dir(profile))
 
 
 def time_methods(profile: Profile) -> list[Record]:
@@ -188,7 +206,8 @@ def time_methods(profile: Profile) -> list[Record]:
     dataset = open_split(profile, "val")
     questions = plan(dataset, "per_expression")
     requests = [Request(dataset[q.index].image, q.expressions) for q in questions[: config.requests]]
-    path = profile.results_dir / "records" / "latency.jsonl"
+    weights = int8.VARIANT if config.int8 else ""
+    path = profile.results_dir / "records" / ("latency-int8.jsonl" if config.int8 else "latency.jsonl")
     known = read_records(path) if path.exists() else []
     records: list[Record] = []
     for name in profile.models:
@@ -197,13 +216,22 @@ def time_methods(profile: Profile) -> list[Record]:
         facts = facts_of(profile, name, digest(folder), config.precision, method)
         facts |= {"note": f"{config.threads} threads, {config.warmup} warm-ups"}
         same = [r for r in known if all(getattr(r, k) == v for k, v in facts.items() if k != "date")]
-        if {r.variant for r in same if r.n == len(requests)} == {variant_of("", path) for path in config.paths}:
+        wanted = {variant_of(weights, path) for path in config.paths}
+        scaled = any(r.metric.startswith("scaling/") for r in same)
+        if {r.variant for r in same if r.n == len(requests)} == wanted and scaled >= config.scaling:
             records += same
             continue
         precision = resolve_precision(config.precision, method.device)
-        where = {"dataset": profile.data.dataset, "split": "val"}
+        facts |= {"dataset": profile.data.dataset, "split": "val", "variant": weights}
         with torch.autocast(method.device.type, precision, enabled=precision != torch.float32):
-            records += time_paths(method, requests, config, precision, facts | where)
+            if config.int8:
+                before = int8.answers(method, requests)
+                int8.quantise(method)
+                asked, after = [dataset[q.index] for q in questions[: config.requests]], int8.answers(method, requests)
+                records += int8.cost_records(before, after, asked, profile.evaluate.seed, **facts)
+            records += time_paths(method, requests, config, precision, facts)
+            if config.scaling:
+                records += scale(method, requests, config.requests, 0, **facts)
     write_records(path, records)
     return records
 
@@ -217,7 +245,7 @@ def _time_untrained(profile: Profile) -> list[Record]:
     records: list[Record] = []
     model: tuple[tuple[str, str], Method] | None = None
     for case in untrained.cases(config):
-        path = profile.results_dir / "records" / f"latency-{case.slug}.jsonl"
+        path = profile.results_dir / "records" / f"latency-{case.slug}{'-int8' * config.int8}.jsonl"
         if path.exists() and max(record.n for record in read_records(path)) == config.requests:
             records += read_records(path)
             continue
@@ -226,12 +254,17 @@ def _time_untrained(profile: Profile) -> list[Record]:
             if model is None or model[0] != key:
                 model = None  # the one before goes first, so that there is room for the next
                 model = key, untrained.build(entry, case.size, device, precision)
+                if config.int8:
+                    int8.quantise(model[1])
             facts = facts_of(profile, entry.method, "", config.precision, model[1]) | {
-                "backbone": case.size, "variant": case.variant, "dataset": "noise", "split": "",
+                "backbone": case.size, "dataset": "noise", "split": "",
+                "variant": case.variant + f", {int8.VARIANT}" * config.int8,
                 "note": f"random weights, {config.threads} threads, {config.warmup} warm-ups",
             }  # fmt: skip
             requests = untrained.requests_of(case, config.requests)
             found = time_paths(model[1], requests, config, precision, facts)
+            if config.scaling and case.tiles == 1 and case.tokens in (None, model[1].codec.length):
+                found += scale(model[1], requests, config.requests, untrained.TILE, **facts)
         except torch.OutOfMemoryError:
             print(f"{case.variant}: does not fit in the memory of {device_name(device)}; left out.", file=sys.stderr)
             continue

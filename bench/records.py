@@ -7,8 +7,13 @@ counts, as the metric's name says:
   written in the text), `mask_acc@0.9` (box of the mask), ...: the names of `bench.evaluate.metrics.aggregate`.
 - codec ceilings (protocol `codec`, variant `tokens=N`): the same names, for the ground truth after encoding and
   decoding with N tokens.
+- breakdowns (protocol `breakdown`, the variant names a group of questions): `right_object`, `giou_right`, `giou`,
+  `ciou`.
 - ablations: scores with a variant that names what was changed; `tokens_spent` and `giou_lost` of adaptive lengths.
 - mask perception (protocol `perception`): `perception/accuracy`, `perception/chance`, `perception/failures`.
+- one model in two forms that must write the same tokens (protocol `orders`, the variant names the other form):
+  `orders/median_ms`, `orders/steps`, the same of the model as it is under `orders/plain/`, `orders/ratio` (of seconds,
+  the median over requests), `orders/same` (the number of equal answers).
 - speed (protocol `latency`): `latency/STAGE/median_ms`, `latency/STAGE/p90_ms`, `latency/steps`, `latency/tokens`,
   `latency/peak_mib`; of each stage `read_gb`, `gflop`, `floor_ms` and what binds it; the machine's `bandwidth_gb_s` and
   `rate_tflop_s`; `cost_per_million` masks. Variant `path=reference`: as the released codes do it.
@@ -27,7 +32,8 @@ from typing import Any
 
 from methods.base import UserError
 
-CODEC, LATENCY, PERCEPTION = "codec", "latency", "perception"  # the protocols that are no scores of a generation
+CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN = "codec", "latency", "perception", "orders", "breakdown"
+UNSCORED = (CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN)  # the protocols that are no scores of a generation
 
 
 @dataclass(frozen=True)

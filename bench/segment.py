@@ -1,13 +1,16 @@
-"""One picture, one sentence, one mask: `genseg segment`."""
+"""One picture, one sentence, one mask; or a list of them and a sheet of all methods' answers: `genseg segment`."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
+
 from bench.config import Profile
 from bench.pipeline import device_of, find_model
-from bench.report.sheet import ANSWER, overlay
+from bench.report.sheet import ANSWER, draw_answers, overlay
 from methods.base import Request, UserError, open_image
 from methods.registry import method_class
 
@@ -19,19 +22,14 @@ def segment_file(
 
     Raises UserError for a file that is no picture, an empty sentence, or a method that the profile lacks.
     """
-    if not expression.strip():
-        raise UserError('The expression is empty; describe one thing in the picture, e.g. "the red car".')
+    _check(expression, "The expression")
     if checkpoint is None and method not in profile.models:
         raise UserError(f"Profile {profile.name} has no model of {method!r}; choose {' or '.join(profile.models)}.")
     picture = open_image(image)
     folder = checkpoint or find_model(profile, method)
     model = method_class(method).from_pretrained(folder).to(device_of())
-    prediction = model.segment([Request(picture, (expression.strip().lower(),), ("mask", "box"))])[0]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        overlay(picture, prediction.mask, ANSWER, prediction.box).save(out)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{out}: cannot be written ({error}); give a path that ends in .png or .jpg.") from None
+    prediction = model.segment([_request(picture, expression)])[0]
+    _save(overlay(picture, prediction.mask, ANSWER, prediction.box), out)
     yield f"{out}: {expression!r} by {method} ({folder})"
     share = float(prediction.mask.mean())
     yield f"mask: {share:.1%} of the picture in {len(prediction.token_ids)} tokens, {prediction.steps} model steps"
@@ -40,3 +38,49 @@ def segment_file(
     yield "time: " + ", ".join(f"{stage} {1e3 * value:.0f} ms" for stage, value in prediction.seconds.items())
     if prediction.failure:
         yield f"incomplete answer: {prediction.failure}"
+
+
+def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
+    """Answer lines "picture<tab>expression" with every method of the profile; write the sheet to `out`.
+
+    Raises UserError, naming the line, for one that has another form or a file that is no picture.
+    """
+    try:
+        lines = questions.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{questions}: cannot be read ({error}); give a text file of picture<tab>expression.") from None
+    asked = []
+    for number, line in enumerate(lines, 1):
+        path, tab, expression = line.partition("\t")
+        if not line.strip():
+            continue
+        if not tab:
+            raise UserError(f"{questions}, line {number}: no tab between picture and expression; put one there.")
+        _check(expression, f"{questions}, line {number}: the expression")
+        asked.append((open_image(Path(path.strip())), expression.strip()))
+    if not asked:
+        raise UserError(f"{questions}: holds no questions; write lines of picture<tab>expression.")
+    answers = {}
+    for name in profile.models:
+        model = method_class(name).from_pretrained(find_model(profile, name)).to(device_of())
+        answers[name] = [model.segment([_request(*question)])[0] for question in asked]
+    with Image.open(io.BytesIO(draw_answers(asked, answers))) as sheet:
+        _save(sheet, out)
+    yield f"{out}: {len(asked)} questions to {' and '.join(answers)}"
+
+
+def _check(expression: str, what: str) -> None:
+    if not expression.strip():
+        raise UserError(f'{what} is empty; describe one thing in the picture, e.g. "the red car".')
+
+
+def _request(picture: Image.Image, expression: str) -> Request:
+    return Request(picture, (expression.strip().lower(),), ("mask", "box"))
+
+
+def _save(picture: Image.Image, out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(out)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{out}: cannot be written ({error}); give a path that ends in .png or .jpg.") from None

@@ -1,8 +1,9 @@
 """Write every table and figure that the records of a profile allow: `genseg report`.
 
 results/<profile>/tables/   accuracy, codec: no timing in them, the same bytes for the same predictions
+                            breakdown: by the facts of the question
                             ablation, perception: the methods with one thing changed, and asked for more
-                            main, latency: with timings
+                            main, latency, orders, speedup, roofline, claim, scaling, int8: with timings
                             published: what the papers print
 results/<profile>/figures/  accuracy_latency, codec_ceiling, training, examples
 """
@@ -16,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.records import CODEC, Record, read_lines, read_records, write_atomic
-from bench.report import figures, layout, sheet, speed, tables
+from bench.report import claim, figures, layout, scaling, sheet, speed, tables
 from bench.report.published import load_published
 from methods.base import UserError
 
@@ -47,6 +48,7 @@ def build(
         ("accuracy_latency", figures.accuracy_over_latency(records)),
         ("codec_ceiling", figures.codec_ceiling(records)),
         ("training", figures.training_curves(find_logs(profile_dir, runs_dir))),
+        *scaling.figures(records).items(),
     ):
         written += figures.save(figure, folder, name) if figure else []
     if runs_dir and open_dataset:
@@ -74,9 +76,14 @@ def _write_tables(records: Sequence[Record], folder: Path, published_dir: Path) 
         ("codec", tables.codec(records), []),
         ("ablation", tables.ablations(records), []),
         ("perception", tables.perception(records), []),
+        ("breakdown", tables.breakdowns(records), []),
         ("latency", tables.latency(records), []),
         ("speedup", speed.speedups(records), []),
+        ("orders", speed.orders(records), []),
         ("roofline", speed.roofline(records), []),
+        ("claim", claim.claims(records), []),
+        ("scaling", scaling.tables(records), []),
+        ("int8", speed.int8(records), []),
         ("published", [tables.published_list(printed)] if len(printed) else [], []),
     ):
         if own:

@@ -1,4 +1,4 @@
-"""A sheet of examples: picture, expression, ground truth, and one column per method with its mask and IoU.
+"""A sheet of examples: picture, expression, ground truth where it is known, and one column per method with its mask.
 
 Drawn from lines of scores (they carry the masks) and the dataset's pictures. The samples are chosen by a fixed rule,
 evenly over the first method's IoU, so that a sheet shows failures as well as successes.
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.evaluate import rle
 from bench.evaluate.boundary import inner_boundary
-from methods.base import Example, open_image
+from methods.base import Example, Prediction, open_image
 
 Row = Mapping[str, Any]
 TRUTH, ANSWER, BOX = (0, 158, 115), (213, 94, 0), (0, 114, 178)  # Okabe and Ito's green, vermilion, blue
@@ -59,7 +59,19 @@ def draw_sheet(methods: Mapping[str, Sequence[Row]], dataset: Pictures, count: i
         if str(example.ref_id) in wanted:
             examples[str(example.ref_id)] = example
     lines = [_line(question, examples[_key(_first(question))[0]]) for question in questions]
-    return _png(_stack([_header(list(methods)), *lines]))
+    return _png(_stack([_header(["ground truth", *methods]), *lines]))
+
+
+def draw_answers(questions: Sequence[tuple[Image.Image, str]], answers: Mapping[str, Sequence[Prediction]]) -> bytes:
+    """The sheet of questions without a truth, (picture, expression) each, as PNG bytes: a column per method."""
+    lines = []
+    for number, (picture, expression) in enumerate(questions):
+        cells = [_cell(picture, _wrapped(f"“{expression}”"))]
+        for predictions in answers.values():
+            mask, box, failure = (getattr(predictions[number], name) for name in ("mask", "box", "failure"))
+            cells.append(_cell(overlay(picture, mask, ANSWER, box), _wrapped(failure or "")))
+        lines.append(_side_by_side(cells))
+    return _png(_stack([_header(list(answers)), *lines]))
 
 
 def overlay(picture: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], box: Any = None) -> Image.Image:
@@ -102,6 +114,10 @@ def _line(question: Mapping[str, Row], example: Example) -> Image.Image:
         if row.get("failure"):
             caption += _wrapped(f"failure: {row['failure']}")[:2]
         cells.append(_cell(overlay(picture, rle.decode(row["mask"]), ANSWER, row.get("box")), caption))
+    return _side_by_side(cells)
+
+
+def _side_by_side(cells: Sequence[Image.Image]) -> Image.Image:
     height = max(cell.height for cell in cells)
     line = Image.new("RGB", (len(cells) * (CELL + GAP) + GAP, height + GAP), "white")
     for i, cell in enumerate(cells):
@@ -121,7 +137,7 @@ def _cell(picture: Image.Image, caption: Sequence[str]) -> Image.Image:
 
 
 def _header(names: Sequence[str]) -> Image.Image:
-    titles = ["picture and expression", "ground truth", *names]
+    titles = ["picture and expression", *names]
     band = Image.new("RGB", (len(titles) * (CELL + GAP) + GAP, TEXT + 2 * GAP), "white")
     for i, title in enumerate(titles):
         ImageDraw.Draw(band).text((GAP + i * (CELL + GAP), GAP), title, fill="black", font=ImageFont.load_default(14))

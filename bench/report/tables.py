@@ -13,7 +13,7 @@ from dataclasses import replace
 import pandas as pd
 
 from bench.evaluate.metrics import SMALL_FRACTION
-from bench.records import CODEC, LATENCY, PERCEPTION, Record
+from bench.records import BREAKDOWN, CODEC, LATENCY, PERCEPTION, UNSCORED, Record
 from bench.report.layout import Column, Figure, Table, Timing
 from bench.report.published import GRADES, best_graded
 
@@ -62,12 +62,12 @@ def row_order(name: str) -> tuple[bool, str]:
 
 def scores_of(records: Iterable[Record]) -> list[Record]:
     """The records of generations as the methods are meant: no ceilings, no speed, no ablations."""
-    return [r for r in records if r.protocol not in (CODEC, LATENCY, PERCEPTION) and not r.variant]
+    return [r for r in records if r.protocol not in UNSCORED and not r.variant]
 
 
 def ablated(records: Iterable[Record]) -> list[Record]:
     """The records of generations with one thing changed, which the variant names."""
-    return [r for r in records if r.protocol not in (CODEC, LATENCY, PERCEPTION) and r.variant]
+    return [r for r in records if r.protocol not in UNSCORED and r.variant]
 
 
 def accuracy(records: Sequence[Record]) -> list[Table]:
@@ -123,6 +123,28 @@ def perception(records: Sequence[Record]) -> list[Table]:
         rows.append(row | {"method": method, "n": mine["accuracy"].n})
     columns = [Column("method", "method"), *(Column(name, name, "percent") for name in names), COUNTS[1]]
     return [Table("Mask perception: the expression that fits a given mask", columns, rows, [INTERVALS])] if rows else []
+
+
+def breakdowns(records: Sequence[Record]) -> list[Table]:
+    """Grounding and drawing by the facts of the question, one table per dataset and split."""
+    asked = [record for record in records if record.protocol == BREAKDOWN]
+    columns = [Column("method", "method"), Column("group", "questions")] + [
+        Column(key, title, "percent")
+        for key, title in (
+            ("right_object", "right object"), ("giou_right", "gIoU of those"), ("giou", "gIoU"), ("ciou", "cIoU")
+        )
+    ] + [COUNTS[1]]  # fmt: skip
+    tables = []
+    for dataset, split, _ in _places(asked):
+        here = [record for record in asked if (record.dataset, record.split) == (dataset, split)]
+        rows: dict[tuple[str, str], dict[str, object]] = {}
+        for record in here:
+            row = rows.setdefault((record.method, record.variant), {"method": record.method, "group": record.variant})
+            row |= {record.metric: Figure(record.value, record.low, record.high), "n": record.n}
+        notes = ["Right object: the mask overlaps the target more than any other object of the picture.", INTERVALS]
+        title = f"What limits the scores — {dataset} {split}, per expression"
+        tables.append(Table(title, columns, [rows[key] for key in sorted(rows)], notes))
+    return tables
 
 
 def published(figures: pd.DataFrame) -> Table:

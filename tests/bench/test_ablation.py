@@ -6,6 +6,7 @@ import pytest
 
 from bench import pipeline
 from bench.ablation import ablation
+from bench.config import OrderConfig
 from bench.records import read_records
 
 
@@ -56,6 +57,22 @@ def test_a_changed_model_has_its_own_records_and_keeps_them(small, reports, caps
     ablation(small)
     assert path.read_bytes() == before
     assert "stage tokens was not trained here" in capsys.readouterr().out
+
+
+def test_single_tokens_give_the_answers_of_whole_scales(small, reports):
+    """Real models: the other form is started from the same weights and must write the same tokens."""
+    small.ablation.tolerances, small.ablation.box_after = [], []
+    small.ablation.limit, small.ablation.order_limit = 4, 3
+    small.ablation.orders = {"order=token": OrderConfig("argenseg", {"form": {"order": "token"}})}
+    records = [r for r in ablation(small) if r.protocol == "orders"]
+    assert {(r.method, r.variant, r.n, r.failures) for r in records} == {("argenseg", "order=token", 3, 0)}
+    values = {r.metric: r.value for r in records}
+    assert values["orders/same"] == 3
+    assert values["orders/steps"] - values["orders/plain/steps"] == 30 - 4  # tokens instead of scales
+    ratio = next(r for r in records if r.metric == "orders/ratio")
+    assert 0 < ratio.low <= ratio.value <= ratio.high
+    kept = read_records(small.results_dir / "records" / "ablation.jsonl")
+    assert [r for r in kept if r.protocol == "orders"] == sorted(records, key=lambda r: r.metric)
 
 
 def test_perception_is_asked_of_the_model_that_was_taught(small, reports, monkeypatch):

@@ -131,6 +131,10 @@ def test_numbers_that_cannot_be_are_refused(path, override):
     assert override.split("=")[0] in refusal(path, [override])
 
 
+def test_an_order_of_a_method_without_a_model_is_refused(path):
+    assert "ablation.orders.a is of 'other'" in refusal(path, ["ablation.orders.a.method=other"])
+
+
 @pytest.mark.parametrize("chain", [["stages.base.parts.start=stage:base"], ["stages.base.parts.start=stage:mask"]])
 def test_stages_that_build_on_each_other_are_refused(path, chain):
     assert "base" in refusal(path, chain)

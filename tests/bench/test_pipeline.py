@@ -1,6 +1,7 @@
 """The long commands: they reuse what is done, redo what has changed, and end alike however often they are killed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from bench import pipeline
-from bench.records import read_records
+from bench.records import read_records, write_records
 from methods.base import UserError
 
 # ---- one step at a time, on squares -----------------------------------------------------------------------------
@@ -30,13 +31,13 @@ def asked(monkeypatch):
 def test_everything_is_scored(small, asked):
     records = pipeline.evaluate(small)
     assert records
-    assert read_records(small.results_dir / "records" / "scores.jsonl") == sorted(
+    assert read_records(small.results_dir / "records" / "scores-val.jsonl") == sorted(
         records, key=lambda r: (*r.key, r.checkpoint, r.value)
     )
     methods = {record.method for record in records}
     assert methods == {"himtok", "argenseg", "baseline:empty", "baseline:full", "baseline:random-object",
                        "baseline:largest-object"}  # fmt: skip
-    assert {record.protocol for record in records} == {"per_expression", "per_object_joined", "codec"}
+    assert {record.protocol for record in records} == {"per_expression", "per_object_joined", "codec", "breakdown"}
     variants = {record.variant for record in records if record.method == "argenseg" and record.protocol == "codec"}
     assert variants == {f"tokens={n}" for n in (1, 5, 14, 30)}
     own = next(r for r in records if r.method == "himtok")
@@ -45,6 +46,16 @@ def test_everything_is_scored(small, asked):
     )  # fmt: skip
     perfect = next(r for r in records if (r.method, r.metric) == ("baseline:full", "ciou"))
     assert 0 < perfect.value < 0.5
+
+
+def test_records_of_another_split_stay_until_the_weights_change(small):
+    pipeline.evaluate(small)
+    folder = small.results_dir / "records"
+    val = read_records(folder / "scores-val.jsonl")
+    write_records(folder / "scores-testA.jsonl", [replace(record, split="testA") for record in val])
+    write_records(folder / "scores-testB.jsonl", [replace(r, split="testB", checkpoint="old") for r in val])
+    pipeline.evaluate(small)
+    assert {path.name for path in folder.glob("scores-*")} == {"scores-val.jsonl", "scores-testA.jsonl"}
 
 
 def test_a_second_call_asks_nothing(small, asked):

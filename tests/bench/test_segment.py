@@ -157,3 +157,46 @@ def test_models_that_are_not_there(genseg, ask, models, tmp_path):
     line = complaint(genseg("segment", path, "it", "--method=argenseg", f"--checkpoint={models['himtok']}"))
     assert "holds a 'himtok' model, not 'argenseg'" in line
     assert "has no model of 'sam'" in complaint(genseg("segment", path, "it", "--method", "sam"))
+
+
+# ---- lists ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def both(models, monkeypatch):
+    """The nano profile's methods with small models in place of the shipped ones."""
+    monkeypatch.setattr(segment, "find_model", lambda profile, name: models[name])
+
+
+def test_a_list_becomes_a_sheet_with_every_method(both, genseg, tmp_path):
+    noise().save(tmp_path / "a.png")
+    (tmp_path / "list.tsv").write_text(f"{tmp_path}/a.png\tthe red car\n\n{tmp_path}/a.png\tThe other one\n")
+    result = genseg("segment", tmp_path / "list.tsv", "--out", tmp_path / "sheet.png")
+    assert result.code == 0
+    assert "2 questions to himtok and argenseg" in result.out
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == 3 * 232 + 8
+        assert sheet.height > 2 * 160
+
+
+@pytest.mark.parametrize("content, words", [
+    ("a.png the red car\n", "line 1: no tab"),
+    ("a.png\t \n", "line 1: the expression is empty"),
+    ("\n", "holds no questions"),
+    ("nowhere.png\tthe red car\n", "nowhere.png: no such file"),
+])  # fmt: skip
+def test_a_wrong_list_is_one_sentence(both, genseg, tmp_path, monkeypatch, content, words):
+    monkeypatch.chdir(tmp_path)
+    noise().save("a.png")
+    (tmp_path / "list.tsv").write_text(content)
+    result = genseg("segment", "list.tsv")
+    assert result.code == 2
+    assert words in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_picture_without_a_sentence_says_so(genseg, tmp_path):
+    noise().save(tmp_path / "a.png")
+    result = genseg("segment", tmp_path / "a.png")
+    assert result.code == 2
+    assert "say what to segment" in result.err

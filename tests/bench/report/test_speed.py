@@ -3,8 +3,9 @@
 import pytest
 
 from bench.records import Record
+from bench.report import tables
 from bench.report.layout import markdown
-from bench.report.speed import roofline, sentences, speedups
+from bench.report.speed import int8, orders, roofline, sentences, speedups
 
 COMMON = dict(dataset="d", split="", protocol="latency", device="a processor", precision="float32", n=9, backbone="8b")
 
@@ -53,5 +54,34 @@ def test_shares_by_hand(records):
     assert "75 %" in markdown(table)
 
 
+def test_two_orders_stand_beside_each_other(records):
+    values = {"plain/median_ms": (50.0, 45.0, 60.0), "median_ms": (500.0, 480.0, 700.0), "ratio": (10.0, 9.0, 11.5),
+              "plain/steps": (12.0, None, None), "steps": (682.0, None, None), "same": (7.0, None, None)}  # fmt: skip
+    asked = [
+        Record("a", f"orders/{name}", value, "d", "val", "orders", "order=token", 8, 1, low, high, device="a processor")
+        for name, (value, low, high) in values.items()
+    ]
+    (table,) = orders([*records, *asked])
+    assert table.rows == [
+        {"method": "a", "variant": "order=token", "steps": "12", "its steps": "682", "ms": "50.0 (45.0 to 60.0)",
+         "its ms": "500.0 (480.0 to 700.0)", "ratio": "10.00 (9.00 to 11.50)", "equal answers": "7 of 8",
+         "failures": "1"}
+    ]  # fmt: skip
+    assert "a processor, d val" in markdown(table)
+    for view in (tables.ablations, tables.accuracy, tables.latency, tables.codec, speedups, roofline):
+        assert view([*records, *asked]) == view(records)  # it stands in no other table
+
+
 def test_without_timings_there_is_nothing():
-    assert speedups([]) == roofline([]) == sentences({}) == []
+    assert speedups([]) == roofline([]) == orders([]) == sentences({}) == []
+
+
+def test_the_price_of_integers():
+    values = {"changed_answers": 0.25, "changed_tokens": 0.01, "ciou": 0.5, "ciou_difference": -0.02}
+    found = [
+        Record("a", f"int8/{name}", value, variant="weights=int8", low=value - 0.01, high=value + 0.01, **COMMON)
+        for name, value in values.items()
+    ]
+    row = int8(found)[0].rows[0]
+    assert row["changed answers"] == "25.0 (24.0 to 26.0)" and row["difference of cIoU"] == "-2.0 (-3.0 to -1.0)"
+    assert (row["method"], row["n"]) == ("a", "9") and int8([]) == []

@@ -1,0 +1,78 @@
+"""What limits a score: which object was marked, and how well, by the facts of the question.
+
+An answer marks the right object if its mask overlaps the target (IoU) more than any other object of the picture. The
+share of these is grounding; their mean IoU is drawing; both together make the gIoU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.evaluate import rle
+from bench.evaluate.statistics import ratio_intervals
+from bench.records import BREAKDOWN, Record
+
+FACTS = ("style", "kind", "distractors", "small")  # by which the questions are grouped, where a dataset knows them
+Objects = Callable[[int | str], Sequence[np.ndarray]]  # picture -> the masks bool [H, W] of its objects
+
+
+def breakdown(rows: Sequence[Mapping[str, Any]], objects: Objects, seed: int, **identity: Any) -> list[Record]:
+    """Lines of scores -> records of every group: `right_object`, `giou_right` (of those alone), `giou` and `ciou`,
+    with intervals over pictures. The variant names the group, "all" or "fact=value".
+
+    `identity` are fields of `Record`.
+    """
+    right = _right(rows, objects)
+    iou = np.array([row["iou"] for row in rows])
+    inside, union = (np.array([row[key] for row in rows]) for key in ("intersection", "union"))
+    records = []
+    for name, members in _groups(rows).items():
+        ones = np.ones(len(members))
+        table = {
+            "right_object": (right[members], ones),
+            "giou_right": (iou[members] * right[members], right[members]),
+            "giou": (iou[members], ones),
+            "ciou": (inside[members], union[members]),
+        }
+        pictures = [rows[index]["image_id"] for index in members]
+        for metric, found in ratio_intervals(table, pictures, seed).items():
+            if np.isfinite(found.value):
+                low, high = (value if np.isfinite(value) else None for value in (found.low, found.high))
+                place = {key: rows[0][key] for key in ("dataset", "split")} | identity
+                records.append(
+                    Record(
+                        **place | {"variant": name}, metric=metric, value=found.value, low=low, high=high,
+                        n=len(members), protocol=BREAKDOWN, seed=seed,
+                    )
+                )  # fmt: skip
+    return records
+
+
+def _right(rows: Sequence[Mapping[str, Any]], objects: Objects) -> np.ndarray:
+    """Whether each answer marks its target rather than another object, float [N]."""
+    found = np.zeros(len(rows))
+    for index, row in enumerate(rows):
+        if row["iou"] > 0:
+            mask = rle.decode(row["mask"])
+            overlaps = sorted((overlap(mask, other) for other in objects(row["image_id"])), reverse=True)
+            found[index] = not overlaps or row["iou"] >= overlaps[0] - 1e-9
+    return found
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """IoU of two masks bool [H, W], 0 where both are empty."""
+    union = np.count_nonzero(first | second)
+    return np.count_nonzero(first & second) / union if union else 0.0
+
+
+def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Name of a group -> the indices of its rows."""
+    groups: dict[str, list[int]] = {"all": list(range(len(rows)))}
+    for fact in FACTS:
+        values = [row["facts"].get(fact) for row in rows]
+        for value in sorted({value for value in values if value is not None}):
+            groups[f"{fact}={value}"] = [index for index, found in enumerate(values) if found == value]
+    return groups

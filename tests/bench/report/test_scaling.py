@@ -1,0 +1,61 @@
+"""Lines through measured points, and the picture of them."""
+
+import pytest
+
+from bench.records import Record
+from bench.report import figures, scaling
+
+COMMON = dict(dataset="d", split="", protocol="latency", device="a processor", precision="float32", n=9)
+
+
+def measured(method, axis, fixed, slope, counts, backbone="mid"):
+    return [
+        Record(method, f"scaling/{axis}/{n}/ms", value, low=value - 1, high=value + 2, backbone=backbone, **COMMON)
+        for n in counts
+        for value in [fixed + slope * n]
+    ]
+
+
+@pytest.fixture
+def points():
+    return [
+        *measured("himtok", "pictures", 20, 30, (8, 1, 2, 4)),
+        *measured("argenseg", "pictures", 10, 60, (1, 2, 4, 8)),
+        *measured("himtok", "tokens", 100, 2, (1, 2, 4, 8, 16, 32)),
+        *measured("argenseg", "tokens", 90, 0.5, (1, 5, 14, 30, 680)),
+        *measured("himtok", "pictures", 5, 1, (1, 2), backbone="nano"),
+    ]
+
+
+def test_lines_by_hand(points):
+    tables = scaling.tables(points)
+    assert [table.title.split(",")[0] for table in tables] == ["Scaling — mid", "Scaling — nano"]
+    row = next(row for row in tables[0].rows if row["method"] == "himtok" and "batch" in row["axis"])
+    assert (row["fixed ms"], row["ms per unit"], row["R²"], row["measured at"]) == (
+        "20.0",
+        "30.00",
+        "1.000",
+        "1, 2, 4, 8",
+    )
+    assert float(row["most units per second"]) == pytest.approx(8e3 / 260, abs=0.01)
+    assert len(tables[0].rows) == 4
+
+
+def test_one_point_is_a_flat_line():
+    assert scaling.line(measured("m", "tiles", 7, 0, (3,))) == (7.0, 0.0, 1.0)
+
+
+def test_the_picture_names_axes_and_methods_and_is_the_same_each_time(points, tmp_path):
+    drawn = scaling.figures(points)
+    assert list(drawn) == ["scaling.mid", "scaling.nano"]
+    panels = drawn["scaling.mid"].axes
+    assert [panel.get_xlabel() for panel in panels] == ["pictures in a batch", "mask tokens"]
+    assert [text.get_text() for text in drawn["scaling.mid"].legends[0].get_texts()] == ["argenseg", "himtok"]
+    for folder in ("first", "second"):
+        figures.save(scaling.figures(points)["scaling.mid"], tmp_path / folder, "scaling")
+    first, second = ((tmp_path / folder / "scaling.png").read_bytes() for folder in ("first", "second"))
+    assert first == second
+
+
+def test_without_points_there_is_nothing(records):
+    assert scaling.tables(records) == [] and scaling.figures(records) == {}
