@@ -179,7 +179,8 @@ def _segment(options: argparse.Namespace, words: Sequence[str]) -> None:
 
     alone = options.expression is None or "=" in options.expression  # a setting in the expression's place
     if alone and options.image.suffix not in (".txt", ".tsv"):
-        raise UserError(f'{options.image}: say what to segment, e.g. "the red car"; or give a .tsv list of questions.')
+        what = 'say what to segment, e.g. "the red car", or give a .tsv list of questions'
+        raise UserError(f"{options.image}: no expression; {what}.")
     name, overrides = split_profile([*([options.expression] if alone and options.expression else []), *words])
     profile = load_profile(name, overrides)
     if alone:

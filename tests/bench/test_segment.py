@@ -199,4 +199,4 @@ def test_a_picture_without_a_sentence_says_so(genseg, tmp_path):
     noise().save(tmp_path / "a.png")
     result = genseg("segment", tmp_path / "a.png")
     assert result.code == 2
-    assert "say what to segment" in result.err
+    assert "no expression; say what to segment" in result.err
