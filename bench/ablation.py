@@ -6,7 +6,8 @@ On the validation split, `ablation.limit` questions:
 - the forms of `ablation.orders`, which must write the same tokens: the answers that do, and the seconds of both;
 - settled=T: a mask ends when it has changed by at most T (HiMTok's adaptive length), with the tokens spent;
 - the models of `ablation.variants`: trained with one thing changed, the same questions and the codec's ceiling;
-- perception: the right expression for a given mask, by the model of `ablation.perception`.
+- perception: the right expression for a given mask, by the model of `ablation.perception`;
+- differences, question by question, of the two variants of each of the papers' claims in `report/findings.py`.
 
 A variant that was not trained here keeps the records that are there: training it is `genseg train STAGE`.
 """
@@ -26,15 +27,18 @@ from bench.config import Profile
 from bench.evaluate.perception import PerceptionSet, ask, score, summary
 from bench.evaluate.plan import objects_of, plan
 from bench.evaluate.runner import predict_codec, predict_method
+from bench.evaluate.scoring import compare
 from bench.evaluate.statistics import ratio_intervals
 from bench.latency import orders
-from bench.records import PERCEPTION, Record, write_records
+from bench.records import DIFFERENCE, PERCEPTION, Record, read_lines, read_records, write_records
+from bench.report.findings import CLAIMS
 from bench.train.engine import resolve_precision
 from bench.train.stages import model_of_stage
 from methods.base import Method, Request
 from methods.registry import method_class
 
 SPLIT = "val"
+Scores = dict[tuple[str, str], tuple[Path, dict[str, Any]]]  # (method, variant) -> file of scores, facts of the model
 
 
 def ablation(profile: Profile) -> list[Record]:
@@ -44,8 +48,11 @@ def ablation(profile: Profile) -> list[Record]:
     profile = replace(profile, evaluate=replace(profile.evaluate, limit=profile.ablation.limit))
     folder = profile.results_dir / "records"
     records: list[Record] = []
+    codecs: dict[str, torch.nn.Module | None] = {}
+    scores: Scores = {}
     for name in profile.models:
-        subject = Subject(profile, name, pipeline.find_model(profile, name))
+        subject = Subject(profile, name, pipeline.find_model(profile, name), scores)
+        codecs[name] = subject.method.codec
         records += subject.token_budgets() + subject.boxes_after() + subject.settled() + subject.orders()
     write_records(folder / "ablation.jsonl", records)
     for label, stage in profile.ablation.variants.items():
@@ -53,23 +60,48 @@ def ablation(profile: Profile) -> list[Record]:
         if not model.is_dir():
             print(f"{label}: stage {stage} was not trained here, its records stay as they are (`genseg train {stage}`)")
             continue
-        found = Subject(profile, profile.stages[stage].method, model, label).whole()
+        method = profile.stages[stage].method
+        found = Subject(profile, method, model, scores, label).whole(codecs.get(method))
         write_records(folder / f"ablation-{stage}.jsonl", found)
         records += found
     stage = profile.ablation.perception
     if stage and model_of_stage(profile, stage).is_dir():
-        found = Subject(profile, profile.stages[stage].method, model_of_stage(profile, stage)).perception()
+        found = Subject(profile, profile.stages[stage].method, model_of_stage(profile, stage), scores).perception()
         write_records(folder / "ablation-perception.jsonl", found)
         records += found
+    records += differences(scores, folder / "ablation-differences.jsonl", profile.evaluate.seed)
     pipeline.write_report(profile)
     return records
 
 
-class Subject:
-    """One model under questions. `label` is the variant under which its records stand, empty for a main model."""
+def differences(scores: Scores, path: Path, seed: int) -> list[Record]:
+    """A record per claim whose two variants were both asked; those of other claims stay in the file."""
+    known = {record.key: record for record in read_records(path)} if path.exists() else {}
+    for claim in CLAIMS:
+        pair = [scores.get((claim.method, variant)) for variant in (claim.more, claim.less)]
+        if None in pair:
+            continue
+        rows = [[row for _, row in read_lines(file)] for file, _ in pair]
+        found = compare(*rows, seed=seed).get(claim.metric)
+        if found:
+            record = Record(
+                metric=claim.metric, value=found.value, low=found.low, high=found.high, n=len(rows[0]),
+                protocol=DIFFERENCE, dataset=rows[0][0]["dataset"], split=SPLIT, seed=seed,
+                note=f"p = {found.p:.4f}", **pair[0][1] | {"variant": claim.pair},
+            )  # fmt: skip
+            known[record.key] = record
+    if known:
+        write_records(path, known.values())
+    return list(known.values())
 
-    def __init__(self, profile: Profile, name: str, folder: Path, label: str = ""):
-        self.profile, self.name, self.folder, self.label = profile, name, folder, label
+
+class Subject:
+    """One model under questions. `label` is the variant under which its records stand, empty for a main model.
+
+    The files of scores are noted in `scores`."""
+
+    def __init__(self, profile: Profile, name: str, folder: Path, scores: Scores, label: str = ""):
+        self.profile, self.name, self.folder, self.scores, self.label = profile, name, folder, scores, label
         self.method: Method = method_class(name).from_pretrained(folder).to(pipeline.device_of())
         self.weights = pipeline.digest(folder)
         self.dataset = pipeline.open_split(profile, SPLIT)
@@ -122,9 +154,11 @@ class Subject:
             records += orders.to_records(pairs, **self.facts | place | {"variant": label})
         return records
 
-    def whole(self) -> list[Record]:
-        """The ordinary questions and the codec's ceiling, under the label."""
+    def whole(self, usual: torch.nn.Module | None = None) -> list[Record]:
+        """The ordinary questions and the codec's ceiling, under the label; no ceiling if the codec is the `usual`."""
         records = self._ask(self.label, ("mask", "box"), None)
+        if same_weights(self.method.codec, usual):
+            return records
         identity = self._identity(self.label, ("mask",), None)
         folder = self._predictions(f"{self.label} codec")
         for path in predict_codec(self.method, identity, self.dataset, SPLIT, self.profile.evaluate, folder):
@@ -146,8 +180,11 @@ class Subject:
             self.method, self._identity(variant, want, tokens), self.dataset, SPLIT, self.profile.evaluate,
             self._predictions(variant), want,
         )  # fmt: skip
-        facts = self.facts | {"variant": variant}
-        return [r for path in paths for r in pipeline.score(self.profile, path, self.dataset, facts)]
+        facts, records = self.facts | {"variant": variant}, []
+        for path in paths:
+            records += pipeline.score(self.profile, path, self.dataset, facts)
+            self.scores[self.name, variant] = pipeline.scores_of(self.profile, path), self.facts
+        return records
 
     def _identity(self, variant: str, want: tuple[str, ...], tokens: int | None) -> dict[str, Any]:
         same = {"method": self.name, "weights": self.weights, "data": pipeline.data_digest(self.profile)}
@@ -166,3 +203,12 @@ class Subject:
             dataset=self.profile.data.dataset, split=SPLIT, seed=self.profile.evaluate.seed,
             **self.facts | {"variant": variant},
         )  # fmt: skip
+
+
+def same_weights(first: torch.nn.Module | None, second: torch.nn.Module | None) -> bool:
+    """Whether two modules hold the same tensors, as far as float16 tells: shipped weights were rounded to it."""
+    if first is None or second is None:
+        return first is second
+    here, there = first.state_dict(), second.state_dict()
+    alike = here.keys() == there.keys() and all(here[name].shape == there[name].shape for name in here)
+    return alike and all(torch.equal(here[name].half(), there[name].half()) for name in here)

@@ -10,6 +10,7 @@ counts, as the metric's name says:
 - breakdowns (protocol `breakdown`, the variant names a group of questions): `right_object`, `giou_right`, `giou`,
   `ciou`.
 - ablations: scores with a variant that names what was changed; `tokens_spent` and `giou_lost` of adaptive lengths.
+- paired differences of two of them (protocol `difference`, variant "A against B"): A's score minus B's.
 - mask perception (protocol `perception`): `perception/accuracy`, `perception/chance`, `perception/failures`.
 - one model in two forms that must write the same tokens (protocol `orders`, the variant names the other form):
   `orders/median_ms`, `orders/steps`, the same of the model as it is under `orders/plain/`, `orders/ratio` (of seconds,
@@ -33,7 +34,8 @@ from typing import Any
 from methods.base import UserError
 
 CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN = "codec", "latency", "perception", "orders", "breakdown"
-UNSCORED = (CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN)  # the protocols that are no scores of a generation
+DIFFERENCE = "difference"
+UNSCORED = (CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN, DIFFERENCE)  # the protocols that score no generation
 
 
 @dataclass(frozen=True)

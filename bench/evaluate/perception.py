@@ -128,8 +128,8 @@ def ask(method: Method, questions: Sequence[Example], several: bool, batch: int 
 ONE = r"[(\[]?([A-Z])[)\]]?"
 LIST = re.compile(rf"{ONE}(?:(?:\s*,?\s*(?:and|&)\s*|\s*[,;]\s*){ONE})*\s*\.?")
 LEADING = re.compile(r"(?:[(\[]([A-Z])[)\]][.:,]?|([A-Z])[.:)])\s+\S.*", re.DOTALL)
-ANNOUNCED = re.compile(
-    r"(?:the\s+)?(?:correct\s+|right\s+)?(?:answers?|options?|letters?)(?:\s+(?:is|are))?\s*:?\s+(.*)",
+ANNOUNCED = re.compile(  # perhaps behind a sentence or more
+    r"(?:.*[.:;!?]\s+)?(?:the\s+)?(?:correct\s+|right\s+)?(?:answers?|options?|letters?)(?:\s+(?:is|are))?\s*:?\s+(.*)",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -137,8 +137,8 @@ ANNOUNCED = re.compile(
 def read_letters(text: str, options: Sequence[str], several: bool = False) -> frozenset[str] | None:
     """The letters that an answer names, or None if it names none, or more than it may.
 
-    Read are "B", "(B).", "B. the red car", "The answer is B", "A, C", "A and C", and an option's own words. A letter
-    within a sentence is not read: "A dog" is no answer.
+    Read are "B", "(B).", "B. the red car", "The answer is B" (after other sentences as well), "A, C", "A and C", and an
+    option's own words. A letter within a sentence is not read: "A dog" is no answer.
     """
     text = text.replace("<|im_end|>", "").strip()
     letters = LETTERS[: len(options)]

@@ -3,9 +3,10 @@
 results/<profile>/tables/   accuracy, codec: no timing in them, the same bytes for the same predictions
                             breakdown: by the facts of the question
                             ablation, perception: the methods with one thing changed, and asked for more
+                            findings: what that says of the papers' claims
                             main, latency, orders, speedup, roofline, claim, scaling, int8: with timings
                             published: what the papers print
-results/<profile>/figures/  accuracy_latency, codec_ceiling, training, examples
+results/<profile>/figures/  accuracy_latency, codec_ceiling, ablation_lengths, training, examples
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.records import CODEC, Record, read_lines, read_records, write_atomic
-from bench.report import claim, figures, layout, scaling, sheet, speed, tables
+from bench.report import claim, figures, findings, layout, scaling, sheet, speed, tables
 from bench.report.published import load_published
 from methods.base import UserError
 
@@ -47,6 +48,7 @@ def build(
     for name, figure in (
         ("accuracy_latency", figures.accuracy_over_latency(records)),
         ("codec_ceiling", figures.codec_ceiling(records)),
+        ("ablation_lengths", figures.ablation_lengths(records)),
         ("training", figures.training_curves(find_logs(profile_dir, runs_dir))),
         *scaling.figures(records).items(),
     ):
@@ -75,6 +77,7 @@ def _write_tables(records: Sequence[Record], folder: Path, published_dir: Path) 
         ("accuracy", tables.accuracy(records), beside),
         ("codec", tables.codec(records), []),
         ("ablation", tables.ablations(records), []),
+        ("findings", findings.findings(records, printed), []),
         ("perception", tables.perception(records), []),
         ("breakdown", tables.breakdowns(records), []),
         ("latency", tables.latency(records), []),

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.records import CODEC, LATENCY, Record, read_lines, write_atomic
-from bench.report.tables import base_of, label, row_order, scores_of, tokens_of
+from bench.report.tables import ablated, base_of, label, row_order, scores_of, tokens_of
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -34,6 +34,7 @@ STYLE = {
     "svg.hashsalt": "genseg",
     "figure.constrained_layout.use": True,
 }
+STAGES_ACROSS = 5  # stages beside each other in the figure of the training
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -64,7 +65,8 @@ def accuracy_over_latency(records: Sequence[Record], metric: str = "ciou", title
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.8 * len(panels), 3.6))
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axis, (place, scores) in zip(axes, sorted(panels.items()), strict=True):
+        shown = sorted(panels.items(), key=lambda panel: (panel[0][0], panel[0][1] != "val", panel[0]))
+        for axis, (place, scores) in zip(axes, shown, strict=True):
             _accuracy_panel(axis, scores, timed, look)
             axis.set(
                 title="{} {}, {}".format(*place), xlabel="latency per image (ms, median to p90)", ylabel=f"{title} (%)"
@@ -73,36 +75,62 @@ def accuracy_over_latency(records: Sequence[Record], metric: str = "ciou", title
 
 
 def codec_ceiling(records: Sequence[Record]) -> Figure | None:
-    """gIoU of the ground truth after encoding and decoding over the number of tokens; None without such records.
+    """gIoU of the ground truth after encoding and decoding over the number of tokens, a panel per dataset and split;
+    None without such records.
 
     Solid with its 95 % band: all objects. Dotted: objects below 32 x 32 pixels.
     """
-    curves: dict[tuple[str, ...], dict[int, dict[str, Record]]] = {}
-    for record in records:
-        tokens = tokens_of(record.variant)
-        if record.protocol == CODEC and tokens:
-            key = (record.dataset, record.split, record.method, base_of(record.variant))
-            curves.setdefault(key, {}).setdefault(tokens, {})[record.metric] = record
-    places = {key[:2] for key in curves}
-    one = len(places) == 1
-    names = {key: " ".join(filter(None, key[2:] if one else (*key[2:], *key[:2]))) for key in curves}
+    curves = {key: curve for key, curve in _codec_curves(records).items() if not key[3]}
     if not curves:
         return None
-    look = _look(names.values())
+    places = sorted({key[:2] for key in curves}, key=lambda place: (place[0], place[1] != "val", place[1]))
+    look = _look(key[2] for key in curves)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 3.6))
-        axis = figure.subplots()
-        for key in sorted(curves):
-            _codec_curve(axis, curves[key], names[key], *look[names[key]])
-        _token_axis(axis, sorted({tokens for curve in curves.values() for tokens in curve}))
-        axis.set(xlabel="mask tokens", ylabel="gIoU of the round trip (%)", ylim=(0, 100))
-        axis.set_title("Codec ceiling" + (", {} {}".format(*places.pop()) if one else ""))
-        axis.legend(loc="lower right")
+        figure = Figure(figsize=(5.2 * len(places), 3.6))
+        for axis, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places, strict=True):
+            here = {key[2]: curves[key] for key in sorted(curves) if key[:2] == place}
+            for name, curve in here.items():
+                _codec_curve(axis, curve, name, *look[name])
+            _length_panel(axis, here.values(), "Codec ceiling, {} {}".format(*place), "gIoU of the round trip (%)")
+    return figure
+
+
+def ablation_lengths(records: Sequence[Record]) -> Figure | None:
+    """What fewer mask tokens cost: cIoU of the answers with only the first tokens (left), and the round trip of the
+    codecs that were trained in another way (right). Bands: 95 %. None if neither was measured."""
+    answers: dict[str, dict[int, dict[str, Record]]] = {}
+    for record in ablated(records):
+        if tokens_of(record.variant) and not base_of(record.variant) and record.metric == "ciou":
+            answers.setdefault(record.method, {}).setdefault(tokens_of(record.variant), {})["ciou"] = record
+    codecs = _codec_curves(records)
+    changed = {key[2] for key in codecs if key[3]}
+    # beside each changed codec stands the shipped one of its method, at the same questions or more of them
+    shown = {key: curve for key, curve in codecs.items() if key[2] in changed and key[1] == "val"}
+    round_trips = {" ".join(filter(None, (key[2], key[3] and f"({key[3]})"))): shown[key] for key in sorted(shown)}
+    panels = [
+        (curves, title, unit, metric)
+        for curves, title, unit, metric in (
+            (answers, "Answers with the first tokens only", "cIoU (%)", "ciou"),
+            (round_trips, "Codecs trained in another way", "gIoU of the round trip (%)", "giou"),
+        )
+        if curves
+    ]
+    if not panels:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2 * len(panels), 3.6))
+        for axis, (curves, title, unit, metric) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            look = _look(curves)
+            for name, curve in curves.items():
+                _band(axis, curve, metric, name, *look[name])
+            _length_panel(axis, curves.values(), title, unit)
     return figure
 
 
 def training_curves(logs: Mapping[str, Path]) -> Figure | None:
-    """Loss (above) and validation (below) over samples seen, a column per stage; None without logs.
+    """Loss (above) and validation (below) over samples seen, a pair of panels per stage; None without logs.
 
     logs: stage -> folder with train.jsonl and perhaps validation.jsonl.
     """
@@ -110,16 +138,25 @@ def training_curves(logs: Mapping[str, Path]) -> Figure | None:
     if not stages:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.9 * len(stages), 4.6))
-        axes = figure.subplots(2, len(stages), squeeze=False, sharex="col")
-        for (above, below), (name, folder) in zip(axes.T, stages.items(), strict=True):
+        across = min(len(stages), STAGES_ACROSS)
+        bands = -(-len(stages) // across)
+        figure = Figure(figsize=(2.9 * across, 4.6 * bands))
+        axes = figure.subplots(2 * bands, across, squeeze=False)
+        pairs = [axes[2 * band : 2 * band + 2, column] for band in range(bands) for column in range(across)]
+        for pair in pairs[len(stages) :]:
+            for axis in pair:
+                axis.set_visible(False)
+        for (above, below), (name, folder) in zip(pairs, stages.items(), strict=False):
+            below.sharex(above)
+            above.tick_params(labelbottom=False)
             _loss_panel(above, _columns(folder / "train.jsonl"))
             above.set_title(name)
             _validation_panel(below, _columns(folder / "validation.jsonl"))
             below.set_xlabel("samples seen")
             below.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}"))
-        axes[0, 0].set_ylabel("training loss")
-        axes[1, 0].set_ylabel("validation (%)")
+        for above, below in pairs[::across]:
+            above.set_ylabel("training loss")
+            below.set_ylabel("validation (%)")
     return figure
 
 
@@ -184,19 +221,44 @@ def _plain_log_ticks(axis: Axis, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
+def _codec_curves(records: Sequence[Record]) -> dict[tuple[str, str, str, str], dict[int, dict[str, Record]]]:
+    """(dataset, split, method, variant without its tokens) -> tokens -> metric -> record."""
+    curves: dict[tuple[str, str, str, str], dict[int, dict[str, Record]]] = {}
+    for record in records:
+        tokens = tokens_of(record.variant)
+        if record.protocol == CODEC and tokens:
+            key = (record.dataset, record.split, record.method, base_of(record.variant))
+            curves.setdefault(key, {}).setdefault(tokens, {})[record.metric] = record
+    return curves
+
+
 def _codec_curve(axis: Axes, curve: Mapping[int, Mapping[str, Record]], name: str, colour: str, marker: str) -> None:
-    tokens = [count for count in sorted(curve) if "giou" in curve[count]]
-    whole = [curve[count]["giou"] for count in tokens]
-    axis.plot(tokens, [100 * r.value for r in whole], color=colour, marker=marker, label=name)
-    bounds = [
-        [100 * (r.value if b is None else b) for r, b in ((r, getattr(r, side)) for r in whole)]
-        for side in ("low", "high")
-    ]
-    axis.fill_between(tokens, *bounds, color=colour, alpha=0.2, linewidth=0)
+    tokens = _band(axis, curve, "giou", name, colour, marker)
     tiny = [(count, curve[count]["giou@small"]) for count in tokens if "giou@small" in curve[count]]
     if tiny:
         axis.plot(*zip(*((c, 100 * r.value) for c, r in tiny), strict=True), color=colour, linestyle=":",
                   label=f"{name}, below 32 x 32 px (n = {tiny[-1][1].n})")  # fmt: skip
+
+
+def _band(
+    axis: Axes, curve: Mapping[int, Mapping[str, Record]], metric: str, name: str, colour: str, marker: str
+) -> list[int]:
+    """A curve over tokens with its 95 % band -> the numbers of tokens."""
+    tokens = [count for count in sorted(curve) if metric in curve[count]]
+    found = [curve[count][metric] for count in tokens]
+    axis.plot(tokens, [100 * r.value for r in found], color=colour, marker=marker, markersize=5, label=name)
+    bounds = [
+        [100 * (r.value if b is None else b) for r, b in ((r, getattr(r, side)) for r in found)]
+        for side in ("low", "high")
+    ]
+    axis.fill_between(tokens, *bounds, color=colour, alpha=0.2, linewidth=0)
+    return tokens
+
+
+def _length_panel(axis: Axes, curves: Iterable[Mapping[int, object]], title: str, unit: str) -> None:
+    _token_axis(axis, sorted({tokens for curve in curves for tokens in curve}))
+    axis.set(xlabel="mask tokens", ylabel=unit, ylim=(0, 100), title=title)
+    axis.legend(loc="upper left", fontsize=8)
 
 
 def _token_axis(axis: Axes, tokens: Sequence[int]) -> None:

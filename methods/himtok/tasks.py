@@ -28,6 +28,9 @@ POINTS = 3  # at most, on the object
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIALOGUES = (("segment", "then_box"), ("box", "then_segment"))
 
+# what a text may say in place of a slot: the expression twice, and the right expressions instead of their letters
+INSTEAD = {"repeated": "phrase", "words": "letters"}
+
 # family -> the slots that each request and each answer must have
 SLOTS: dict[str, tuple[set[str], set[str]]] = {
     "segment": ({"phrase"}, {"mask"}),
@@ -119,7 +122,7 @@ def _family(name: str, content: Any, where: str) -> Family:
         if not isinstance(lines, list) or not lines or not all(isinstance(line, str) for line in lines):
             raise UserError(f"{where}: family {name!r} needs `{key}`, a list of texts.")
         for line in lines:
-            found = {"phrase" if slot == "repeated" else slot for slot in re.findall(r"{(\w*)}", line)}
+            found = {INSTEAD.get(slot, slot) for slot in re.findall(r"{(\w*)}", line)}
             if found != slots or line.count("{") != len(re.findall(r"{\w*}", line)):
                 wanted = " ".join(sorted(f"{{{slot}}}" for slot in slots)) or "no slot"
                 raise UserError(f"{where}: {name} {key}: {line!r} must hold {wanted} and nothing else in braces.")
@@ -229,5 +232,7 @@ def _slots(example, families, size, scale, tokens, rng) -> dict[str, Any]:
         slots["n"] = lengths[rng.integers(len(lengths))]
         slots["mask"] = spelled_out(slots["n"] * [0])
     if "options" in needed:
-        slots |= {"options": write_options(example.facts.get("options", ()), where), "letters": example.answer}
+        options = example.facts.get("options", ())
+        slots |= {"options": write_options(options, where), "letters": example.answer}
+        slots["words"] = ", ".join(o for o, letter in zip(options, LETTERS, strict=False) if letter in example.answer)
     return slots

@@ -3,11 +3,13 @@
 import shutil
 
 import pytest
+import torch
 
 from bench import pipeline
 from bench.ablation import ablation
 from bench.config import OrderConfig
-from bench.records import read_records
+from bench.records import DIFFERENCE, read_records
+from methods.registry import method_class
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def variants(records, method):
 
 def test_every_budget_box_and_length_is_asked(small, reports):
     small.ablation.tolerances = [0.5]
-    records = ablation(small)
+    records = [record for record in ablation(small) if record.protocol != DIFFERENCE]
     assert len(reports) == 1
     lengths = {f"tokens={n}" for n in (1, 2, 4, 8, 16, 24, 32)}
     assert variants(records, "himtok") == lengths | {"settled=never", "settled=0.5"}
@@ -44,7 +46,10 @@ def test_a_changed_model_has_its_own_records_and_keeps_them(small, reports, caps
     small.ablation.tolerances = []
     trained = pipeline.model_of_stage(small, "himtok")
     changed = pipeline.model_of_stage(small, "tokens")
-    shutil.copytree(trained, changed)
+    model = method_class("himtok").from_pretrained(trained)
+    with torch.no_grad():
+        model.codec.latent_tokens += 1
+    model.save_pretrained(changed)
     ablation(small)
     path = small.results_dir / "records" / "ablation-tokens.jsonl"
     found = read_records(path)
@@ -57,6 +62,24 @@ def test_a_changed_model_has_its_own_records_and_keeps_them(small, reports, caps
     ablation(small)
     assert path.read_bytes() == before
     assert "stage tokens was not trained here" in capsys.readouterr().out
+
+
+def test_the_usual_codec_has_no_second_ceiling_and_claims_have_differences(small, reports):
+    small.ablation.variants = {"hierarchy=off": "tokens", "hierarchy=paper": "himtok"}
+    small.ablation.tolerances = []
+    shutil.copytree(pipeline.model_of_stage(small, "himtok"), pipeline.model_of_stage(small, "tokens"))
+    ablation(small)
+    folder = small.results_dir / "records"
+    assert not [r for r in read_records(folder / "ablation-tokens.jsonl") if r.protocol == "codec"]
+    path = folder / "ablation-differences.jsonl"
+    found = {r.variant: r for r in read_records(path)}
+    same = found["hierarchy=paper against hierarchy=off"]
+    assert (same.metric, same.value, same.low, same.high, same.n) == ("ciou", 0, 0, 0, 12)
+    assert found["tokens=32 against tokens=16"].method == "himtok"
+    before = path.read_bytes()
+    small.ablation.variants = {}
+    ablation(small)  # what can no longer be asked stays
+    assert path.read_bytes() == before
 
 
 def test_single_tokens_give_the_answers_of_whole_scales(small, reports):

@@ -101,6 +101,7 @@ OPTIONS = ("the red car", "a dog", "B", "two men")
         ("A", "A"), ("b", "B"), ("a", "A"), ("(D)", "D"), ("[C].", "C"), (" A. \n", "A"), ("A. the red car", "A"),
         ("B) a dog", "B"), ("(D) two men", "D"), ("The answer is D", "D"), ("Answer: A.", "A"), ("a dog", "B"),
         ("Two  men.", "D"), ("A<|im_end|>", "A"), ("The correct option is (B).", "B"), ("B.", "B"),
+        ("the dog on the left. The answer is B.", "B"), ("It is no man: option A", "A"),
     ],
 )  # fmt: skip
 def test_answers_that_are_read(text, letters):
@@ -110,7 +111,7 @@ def test_answers_that_are_read(text, letters):
 @pytest.mark.parametrize(
     "text",
     ["", "A dog is there", "I", "E", "Z.", "A, D", "A and D", "no idea", "it is a dog", "AB", "<mask>", "A man",
-     "the answer", "?", "D or A", "Both"],
+     "the answer", "?", "D or A", "Both", "The answer is a mystery to me", "a dog. The answer is E"],
 )  # fmt: skip
 def test_answers_that_are_failures(text):
     assert read_letters(text, OPTIONS) is None

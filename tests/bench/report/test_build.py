@@ -15,7 +15,7 @@ from methods.base import Example, UserError
 
 PUBLISHED = Path(__file__).parents[3] / "results" / "published"
 TABLES = ("main", "accuracy", "ablation", "codec", "latency", "claim", "published")
-FIGURES = ("accuracy_latency", "codec_ceiling", "training")
+FIGURES = ("accuracy_latency", "codec_ceiling", "ablation_lengths", "training")
 MASK = np.zeros((40, 60), bool)
 MASK[10:20, 10:30] = True
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.records import write_lines
+from bench.records import Record, write_lines
 from bench.report import figures
 
 
@@ -44,6 +44,20 @@ def test_codec_names_curves_and_ticks(records):
     assert {"himtok", "argenseg", "mask tokens", "Codec ceiling, refmoji val"} <= found
     figure = figures.codec_ceiling(records)
     assert [tick for tick in figure.axes[0].get_xticks() if tick in (32, 680)] == [32, 680]
+
+
+def test_ablated_lengths_and_codecs_have_a_panel_each(records):
+    def changed(variant, protocol, metric, value):
+        return Record("himtok", metric, value, "refmoji", "val", protocol, variant, low=value, high=value)
+
+    assert figures.ablation_lengths([]) is None
+    answers = [changed(f"tokens={n}", "per_expression", "ciou", 0.1) for n in (1, 8, 32)]
+    assert len(figures.ablation_lengths(answers).axes) == 1
+    codecs = [changed(f"hierarchy=off, tokens={n}", "codec", "giou", 0.2) for n in (1, 8, 32)]
+    found = texts(figures.ablation_lengths([*records, *answers, *codecs]))
+    assert {"himtok", "himtok (hierarchy=off)", "Codecs trained in another way", "cIoU (%)"} <= found
+    assert "argenseg (hierarchy=off)" not in found
+    assert "himtok (hierarchy=off)" not in texts(figures.codec_ceiling([*records, *codecs]))
 
 
 def test_training_curves_smooth_and_survive_a_log_without_validation(tmp_path):

@@ -240,6 +240,14 @@ def test_choosing_shows_the_mask_and_the_options(himtok, example):
     assert learned == "A, C<|im_end|>"
 
 
+def test_an_answer_may_say_the_words_before_the_letters(himtok, example):
+    spoken = {"answers": ["{words}. The answer is {letters}."], "requests": ["{mask}? {options}"]}
+    himtok.templates = Templates({"choose": spoken, "choose_several": spoken})
+    assert prepared(himtok, example, "choose")[2] == "the red square. The answer is B.<|im_end|>"
+    several = prepared(himtok, replace(example, answer="A, C"), "choose_several")[2]
+    assert several == "a blue one, two of them. The answer is A, C.<|im_end|>"
+
+
 @pytest.mark.parametrize(
     ("task", "change", "words"),
     [

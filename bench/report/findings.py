@@ -1,0 +1,92 @@
+"""The papers' claims about accuracy beside what the ablations measured: does it hold at this size?
+
+A claim compares a model's answers with a part and without it, question by question. It is supported where the 95 %
+interval of the difference lies above 0, contradicted where it lies below, else undecided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from bench.records import DIFFERENCE, Record
+from bench.report.layout import Column, Figure, Table
+from bench.report.tables import INTERVALS, SCORES, ablated
+
+
+class Claim(NamedTuple):
+    """`more` and `less`: our variants with the part and without it; `table`: where the paper has its figures, with the
+    names of the rows there."""
+
+    text: str
+    method: str
+    metric: str
+    more: str
+    less: str
+    table: str = ""
+    printed_more: str = ""
+    printed_less: str = ""
+
+    @property
+    def pair(self) -> str:
+        """The variant of its record of protocol "difference"."""
+        return f"{self.more} against {self.less}"
+
+
+HML, LENGTH, BOX = "HML ablation", "token-length ablation", "mask tokens before box (figure)"
+CLAIMS = (
+    Claim("the hierarchical mask loss helps", "himtok", "ciou", "hierarchy=paper", "hierarchy=off", HML,
+          "w/ HML", "w/o HML"),
+    Claim("32 mask tokens are better than 16", "himtok", "ciou", "tokens=32", "tokens=16", LENGTH,
+          "32 minus 16 tokens"),
+    *(Claim("a box is better after 32 mask tokens than after none", "himtok", metric, "box_after=32", "box_after=0",
+            BOX, "32 mask tokens then box", "0 mask tokens then box") for metric in ("acc@0.5", "acc@0.9")),
+    Claim("ten scales are better than one", "argenseg", "ciou", "short", "short, scales=single"),
+    Claim("visual tokens are better than hidden states", "argenseg", "ciou", "short", "short, head=hidden"),
+    Claim("tokens should see their whole scale, as VAR's do", "argenseg", "ciou", "intra_scale=full",
+          "intra_scale=causal"),
+)  # fmt: skip
+TITLES = {column.key: column.title for column in SCORES}
+
+
+def findings(records: Sequence[Record], published: pd.DataFrame) -> list[Table]:
+    """One table: each claim that was measured, the papers' figures where they print them, ours, and the answer.
+
+    records: of `genseg ablation`; published: as `load_published` gives it.
+    """
+    scores = {(r.method, r.variant, r.metric): r for r in ablated(records)}
+    gaps = {(r.method, r.variant, r.metric): r for r in records if r.protocol == DIFFERENCE}
+    rows, notes = [], []
+    for claim in CLAIMS:
+        gap = gaps.get((claim.method, claim.pair, claim.metric))
+        pair = [scores.get((claim.method, variant, claim.metric)) for variant in (claim.less, claim.more)]
+        if gap is None or None in pair:
+            continue
+        answer = "supported" if gap.low > 0 else "contradicted" if gap.high < 0 else "undecided"
+        figures = {name: Figure(r.value, r.low, r.high) for name, r in zip(("without", "with"), pair, strict=True)}
+        row = {"claim": claim.text, "metric": TITLES[claim.metric], "paper": _printed(claim, published), **figures}
+        rows.append(row | {"gain": Figure(gap.value, gap.low, gap.high), "n": gap.n, "answer": answer})
+        low, high = sorted((100 * gap.low, 100 * gap.high))
+        notes.append(
+            f"{claim.method}: “{claim.text}” is {answer} here. {TITLES[claim.metric]} changes by "
+            f"{100 * gap.value:+.1f} points ({low:+.1f} to {high:+.1f}; {claim.pair}, {gap.n} questions)."
+        )
+    columns = [
+        Column("claim", "claim"), Column("metric", "metric"), Column("paper", "the paper, without and with"),
+        Column("without", "without", "percent"), Column("with", "with", "percent"),
+        Column("gain", "difference", "percent"), Column("n", "n", "count"), Column("answer", "at this size"),
+    ]  # fmt: skip
+    return [Table("Claims of the papers, ablated", columns, rows, [INTERVALS, *notes])] if rows else []
+
+
+def _printed(claim: Claim, published: pd.DataFrame) -> str:
+    """What the paper prints, of several datasets the first (RefCOCO val): "79.2, 81.1", or a gain, "+2.5"."""
+    found = []
+    for name in filter(None, (claim.printed_less, claim.printed_more)):
+        here = (published["table"] == claim.table) & published["method"].str.contains(name, regex=False)
+        gain = here & published["metric"].str.contains("gain")
+        lines = published[gain if gain.any() else here & (published["metric"] == claim.metric)]
+        found += [("+" if gain.any() else "") + str(lines["printed"].iloc[0])] if len(lines) else []
+    return ", ".join(found) or "no figure"

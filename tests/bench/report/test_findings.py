@@ -1,0 +1,55 @@
+"""Claims of the papers: a view of the ablations' records."""
+
+import pandas as pd
+import pytest
+
+from bench.records import DIFFERENCE, Record
+from bench.report import layout
+from bench.report.findings import CLAIMS, findings
+from bench.report.published import load_published
+
+CLAIM = CLAIMS[0]
+COMMON = dict(dataset="d", split="val", n=50)
+EMPTY = pd.DataFrame(columns=["table", "method", "metric", "printed"])
+
+
+def measured(claim, gain, low, high):
+    scored = dict(method=claim.method, metric=claim.metric, **COMMON)
+    return [
+        Record(**scored, value=0.5 + gain, protocol="per_expression", variant=claim.more),
+        Record(**scored, value=0.5, protocol="per_expression", variant=claim.less),
+        Record(**scored, value=gain, low=low, high=high, protocol=DIFFERENCE, variant=claim.pair),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "answer"),
+    [
+        ((0.01, 0.2), "supported"),
+        ((-0.01, 0.2), "undecided"),
+        ((-0.2, -0.01), "contradicted"),
+        ((0.0, 0.0), "undecided"),
+    ],
+)
+def test_the_interval_of_the_difference_decides(bounds, answer):
+    table = findings(measured(CLAIM, sum(bounds) / 2, *bounds), EMPTY)[0]
+    assert [row["answer"] for row in table.rows] == [answer]
+    assert f"is {answer} here" in table.notes[1]
+    assert f"({100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f};" in table.notes[1]
+
+
+def test_a_claim_needs_both_scores_and_their_difference():
+    for left_out in range(3):
+        records = measured(CLAIM, 0.1, 0.05, 0.15)
+        del records[left_out]
+        assert findings(records, EMPTY) == []
+
+
+def test_printed_figures_stand_beside(pytestconfig):
+    published = load_published(pytestconfig.rootpath / "results" / "published")
+    records = [record for claim in CLAIMS for record in measured(claim, 0.1, 0.05, 0.15)]
+    printed = {row["claim"]: row["paper"] for row in findings(records, published)[0].rows if row["metric"] == "cIoU"}
+    assert printed["the hierarchical mask loss helps"] == "79.2, 81.1"
+    assert printed["32 mask tokens are better than 16"] == "+2.5"
+    assert printed["ten scales are better than one"] == "no figure"
+    assert "| 79.2, 81.1 " in layout.markdown(*findings(records, published))
