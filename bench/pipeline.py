@@ -111,8 +111,9 @@ def ship(profile: Profile) -> list[Path]:
         for name in needed_stages(profile, stage):
             logs = profile.results_dir / "logs" / name
             logs.mkdir(parents=True, exist_ok=True)
-            for log in stage_folder(profile, name).glob("*.jsonl"):
-                shutil.copyfile(log, logs / log.name)
+            for log in ("train.jsonl", "validation.jsonl"):
+                if (stage_folder(profile, name) / log).is_file():
+                    shutil.copyfile(stage_folder(profile, name) / log, logs / log)
     return folders
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,8 +63,7 @@ def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
     for name in profile.models:
         model = method_class(name).from_pretrained(find_model(profile, name)).to(device_of())
         answers[name] = [model.segment([_request(*question)])[0] for question in asked]
-    with Image.open(io.BytesIO(draw_answers(asked, answers))) as sheet:
-        _save(sheet, out)
+    _save(draw_answers(asked, answers), out)
     yield f"{out}: {len(asked)} questions to {' and '.join(answers)}"
 
 

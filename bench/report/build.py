@@ -11,6 +11,7 @@ results/<profile>/figures/  accuracy_latency, codec_ceiling, ablation_lengths, t
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ def build(
 
     The papers' figures are read from the folder `published` beside `profile_dir`.
 
-    runs_dir: holds scores/*.jsonl (for the examples) and STAGE/train.jsonl (for the training curves); logs that are
-    shipped in `profile_dir`/logs/STAGE serve where it has none. open_dataset: needed for the examples only.
+    runs_dir: holds scores/*.jsonl (for the examples) and STAGE/train.jsonl (for the training curves, unless the logs of
+    shipped models are in `profile_dir`/logs/STAGE). open_dataset: needed for the examples only.
     Raises UserError when there are no records.
     """
     profile_dir = Path(profile_dir)
@@ -59,11 +60,10 @@ def build(
 
 
 def find_logs(profile_dir: Path, runs_dir: Path | None) -> dict[str, Path]:
-    """Stage -> the folder with its training log, by name."""
-    logs: dict[str, Path] = {}
-    for top in (profile_dir / "logs", runs_dir):
-        logs |= {path.parent.name: path.parent for path in sorted(top.glob("*/train.jsonl"))} if top else {}
-    return logs
+    """Stage -> the folder with its training log: of the shipped models, or without those of all that ran here."""
+    shipped, ran = ({path.parent.name: path.parent for path in sorted(top.glob("*/train.jsonl"))} if top else {}
+                    for top in (profile_dir / "logs", runs_dir))  # fmt: skip
+    return shipped or ran
 
 
 def _write_tables(records: Sequence[Record], folder: Path, published_dir: Path) -> list[Path]:
@@ -115,7 +115,9 @@ def _write_sheets(scores: Path, open_dataset: OpenDataset, folder: Path) -> list
     for (dataset, split, protocol), methods in sorted(places.items()):
         image = sheet.draw_sheet(methods, open_dataset(dataset, split))
         if image:
-            written.append(write_atomic(folder / f"examples.{dataset}.{split}.{protocol}.png", image))
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=90)
+            written.append(write_atomic(folder / f"examples.{dataset}.{split}.{protocol}.jpg", buffer.getvalue()))
     return written
 
 

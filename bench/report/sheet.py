@@ -6,7 +6,6 @@ evenly over the first method's IoU, so that a sheet shows failures as well as su
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -44,8 +43,8 @@ def choose(methods: Mapping[str, Sequence[Row]], count: int) -> list[dict[str, R
     return [{name: table[shared[i]] for name, table in zip(methods, by_key, strict=True)} for i in picks]
 
 
-def draw_sheet(methods: Mapping[str, Sequence[Row]], dataset: Pictures, count: int = 8) -> bytes | None:
-    """The sheet as PNG bytes; None when no question was answered by all methods.
+def draw_sheet(methods: Mapping[str, Sequence[Row]], dataset: Pictures, count: int = 8) -> Image.Image | None:
+    """The sheet; None when no question was answered by all methods.
 
     methods: label -> lines of scores of one split and protocol.
     """
@@ -59,11 +58,13 @@ def draw_sheet(methods: Mapping[str, Sequence[Row]], dataset: Pictures, count: i
         if str(example.ref_id) in wanted:
             examples[str(example.ref_id)] = example
     lines = [_line(question, examples[_key(_first(question))[0]]) for question in questions]
-    return _png(_stack([_header(["ground truth", *methods]), *lines]))
+    return _stack([_header(["ground truth", *methods]), *lines])
 
 
-def draw_answers(questions: Sequence[tuple[Image.Image, str]], answers: Mapping[str, Sequence[Prediction]]) -> bytes:
-    """The sheet of questions without a truth, (picture, expression) each, as PNG bytes: a column per method."""
+def draw_answers(
+    questions: Sequence[tuple[Image.Image, str]], answers: Mapping[str, Sequence[Prediction]]
+) -> Image.Image:
+    """The sheet of questions without a truth, (picture, expression) each: a column per method."""
     lines = []
     for number, (picture, expression) in enumerate(questions):
         cells = [_cell(picture, _wrapped(f"“{expression}”"))]
@@ -71,7 +72,7 @@ def draw_answers(questions: Sequence[tuple[Image.Image, str]], answers: Mapping[
             mask, box, failure = (getattr(predictions[number], name) for name in ("mask", "box", "failure"))
             cells.append(_cell(overlay(picture, mask, ANSWER, box), _wrapped(failure or "")))
         lines.append(_side_by_side(cells))
-    return _png(_stack([_header(list(answers)), *lines]))
+    return _stack([_header(list(answers)), *lines])
 
 
 def overlay(picture: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], box: Any = None) -> Image.Image:
@@ -155,9 +156,3 @@ def _stack(parts: Sequence[Image.Image]) -> Image.Image:
         sheet.paste(part, (0, top))
         top += part.height
     return sheet
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()

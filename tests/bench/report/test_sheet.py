@@ -1,7 +1,5 @@
 """The sheet of examples: which questions it shows and what it draws."""
 
-import io
-
 import numpy as np
 from PIL import Image
 
@@ -49,9 +47,8 @@ def test_a_sheet_has_a_column_per_method_and_a_line_per_question():
         "one": [row(i, i / 10, box=[5.0, 10.0, 25.0, 30.0]) for i in range(4)],
         "two": [row(i, 0.0, np.zeros(SHAPE, bool), failure="the mask was cut off after 12 tokens") for i in range(4)],
     }
-    data = sheet.draw_sheet(methods, DATASET, 2)
-    assert data == sheet.draw_sheet(methods, DATASET, 2)
-    image = Image.open(io.BytesIO(data))
+    image = sheet.draw_sheet(methods, DATASET, 2)
+    assert image.tobytes() == sheet.draw_sheet(methods, DATASET, 2).tobytes()
     assert image.width == 4 * (sheet.CELL + sheet.GAP) + sheet.GAP
     assert image.height > 2 * sheet.CELL * SHAPE[0] / SHAPE[1]
     assert sheet.draw_sheet({"one": []}, DATASET) is None
