@@ -24,7 +24,7 @@ import torch
 
 from bench import pipeline
 from bench.config import Profile
-from bench.evaluate.perception import PerceptionSet, ask, score, summary
+from bench.evaluate.perception import PerceptionSet, ask, likeliest, score, summary
 from bench.evaluate.plan import objects_of, plan
 from bench.evaluate.runner import predict_codec, predict_method
 from bench.evaluate.scoring import compare
@@ -169,8 +169,12 @@ class Subject:
     def perception(self) -> list[Record]:
         questions = PerceptionSet(self.dataset, seed=self.profile.evaluate.seed)
         questions = [questions[i] for i in range(min(len(questions), self.profile.ablation.limit or len(questions)))]
-        scored = score(questions, ask(self.method, questions, several=False))
-        found = summary(scored, [question.image_id for question in questions], self.profile.evaluate.seed)
+        pictures = [question.image_id for question in questions]
+        found = summary(
+            score(questions, ask(self.method, questions, several=False)), pictures, self.profile.evaluate.seed
+        )
+        likely = summary(score(questions, likeliest(self.method, questions)), pictures, self.profile.evaluate.seed)
+        found["likeliest"] = likely["accuracy"]
         return [
             self._record("", f"perception/{name}", figure, len(questions), PERCEPTION) for name, figure in found.items()
         ]

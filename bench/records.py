@@ -11,7 +11,8 @@ counts, as the metric's name says:
   `ciou`.
 - ablations: scores with a variant that names what was changed; `tokens_spent` and `giou_lost` of adaptive lengths.
 - paired differences of two of them (protocol `difference`, variant "A against B"): A's score minus B's.
-- mask perception (protocol `perception`): `perception/accuracy`, `perception/chance`, `perception/failures`.
+- mask perception (protocol `perception`): `perception/accuracy` (of what is written), `perception/likeliest`,
+  `perception/chance`, `perception/failures`.
 - one model in two forms that must write the same tokens (protocol `orders`, the variant names the other form):
   `orders/median_ms`, `orders/steps`, the same of the model as it is under `orders/plain/`, `orders/ratio` (of seconds,
   the median over requests), `orders/same` (the number of equal answers).

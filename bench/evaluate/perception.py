@@ -2,7 +2,8 @@
 
 The questions are made from any referring dataset, one per referent. Wrong expressions come from other objects of the
 same picture, which only looking at the mask can exclude, and from other pictures. An answer that names no option is a
-failure and wrong; HiMTok's own evaluation reads it as "A", and the article in "a dog" as well.
+failure and wrong; HiMTok's own evaluation reads it as "A", and the article in "a dog" as well. Beside what a model
+writes stands which option it finds likeliest.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from bench.evaluate.statistics import Interval, ratio_intervals
+from bench.train.engine import to_device
 from bench.train.order import ImageDataset
 from methods.base import Example, Method, Request, UserError
 
@@ -123,6 +126,25 @@ def ask(method: Method, questions: Sequence[Example], several: bool, batch: int 
         requests = [Request(e.image, tuple(e.facts["options"]), want, mask=e.mask) for e in part]
         texts += [prediction.text for prediction in method.segment(requests)]
     return texts
+
+
+@torch.inference_mode()
+def likeliest(method: Method, questions: Sequence[Example]) -> list[str]:
+    """The letter of the option that a method finds the likeliest answer to each question, where one option is right:
+    the least "text" part of its training loss, which is a mean over the answer's tokens.
+
+    For models too small to refer to a letter: they may still know what a mask shows. The method goes to its last stage.
+    """
+    method.enter_stage(method.stages[-1])
+    method.eval()
+    letters: list[str] = []
+    for question in questions:
+        losses = {}
+        for letter in LETTERS[: len(question.facts["options"])]:
+            sample = method.prepare(replace(question, answer=letter), "choose", np.random.default_rng(0))
+            losses[letter] = float(method.loss(to_device(method.collate([sample]), method.device))["text"])
+        letters.append(min(losses, key=losses.__getitem__))
+    return letters
 
 
 ONE = r"[(\[]?([A-Z])[)\]]?"

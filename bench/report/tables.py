@@ -113,15 +113,20 @@ def _variant_order(name: tuple[str, str]) -> tuple[object, ...]:
 
 
 def perception(records: Sequence[Record]) -> list[Table]:
-    """Accuracy of choosing the expression that fits a mask, beside chance."""
+    """Accuracy of choosing the expression that fits a mask, in words and by likelihood, beside chance."""
     asked = [record for record in records if record.protocol == PERCEPTION]
-    names = ("accuracy", "chance", "failures")
+    titles = {"accuracy": "written answer", "likeliest": "likeliest answer", "chance": "chance", "failures": "failures"}
     rows = []
     for method in sorted({record.method for record in asked}):
         mine = {record.metric.removeprefix("perception/"): record for record in asked if record.method == method}
-        row: dict[str, object] = {name: Figure(mine[name].value, mine[name].low, mine[name].high) for name in names}
+        row: dict[str, object] = dict(_figures(mine[name] for name in titles))
+        row = {name.removeprefix("perception/"): figure for name, figure in row.items()}
         rows.append(row | {"method": method, "n": mine["accuracy"].n})
-    columns = [Column("method", "method"), *(Column(name, name, "percent") for name in names), COUNTS[1]]
+    columns = [
+        Column("method", "method"),
+        *(Column(name, title, "percent") for name, title in titles.items()),
+        COUNTS[1],
+    ]
     return [Table("Mask perception: the expression that fits a given mask", columns, rows, [INTERVALS])] if rows else []
 
 

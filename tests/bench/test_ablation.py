@@ -103,6 +103,6 @@ def test_perception_is_asked_of_the_model_that_was_taught(small, reports, monkey
     small.ablation.tolerances = []
     records = [r for r in ablation(small) if r.protocol == "perception"]
     values = {r.metric: r.value for r in records}
-    assert set(values) == {"perception/accuracy", "perception/chance", "perception/failures"}
+    assert set(values) == {f"perception/{name}" for name in ("accuracy", "likeliest", "chance", "failures")}
     assert 0 < values["perception/chance"] < 1
     assert {r.n for r in records} == {12}  # four pictures of three squares

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.evaluate.perception import LETTERS, PerceptionSet, Scored, ask, read_letters, score, summary
+from bench.evaluate.perception import LETTERS, PerceptionSet, Scored, ask, likeliest, read_letters, score, summary
 from methods.base import Example, Prediction, UserError
 
 PICTURE = Image.new("RGB", (30, 10))
@@ -167,3 +168,31 @@ def test_a_method_is_shown_the_mask_and_the_options():
     assert texts == [LETTERS[i % 5 % 4] for i in range(24)]
     assert all(request.expressions == questions[i].facts["options"] for i, request in enumerate(seen))
     assert all(request.mask is questions[i].mask and request.want == ("choice",) for i, request in enumerate(seen))
+
+
+def test_the_likeliest_answer_is_the_one_with_the_least_loss():
+    class Reader:
+        """Finds answers likelier, the fewer letters lie between them and the first expression."""
+
+        stages, device, stage = ("first", "last"), torch.device("cpu"), ""
+
+        def enter_stage(self, stage):
+            self.stage = stage
+
+        def eval(self):
+            return self
+
+        def prepare(self, example, task, rng):
+            assert (task, self.stage) == ("choose", "last")
+            return example
+
+        def collate(self, samples):
+            (example,) = samples
+            return {"gap": torch.tensor(abs(ord(example.answer) - ord(example.expressions[0])))}
+
+        def loss(self, batch):
+            return {"text": batch["gap"].float()}
+
+    options = {"options": ("p", "q", "r", "s")}
+    questions = [Example(PICTURE, (letter,), answer="A", facts=options) for letter in "CAD"]
+    assert likeliest(Reader(), questions) == ["C", "A", "D"]

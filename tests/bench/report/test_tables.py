@@ -53,10 +53,12 @@ def test_what_was_changed_has_a_table_of_its_own(records):
 def test_mask_perception_stands_beside_chance(records):
     asked = [
         Record("himtok", f"perception/{name}", value, "refmoji", "val", "perception", n=300, low=value, high=value)
-        for name, value in (("accuracy", 0.6), ("chance", 0.25), ("failures", 0.01))
+        for name, value in (("accuracy", 0.6), ("likeliest", 0.7), ("chance", 0.25), ("failures", 0.01))
     ]
     (table,) = tables.perception([*records, *asked])
     assert table.rows[0]["accuracy"] == Figure(0.6, 0.6, 0.6)
+    line = layout.markdown(table).splitlines()[4].split()
+    assert " ".join(line) == "| himtok | 60.0 ± 0.0 | 70.0 ± 0.0 | 25.0 ± 0.0 | 1.0 ± 0.0 | 300 |"
     assert tables.perception(records) == []
     assert layout.markdown(*tables.accuracy([*records, *asked])) == layout.markdown(*tables.accuracy(records))
 
