@@ -5,7 +5,8 @@ On the validation split, `ablation.limit` questions:
 - box_after=N: the box written after N mask tokens, where a method can write its mask first;
 - the forms of `ablation.orders`, which must write the same tokens: the answers that do, and the seconds of both;
 - settled=T: a mask ends when it has changed by at most T (HiMTok's adaptive length), with the tokens spent;
-- the models of `ablation.variants`: trained with one thing changed, the same questions and the codec's ceiling;
+- the models of `ablation.variants`: trained with one thing changed, the same questions and the codec's ceiling (for
+  tokenizers the ceiling alone);
 - perception: the right expression for a given mask, by the model of `ablation.perception`;
 - differences, question by question, of the two variants of each of the papers' claims in `report/findings.py`.
 
@@ -60,8 +61,9 @@ def ablation(profile: Profile) -> list[Record]:
         if not model.is_dir():
             print(f"{label}: stage {stage} was not trained here, its records stay as they are (`genseg train {stage}`)")
             continue
-        method = profile.stages[stage].method
-        found = Subject(profile, method, model, scores, label).whole(codecs.get(method))
+        trained = profile.stages[stage]
+        subject = Subject(profile, trained.method, model, scores, label)
+        found = subject.ceiling() if trained.stage == "tokenizer" else subject.whole(codecs.get(trained.method))
         write_records(folder / f"ablation-{stage}.jsonl", found)
         records += found
     stage = profile.ablation.perception
@@ -157,8 +159,11 @@ class Subject:
     def whole(self, usual: torch.nn.Module | None = None) -> list[Record]:
         """The ordinary questions and the codec's ceiling, under the label; no ceiling if the codec is the `usual`."""
         records = self._ask(self.label, ("mask", "box"), None)
-        if same_weights(self.method.codec, usual):
-            return records
+        return records if same_weights(self.method.codec, usual) else records + self.ceiling()
+
+    def ceiling(self) -> list[Record]:
+        """The codec's own scores at every prefix, under the label."""
+        records: list[Record] = []
         identity = self._identity(self.label, ("mask",), None)
         folder = self._predictions(f"{self.label} codec")
         for path in predict_codec(self.method, identity, self.dataset, SPLIT, self.profile.evaluate, folder):

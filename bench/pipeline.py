@@ -287,8 +287,8 @@ def reproduce(profile: Profile) -> list[Path]:
 
 
 def study(profile: Profile) -> list[Path]:
-    """Train everything anew, ship the models, then reproduce."""
-    train(profile)
+    """Train the profile's models with all that they build on, ship them, then reproduce."""
+    train(profile, profile.models.values())
     ship(profile)
     return reproduce(profile)
 

@@ -119,7 +119,7 @@ def perception(records: Sequence[Record]) -> list[Table]:
     rows = []
     for method in sorted({record.method for record in asked}):
         mine = {record.metric.removeprefix("perception/"): record for record in asked if record.method == method}
-        row: dict[str, object] = dict(_figures(mine[name] for name in titles))
+        row: dict[str, object] = dict(_figures(mine[name] for name in titles if name in mine))
         row = {name.removeprefix("perception/"): figure for name, figure in row.items()}
         rows.append(row | {"method": method, "n": mine["accuracy"].n})
     columns = [

@@ -42,16 +42,17 @@ def test_every_budget_box_and_length_is_asked(small, reports):
 
 
 def test_a_changed_model_has_its_own_records_and_keeps_them(small, reports, capsys):
-    small.ablation.variants = {"hierarchy=off": "tokens"}
+    small.stages["off"] = small.stages["himtok"]
+    small.ablation.variants = {"hierarchy=off": "off"}
     small.ablation.tolerances = []
     trained = pipeline.model_of_stage(small, "himtok")
-    changed = pipeline.model_of_stage(small, "tokens")
+    changed = pipeline.model_of_stage(small, "off")
     model = method_class("himtok").from_pretrained(trained)
     with torch.no_grad():
         model.codec.latent_tokens += 1
     model.save_pretrained(changed)
     ablation(small)
-    path = small.results_dir / "records" / "ablation-tokens.jsonl"
+    path = small.results_dir / "records" / "ablation-off.jsonl"
     found = read_records(path)
     assert "hierarchy=off" in variants(found, "himtok")
     assert {r.variant for r in found if r.protocol == "codec"} == {
@@ -61,16 +62,17 @@ def test_a_changed_model_has_its_own_records_and_keeps_them(small, reports, caps
     shutil.rmtree(changed)
     ablation(small)
     assert path.read_bytes() == before
-    assert "stage tokens was not trained here" in capsys.readouterr().out
+    assert "stage off was not trained here" in capsys.readouterr().out
 
 
 def test_the_usual_codec_has_no_second_ceiling_and_claims_have_differences(small, reports):
-    small.ablation.variants = {"hierarchy=off": "tokens", "hierarchy=paper": "himtok"}
+    small.stages["off"] = small.stages["himtok"]
+    small.ablation.variants = {"hierarchy=off": "off", "hierarchy=paper": "himtok"}
     small.ablation.tolerances = []
-    shutil.copytree(pipeline.model_of_stage(small, "himtok"), pipeline.model_of_stage(small, "tokens"))
+    shutil.copytree(pipeline.model_of_stage(small, "himtok"), pipeline.model_of_stage(small, "off"))
     ablation(small)
     folder = small.results_dir / "records"
-    assert not [r for r in read_records(folder / "ablation-tokens.jsonl") if r.protocol == "codec"]
+    assert not [r for r in read_records(folder / "ablation-off.jsonl") if r.protocol == "codec"]
     path = folder / "ablation-differences.jsonl"
     found = {r.variant: r for r in read_records(path)}
     same = found["hierarchy=paper against hierarchy=off"]
@@ -80,6 +82,18 @@ def test_the_usual_codec_has_no_second_ceiling_and_claims_have_differences(small
     small.ablation.variants = {}
     ablation(small)  # what can no longer be asked stays
     assert path.read_bytes() == before
+
+
+def test_a_tokenizer_alone_has_its_ceiling(small, reports):
+    small.ablation.variants = {"encoder_layout=released": "tokens"}
+    small.ablation.tolerances = []
+    parts = small.stages["tokens"].parts
+    changed = {"codec": {**parts["codec"], "encoder_layout": "released"}}
+    method_class("himtok").build(changed, lambda: ()).save_pretrained(pipeline.model_of_stage(small, "tokens"))
+    ablation(small)
+    found = read_records(small.results_dir / "records" / "ablation-tokens.jsonl")
+    assert {r.protocol for r in found} == {"codec"}
+    assert {r.variant for r in found} == {f"encoder_layout=released, tokens={n}" for n in (1, 2, 4, 8, 16, 24, 32)}
 
 
 def test_single_tokens_give_the_answers_of_whole_scales(small, reports):
