@@ -68,9 +68,9 @@ def find_logs(profile_dir: Path, runs_dir: Path | None) -> dict[str, Path]:
 
 def _write_tables(records: Sequence[Record], folder: Path, published_dir: Path) -> list[Path]:
     """Write all tables; print the main one."""
-    printed = load_published(published_dir)
-    beside = [tables.published(printed)] if len(printed) else []
     main = tables.main_tables(records)
+    printed = load_published(published_dir)
+    beside = [tables.published(printed)] if main and len(printed) else []
     written = []
     for name, own, below in (
         ("main", main, beside),
@@ -87,7 +87,7 @@ def _write_tables(records: Sequence[Record], folder: Path, published_dir: Path) 
         ("claim", claim.claims(records), []),
         ("scaling", scaling.tables(records), []),
         ("int8", speed.int8(records), []),
-        ("published", [tables.published_list(printed)] if len(printed) else [], []),
+        ("published", [tables.published_list(printed)] if beside else [], []),
     ):
         if own:
             written.append(write_atomic(folder / f"{name}.md", layout.markdown(*own, *below)))
@@ -116,7 +116,7 @@ def _write_sheets(scores: Path, open_dataset: OpenDataset, folder: Path) -> list
         image = sheet.draw_sheet(methods, open_dataset(dataset, split))
         if image:
             buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=90)
+            image.save(buffer, "JPEG", quality=80)
             written.append(write_atomic(folder / f"examples.{dataset}.{split}.{protocol}.jpg", buffer.getvalue()))
     return written
 

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from PIL import Image
 
 from bench.records import CODEC, LATENCY, Record, read_lines, write_atomic
 from bench.report.tables import ablated, base_of, label, row_order, scores_of, tokens_of
@@ -32,18 +33,22 @@ STYLE = {
     "axes.spines.right": False,
     "legend.frameon": False,
     "svg.hashsalt": "genseg",
+    "svg.fonttype": "none",  # words as words: a third of the size, and they can be searched
     "figure.constrained_layout.use": True,
 }
 STAGES_ACROSS = 5  # stages beside each other in the figure of the training
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write name.png and name.svg without a date or a program's name in them."""
+    """Write name.png (256 colours, which is a third of the size) and name.svg, without a date or a program's name."""
     paths = []
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         buffer = io.BytesIO()
         with matplotlib.rc_context(STYLE):
             figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+        if kind == "png":
+            picture = Image.open(buffer).convert("RGB").quantize(256)
+            picture.save(buffer := io.BytesIO(), "png", optimize=True)
         paths.append(write_atomic(folder / f"{name}.{kind}", buffer.getvalue()))
     return paths
 

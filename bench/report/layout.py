@@ -71,25 +71,12 @@ def markdown(*tables: Table) -> str:
 
 
 def _markdown(table: Table) -> str:
-    head = [column.title for column in table.shown]
-    grid = [head, *table.cells()]
-    widths = [max(len(line[i]) for line in grid) for i in range(len(head))]
-    rule = [
-        ("-" * width if column.kind == "text" else "-" * (width - 1) + ":")
-        for column, width in zip(table.shown, widths, strict=True)
-    ]
-    lines = [_pad(head, table, widths), "| " + " | ".join(rule) + " |"]
-    lines += [_pad(line, table, widths) for line in grid[1:]]
+    """Cells are not padded: a changed figure then changes one line of a shipped table."""
+    lines = [[column.title for column in table.shown]]
+    lines += [["---" if column.kind == "text" else "--:" for column in table.shown]]
+    lines += table.cells()
     notes = "".join(f"\n{note}\n" for note in table.notes)
-    return f"### {table.title}\n\n" + "\n".join(lines) + "\n" + notes
-
-
-def _pad(line: list[str], table: Table, widths: list[int]) -> str:
-    cells = (
-        text.ljust(width) if column.kind == "text" else text.rjust(width)
-        for text, column, width in zip(line, table.shown, widths, strict=True)
-    )
-    return "| " + " | ".join(cells) + " |"
+    return f"### {table.title}\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines) + notes
 
 
 def to_csv(*tables: Table) -> str:

@@ -31,14 +31,14 @@ TABLE = Table(
 )
 
 
-def test_markdown_is_aligned_and_rounded():
+def test_markdown_is_rounded():
     assert markdown(TABLE) == (
         "### Some_table\n\n"
-        "| method |       cIoU |         ms |     n |\n"
-        "| ------ | ---------: | ---------: | ----: |\n"
-        "| a & b  | 61.2 ± 2.5 | 12.3 (150) | 1,234 |\n"
-        "| c      |      50.0† |       0.50 |     – |\n"
-        "| d      |          – |          – |     – |\n"
+        "| method | cIoU | ms | n |\n"
+        "| --- | --: | --: | --: |\n"
+        "| a & b | 61.2 ± 2.5 | 12.3 (150) | 1,234 |\n"
+        "| c | 50.0† | 0.50 | – |\n"
+        "| d | – | – | – |\n"
         "\n100 % of it.\n"
     )
 
