@@ -6,6 +6,7 @@ Pickles may hold builtin containers, strings and numbers only. H x W is the pict
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pickle
@@ -78,6 +79,15 @@ class ReferDataset(Sequence[Example]):
         for index, ref in enumerate(self._refs):
             groups.setdefault(ref["image_id"], []).append(index)
         return list(groups.items())
+
+    def of_something(self) -> ReferDataset:
+        """The same without referents of nothing (gRefCOCO's no-target samples), which have no box and no points."""
+        kept = [index for index, ids in enumerate(self._ann_ids) if ids]
+        if len(kept) == len(self):
+            return self
+        view = copy.copy(self)
+        view._refs, view._ann_ids = [self._refs[i] for i in kept], [self._ann_ids[i] for i in kept]
+        return view
 
     def expressions(self, index: int) -> tuple[str, ...]:
         """The sentences of a referent, without decoding its mask."""

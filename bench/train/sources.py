@@ -15,6 +15,7 @@ from methods.base import UserError
 
 TEXT_TASKS = ("caption", "generate", "question")  # served by the captions of a dataset, the others by its referents
 PERCEPTION_TASKS = ("choose", "choose_several")  # by questions that are made from the referents
+MASK_TASKS = ("segment", "segment_tokens")  # these alone can be served by a referent of nothing: its mask is empty
 
 
 def configs_of(profile: Profile, stage: StageConfig | None = None) -> dict[str, SourceConfig]:
@@ -87,9 +88,10 @@ def _open(profile: Profile, stage: StageConfig, source: SourceConfig) -> dict[st
     if len(text_tasks) < len(source.tasks):
         options = where | ({"styles": source.styles} if source.styles else {})
         referents = open_dataset(name, root, source.split, semantic=stage.stage == "pretrain", **options)
-        datasets |= {task: referents for task in source.tasks if task not in (*TEXT_TASKS, *PERCEPTION_TASKS)}
-        for task in (task for task in source.tasks if task in PERCEPTION_TASKS):
-            datasets[task] = PerceptionSet(referents, several=task == "choose_several", seed=stage.seed)
+        for task in (task for task in source.tasks if task not in TEXT_TASKS):
+            datasets[task] = referents if task in MASK_TASKS else referents.of_something()
+            if task in PERCEPTION_TASKS:
+                datasets[task] = PerceptionSet(datasets[task], several=task == "choose_several", seed=stage.seed)
     return datasets
 
 

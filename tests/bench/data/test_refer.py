@@ -83,6 +83,9 @@ def test_several_objects_and_none(tmp_path):
     for example in (dataset[1], dataset[2]):
         assert not example.mask.any() and example.mask.shape == (16, 20) and example.box is None
         assert not example.facts["small"]
+    view = dataset.of_something()
+    assert [example.ref_id for example in view] == [1] and view.by_image() == [(7, [0])] and len(dataset) == 3
+    assert view.of_something() is view
 
 
 def test_refmoji_is_read_whole(easy_root):

@@ -109,6 +109,15 @@ def test_a_codec_is_validated_by_its_round_trip(profile, opened, build):
     assert measure(method) == {"ciou": 0.0, "giou": 0.0}
 
 
+def test_a_referent_of_nothing_is_segmented_but_has_no_box(profile, opened, squares, monkeypatch):
+    monkeypatch.setattr(type(squares(5)), "of_something", lambda self: squares(2))
+    profile.stages["align"].tasks = {"segment": 1.0, "segment_box": 1.0, "choose": 1.0}
+    (found,) = open_sources(profile, profile.stages["align"])
+    assert {task: len(dataset) for task, dataset in found.datasets.items()} == {
+        "segment": 15, "segment_box": 6, "choose": 6
+    }  # fmt: skip
+
+
 def test_a_stage_is_trained_once(profile, opened, monkeypatch):
     folder = train_stage(profile, "backbone", "the resolved profile", CPU)
     assert folder == model_of_stage(profile, "backbone")
