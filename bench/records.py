@@ -36,6 +36,7 @@ from methods.base import UserError
 
 CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN = "codec", "latency", "perception", "orders", "breakdown"
 DIFFERENCE = "difference"
+EMPTY = (None, "", {})
 UNSCORED = (CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN, DIFFERENCE)  # the protocols that score no generation
 
 
@@ -71,9 +72,9 @@ class Record:
 
 
 def write_records(path: Path | str, records: Iterable[Record]) -> Path:
-    """Write records as JSON lines, sorted by key; the file appears whole or not at all."""
-    lines = [json.dumps(_without_nan(asdict(record)), ensure_ascii=False) for record in sorted(records, key=_order)]
-    return write_atomic(path, "".join(line + "\n" for line in lines))
+    """Write records as JSON lines, sorted by key, empty fields left out; the file appears whole or not at all."""
+    rows = (asdict(record) for record in sorted(records, key=_order))
+    return write_lines(path, ({name: entry for name, entry in row.items() if entry not in EMPTY} for row in rows))
 
 
 def read_records(source: Path | str) -> list[Record]:
