@@ -33,6 +33,7 @@ from bench.evaluate.statistics import ratio_intervals
 from bench.latency import orders
 from bench.records import DIFFERENCE, PERCEPTION, Record, read_lines, read_records, write_records
 from bench.report.findings import CLAIMS
+from bench.report.tables import shown
 from bench.train.engine import resolve_precision
 from bench.train.stages import model_of_stage
 from methods.base import Method, Request
@@ -168,7 +169,7 @@ class Subject:
         folder = self._predictions(f"{self.label} codec")
         for path in predict_codec(self.method, identity, self.dataset, SPLIT, self.profile.evaluate, folder):
             variant = f"{self.label}, tokens={int(path.stem.rsplit('-', 1)[1])}"
-            records += pipeline.score(self.profile, path, self.dataset, self.facts | {"variant": variant})
+            records += shown(pipeline.score(self.profile, path, self.dataset, self.facts | {"variant": variant}))
         return records
 
     def perception(self) -> list[Record]:
@@ -191,7 +192,7 @@ class Subject:
         )  # fmt: skip
         facts, records = self.facts | {"variant": variant}, []
         for path in paths:
-            records += pipeline.score(self.profile, path, self.dataset, facts)
+            records += shown(pipeline.score(self.profile, path, self.dataset, facts))
             self.scores[self.name, variant] = pipeline.scores_of(self.profile, path), self.facts
         return records
 

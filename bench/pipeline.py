@@ -34,6 +34,7 @@ from bench.latency.scaling import scale
 from bench.latency.session import time_paths, variant_of
 from bench.records import Record, read_lines, read_records, write_atomic, write_records
 from bench.report.build import build as build_report
+from bench.report.tables import shown
 from bench.train.engine import resolve_precision
 from bench.train.sources import configs_of, embedded, train_root
 from bench.train.stages import (
@@ -174,7 +175,7 @@ def _evaluate_method(profile: Profile, name: str, method: Method, weights: str, 
     if method.codec is not None:
         for path in predict_codec(method, identity, dataset, split, profile.evaluate, folder):
             tokens = int(path.stem.rsplit("-", 1)[1])
-            records += score(profile, path, dataset, facts | {"variant": f"tokens={tokens}"})
+            records += shown(score(profile, path, dataset, facts | {"variant": f"tokens={tokens}"}))
     return records
 
 

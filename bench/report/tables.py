@@ -31,6 +31,16 @@ SCORES = (
     Column("acc@0.9", "Acc@0.9", "percent"),
     Column("mask_acc@0.9", "Acc@0.9 (mask's box)", "percent"),
 )
+CODEC_SCORES = (
+    Column("giou", "gIoU", "percent"),
+    Column("ciou", "cIoU", "percent"),
+    Column("bf_score", "BF-score", "percent"),
+    Column("small_ciou", "small cIoU", "percent"),
+    Column("mask_acc@0.9", "Acc@0.9 (mask's box)", "percent"),
+    Column("giou@small", "gIoU, area < 32²", "percent"),
+    Column("giou@medium", "gIoU, 32² to 96²", "percent"),
+    Column("giou@large", "gIoU, larger", "percent"),
+)
 CEILING = Column("codec_giou", "codec ceiling gIoU", "percent")
 SPEED = Column("latency_ms", "latency ms, median (p90)", "time")
 COUNTS = (Column("failures", "failures", "count"), Column("n", "n", "count"))
@@ -63,6 +73,12 @@ def row_order(name: str) -> tuple[bool, str]:
 def scores_of(records: Iterable[Record]) -> list[Record]:
     """The records of generations as the methods are meant: no ceilings, no speed, no ablations."""
     return [r for r in records if r.protocol not in UNSCORED and not r.variant]
+
+
+def shown(records: Iterable[Record]) -> list[Record]:
+    """The scores that the tables show, for models and ceilings of which there are many."""
+    wanted = {column.key for column in (*SCORES, *CODEC_SCORES)}
+    return [record for record in records if record.metric in wanted]
 
 
 def ablated(records: Iterable[Record]) -> list[Record]:
@@ -236,13 +252,7 @@ def codec(records: Sequence[Record]) -> list[Table]:
         *PLACE[:2],
         Column("method", "codec"),
         Column("tokens", "tokens", "count"),
-        Column("giou", "gIoU", "percent"),
-        Column("ciou", "cIoU", "percent"),
-        Column("bf_score", "BF-score", "percent"),
-        Column("small_ciou", "small cIoU", "percent"),
-        Column("giou@small", "gIoU, area < 32²", "percent"),
-        Column("giou@medium", "gIoU, 32² to 96²", "percent"),
-        Column("giou@large", "gIoU, larger", "percent"),
+        *CODEC_SCORES,
         Column("n", "n", "count"),
     ]
     ceilings = [record for record in records if record.protocol == CODEC]
