@@ -27,6 +27,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {
     "font.size": 9,
+    "font.sans-serif": ["DejaVu Sans"],
     "axes.grid": True,
     "grid.color": "#dddddd",
     "axes.axisbelow": True,
