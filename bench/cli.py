@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--guidance", type=float, default=4.0, help="of classifier-free guidance (default: 4)")
     generate.add_argument("--seed", type=int, help="draw the tokens instead of taking the likeliest")
     generate.set_defaults(run=_generate)
+    demo = commands.add_parser("demo", help="a page in the browser that asks every method about your pictures")
+    demo.add_argument("--port", type=int, default=7860)
+    demo.set_defaults(run=_demo)
     convert = commands.add_parser("convert", help="released checkpoints into this project's layout, or back")
     convert.add_argument("source", type=Path)
     convert.add_argument("target", type=Path)
@@ -200,6 +203,14 @@ def _generate(options: argparse.Namespace, words: Sequence[str]) -> None:
     chosen = (options.method, options.out, options.checkpoint, options.guidance, options.seed)
     for line in generate_file(load_profile(name, overrides), options.caption, *chosen):
         print(line)
+
+
+def _demo(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from bench.config import load_profile
+    from bench.demo import serve
+
+    name, overrides = split_profile(words)
+    serve(load_profile(name, overrides), options.port)
 
 
 def _convert(options: argparse.Namespace, words: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from bench.config import Profile
 from bench.pipeline import device_of, find_model
 from bench.report.sheet import ANSWER, draw_answers, overlay
-from methods.base import Request, UserError, open_image
+from methods.base import Prediction, Request, UserError, open_image
 from methods.registry import method_class
 
 
@@ -21,15 +21,20 @@ def segment_file(
 
     Raises UserError for a file that is no picture, an empty sentence, or a method that the profile lacks.
     """
-    _check(expression, "The expression")
+    check_expression(expression)
     if checkpoint is None and method not in profile.models:
         raise UserError(f"Profile {profile.name} has no model of {method!r}; choose {' or '.join(profile.models)}.")
     picture = open_image(image)
     folder = checkpoint or find_model(profile, method)
     model = method_class(method).from_pretrained(folder).to(device_of())
-    prediction = model.segment([_request(picture, expression)])[0]
+    prediction = model.segment([request_of(picture, expression)])[0]
     _save(overlay(picture, prediction.mask, ANSWER, prediction.box), out)
     yield f"{out}: {expression!r} by {method} ({folder})"
+    yield from describe(prediction)
+
+
+def describe(prediction: Prediction) -> Iterator[str]:
+    """A line each on the mask, the box if there is one, the time per stage, and what the answer lacks."""
     share = float(prediction.mask.mean())
     yield f"mask: {share:.1%} of the picture in {len(prediction.token_ids)} tokens, {prediction.steps} model steps"
     if prediction.box:
@@ -55,24 +60,26 @@ def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
             continue
         if not tab:
             raise UserError(f"{questions}, line {number}: no tab between picture and expression; put one there.")
-        _check(expression, f"{questions}, line {number}: the expression")
+        check_expression(expression, f"{questions}, line {number}: the expression")
         asked.append((open_image(Path(path.strip())), expression.strip()))
     if not asked:
         raise UserError(f"{questions}: holds no questions; write lines of picture<tab>expression.")
     answers = {}
     for name in profile.models:
         model = method_class(name).from_pretrained(find_model(profile, name)).to(device_of())
-        answers[name] = [model.segment([_request(*question)])[0] for question in asked]
+        answers[name] = [model.segment([request_of(*question)])[0] for question in asked]
     _save(draw_answers(asked, answers), out)
     yield f"{out}: {len(asked)} questions to {' and '.join(answers)}"
 
 
-def _check(expression: str, what: str) -> None:
+def check_expression(expression: str, what: str = "The expression") -> None:
+    """Raises UserError if there are no words."""
     if not expression.strip():
         raise UserError(f'{what} is empty; describe one thing in the picture, e.g. "the red car".')
 
 
-def _request(picture: Image.Image, expression: str) -> Request:
+def request_of(picture: Image.Image, expression: str) -> Request:
+    """Mask and box of what a user's own words describe, in lower case as datasets have them."""
     return Request(picture, (expression.strip().lower(),), ("mask", "box"))
 
 
