@@ -90,5 +90,7 @@ def _gradio() -> Any:
     try:
         import gradio
     except ImportError:
-        raise UserError("The demo needs gradio; install it with `pip install -e '.[demo]'` in this project's folder.") from None
+        raise UserError(
+            "The demo needs gradio; install it with `pip install -e '.[demo]'` in this project's folder."
+        ) from None
     return gradio

@@ -36,6 +36,7 @@ from methods.base import UserError
 
 CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN = "codec", "latency", "perception", "orders", "breakdown"
 DIFFERENCE = "difference"
+REQUIRED = ("method", "metric", "value", "dataset", "split", "protocol")
 EMPTY = (None, "", {})
 UNSCORED = (CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN, DIFFERENCE)  # the protocols that score no generation
 
@@ -72,9 +73,10 @@ class Record:
 
 
 def write_records(path: Path | str, records: Iterable[Record]) -> Path:
-    """Write records as JSON lines, sorted by key, empty fields left out; the file appears whole or not at all."""
+    """Write records as JSON lines, sorted by key, empty optional fields left out; the file appears whole or not at
+    all."""
     rows = (asdict(record) for record in sorted(records, key=_order))
-    return write_lines(path, ({name: entry for name, entry in row.items() if entry not in EMPTY} for row in rows))
+    return write_lines(path, ({k: v for k, v in row.items() if k in REQUIRED or v not in EMPTY} for row in rows))
 
 
 def read_records(source: Path | str) -> list[Record]:
@@ -135,7 +137,7 @@ def _order(record: Record) -> tuple[Any, ...]:
 def _parse(row: dict[str, Any], where: str) -> Record:
     known = {entry.name for entry in fields(Record)}
     unknown = sorted(row.keys() - known)
-    missing = [name for name in ("method", "metric", "value", "dataset", "split", "protocol") if row.get(name) is None]
+    missing = [name for name in REQUIRED if row.get(name) is None]
     if unknown or missing:
         fault = f"unknown field {unknown[0]!r}" if unknown else f"no field {missing[0]!r}"
         raise UserError(f"{where}: {fault}; make the records anew with `genseg score`.")

@@ -7,19 +7,20 @@ results/<profile>/tables/   accuracy, codec: no timing in them, the same bytes f
                             main, latency, orders, speedup, roofline, claim, scaling, int8: with timings
                             published: what the papers print
 results/<profile>/figures/  accuracy_latency, codec_ceiling, ablation_lengths, training, examples
+results/<profile>/index.html  all of it on one page
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from bench.records import CODEC, Record, read_lines, read_records, write_atomic
-from bench.report import claim, figures, findings, layout, scaling, sheet, speed, tables
+from bench.report import claim, figures, findings, layout, page, scaling, sheet, speed, tables
 from bench.report.published import load_published
 from methods.base import UserError
 
@@ -45,7 +46,8 @@ def build(
     if not records:
         raise UserError(f"{profile_dir / 'records'}: no records there; run `make reproduce` or `genseg eval` first.")
     folder = profile_dir / "figures"
-    written = _write_tables(records, profile_dir / "tables", profile_dir.parent / "published")
+    shown = _tables(records, profile_dir.parent / "published")
+    written = _write_tables(shown, profile_dir / "tables")
     for name, figure in (
         ("accuracy_latency", figures.accuracy_over_latency(records)),
         ("codec_ceiling", figures.codec_ceiling(records)),
@@ -56,7 +58,8 @@ def build(
         written += figures.save(figure, folder, name) if figure else []
     if runs_dir and open_dataset:
         written += _write_sheets(Path(runs_dir) / "scores", open_dataset, folder)
-    return written
+    text = page.write(profile_dir, profile_dir.name, shown, records)
+    return [*written, write_atomic(profile_dir / "index.html", text)]
 
 
 def find_logs(profile_dir: Path, runs_dir: Path | None) -> dict[str, Path]:
@@ -66,37 +69,44 @@ def find_logs(profile_dir: Path, runs_dir: Path | None) -> dict[str, Path]:
     return shipped or ran
 
 
-def _write_tables(records: Sequence[Record], folder: Path, published_dir: Path) -> list[Path]:
-    """Write all tables; print the main one."""
+def _tables(records: Sequence[Record], published_dir: Path) -> dict[str, list[layout.Table]]:
+    """Name of the files -> their tables; those without rows are left out."""
     main = tables.main_tables(records)
     printed = load_published(published_dir)
     beside = [tables.published(printed)] if main and len(printed) else []
+    accuracy = tables.accuracy(records)
+    found = {
+        "main": [*main, *beside],
+        "accuracy": [*accuracy, *(beside if accuracy else [])],
+        "codec": tables.codec(records),
+        "ablation": tables.ablations(records),
+        "findings": findings.findings(records, printed),
+        "perception": tables.perception(records),
+        "breakdown": tables.breakdowns(records),
+        "latency": tables.latency(records),
+        "speedup": speed.speedups(records),
+        "orders": speed.orders(records),
+        "roofline": speed.roofline(records),
+        "claim": claim.claims(records),
+        "scaling": scaling.tables(records),
+        "int8": speed.int8(records),
+        "published": [tables.published_list(printed)] if beside else [],
+    }
+    return {name: own for name, own in found.items() if own}
+
+
+def _write_tables(shown: Mapping[str, Sequence[layout.Table]], folder: Path) -> list[Path]:
+    """Write all tables; print the main one. A CSV holds no table of the papers' beside ours: its columns differ."""
     written = []
-    for name, own, below in (
-        ("main", main, beside),
-        ("accuracy", tables.accuracy(records), beside),
-        ("codec", tables.codec(records), []),
-        ("ablation", tables.ablations(records), []),
-        ("findings", findings.findings(records, printed), []),
-        ("perception", tables.perception(records), []),
-        ("breakdown", tables.breakdowns(records), []),
-        ("latency", tables.latency(records), []),
-        ("speedup", speed.speedups(records), []),
-        ("orders", speed.orders(records), []),
-        ("roofline", speed.roofline(records), []),
-        ("claim", claim.claims(records), []),
-        ("scaling", scaling.tables(records), []),
-        ("int8", speed.int8(records), []),
-        ("published", [tables.published_list(printed)] if beside else [], []),
-    ):
-        if own:
-            written.append(write_atomic(folder / f"{name}.md", layout.markdown(*own, *below)))
-            written.append(write_atomic(folder / f"{name}.csv", layout.to_csv(*own)))
-            written.append(write_atomic(folder / f"{name}.tex", layout.latex(*own, *below)))
+    for name, own in shown.items():
+        alike = [table for table in own if table.columns == own[0].columns]
+        written.append(write_atomic(folder / f"{name}.md", layout.markdown(*own)))
+        written.append(write_atomic(folder / f"{name}.csv", layout.to_csv(*alike)))
+        written.append(write_atomic(folder / f"{name}.tex", layout.latex(*own)))
     console = Console()
     if not console.is_terminal:
         console.width = LOG_WIDTH
-    for table in [*main, *beside]:
+    for table in shown.get("main", ()):
         layout.print_table(table, console)
     return written
 

@@ -52,7 +52,7 @@ TITLES = {column.key: column.title for column in SCORES}
 
 
 def findings(records: Sequence[Record], published: pd.DataFrame) -> list[Table]:
-    """One table: each claim that was measured, the papers' figures where they print them, ours, and the answer.
+    """One table, if any claim was measured: each claim, the papers' figures where they print them, ours, the answer.
 
     records: of `genseg ablation`; published: as `load_published` gives it.
     """
@@ -62,12 +62,13 @@ def findings(records: Sequence[Record], published: pd.DataFrame) -> list[Table]:
     for claim in CLAIMS:
         gap = gaps.get((claim.method, claim.pair, claim.metric))
         pair = [scores.get((claim.method, variant, claim.metric)) for variant in (claim.less, claim.more)]
+        row = {"claim": claim.text, "metric": TITLES[claim.metric], "paper": _printed(claim, published)}
         if gap is None or None in pair:
+            rows.append(row | {"answer": "not measured here"})
             continue
         answer = "supported" if gap.low > 0 else "contradicted" if gap.high < 0 else "undecided"
         figures = {name: Figure(r.value, r.low, r.high) for name, r in zip(("without", "with"), pair, strict=True)}
-        row = {"claim": claim.text, "metric": TITLES[claim.metric], "paper": _printed(claim, published), **figures}
-        rows.append(row | {"gain": Figure(gap.value, gap.low, gap.high), "n": gap.n, "answer": answer})
+        rows.append(row | figures | {"gain": Figure(gap.value, gap.low, gap.high), "n": gap.n, "answer": answer})
         low, high = sorted((100 * gap.low, 100 * gap.high))
         notes.append(
             f"{claim.method}: “{claim.text}” is {answer} here. {TITLES[claim.metric]} changes by "
@@ -78,7 +79,7 @@ def findings(records: Sequence[Record], published: pd.DataFrame) -> list[Table]:
         Column("without", "without", "percent"), Column("with", "with", "percent"),
         Column("gain", "difference", "percent"), Column("n", "n", "count"), Column("answer", "at this size"),
     ]  # fmt: skip
-    return [Table("Claims of the papers, ablated", columns, rows, [INTERVALS, *notes])] if rows else []
+    return [Table("Claims of the papers, ablated", columns, rows, [INTERVALS, *notes])] if notes else []
 
 
 def _printed(claim: Claim, published: pd.DataFrame) -> str:

@@ -1,6 +1,6 @@
-"""A table as data, and its four faces: Markdown, CSV, LaTeX and the terminal.
+"""A table as data, and its five faces: Markdown, HTML, CSV, LaTeX and the terminal.
 
-Rounding and order are fixed, so the same records give the same bytes. Markdown, LaTeX and the terminal show rounded
+Rounding and order are fixed, so the same records give the same bytes. All but the CSV show rounded
 figures with half the width of the 95 % interval; the CSV holds the figures and both bounds to six places.
 """
 
@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape as quote
 from typing import Any, Literal, NamedTuple
 
 import rich.box
@@ -77,6 +78,25 @@ def _markdown(table: Table) -> str:
     lines += table.cells()
     notes = "".join(f"\n{note}\n" for note in table.notes)
     return f"### {table.title}\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines) + notes
+
+
+def html(*tables: Table) -> str:
+    """Tables one below the other, each with its title and notes, for a page that has a style."""
+    return "\n".join(_html(table) for table in tables)
+
+
+def _html(table: Table) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        kinds = ("" if column.kind == "text" else ' class="figure"' for column in table.shown)
+        return "".join(f"<{tag}{kind}>{quote(text)}</{tag}>" for text, kind in zip(cells, kinds, strict=True))
+
+    head = line([column.title for column in table.shown], "th")
+    body = "\n".join(f"<tr>{line(cells, 'td')}</tr>" for cells in table.cells())
+    notes = "".join(f"\n<p>{quote(note)}</p>" for note in table.notes)
+    return (
+        f'<h3>{quote(table.title)}</h3>\n<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>{notes}"
+    )
 
 
 def to_csv(*tables: Table) -> str:

@@ -30,6 +30,14 @@ def test_records_come_back_sorted(tmp_path):
     assert again.read_bytes() == path.read_bytes()
 
 
+def test_empty_fields_are_left_out_unless_they_are_required(tmp_path):
+    record = Record("a", "latency/steps", 0, "noise", "", "latency", n=0)
+    path = write_records(tmp_path / "r.jsonl", [record])
+    row = {"method": "a", "metric": "latency/steps", "value": 0, "dataset": "noise", "split": "", "protocol": "latency"}
+    assert json.loads(path.read_text()) == row | {"n": 0, "failures": 0}
+    assert read_records(path) == [record]
+
+
 def test_a_folder_is_read_by_name(tmp_path):
     write_records(tmp_path / "2.jsonl", [record(method="late")])
     write_records(tmp_path / "1.jsonl", [record(method="early")])

@@ -1,11 +1,11 @@
-"""One table, four faces."""
+"""One table, five faces."""
 
 import csv
 import io
 
 from rich.console import Console
 
-from bench.report.layout import Column, Figure, Table, Timing, latex, markdown, print_table, to_csv
+from bench.report.layout import Column, Figure, Table, Timing, html, latex, markdown, print_table, to_csv
 
 TABLE = Table(
     "Some_table",
@@ -41,6 +41,14 @@ def test_markdown_is_rounded():
         "| d | – | – | – |\n"
         "\n100 % of it.\n"
     )
+
+
+def test_html_is_escaped_and_figures_are_marked_for_the_style():
+    text = html(TABLE)
+    assert "<h3>Some_table</h3>" in text and "<p>100 % of it.</p>" in text
+    assert '<th>method</th><th class="figure">cIoU</th>' in text
+    assert '<td>a &amp; b</td><td class="figure">61.2 ± 2.5</td>' in text
+    assert text.count("<tr>") == text.count("</tr>") == 4
 
 
 def test_csv_has_bounds_and_the_columns_without_title():
