@@ -38,6 +38,7 @@ STYLE = {
     "svg.fonttype": "none",  # words as words: a third of the size, and they can be searched
     "figure.constrained_layout.use": True,
 }
+FEW = 3  # curves whose names find room among them
 STAGES_ACROSS = 5  # stages beside each other in the figure of the training
 
 
@@ -129,7 +130,8 @@ def ablation_lengths(records: Sequence[Record]) -> Figure | None:
     if not panels:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2 * len(panels), 3.6))
+        crowded = any(len(curves) > FEW for curves, *_ in panels)
+        figure = Figure(figsize=(5.2 * len(panels) + 2.6 * crowded, 3.6))
         for axis, (curves, title, unit, metric) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
         ):
@@ -137,6 +139,8 @@ def ablation_lengths(records: Sequence[Record]) -> Figure | None:
             for name, curve in curves.items():
                 _band(axis, curve, metric, name, *look[name])
             _length_panel(axis, curves.values(), title, unit)
+            if len(curves) > FEW:
+                axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -185,9 +189,10 @@ def _timings(records: Iterable[Record]) -> dict[str, tuple[float, float]]:
 
 
 def _look(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Name -> (colour, marker), by rank in alphabetical order."""
+    """Name -> (colour, marker), by rank in alphabetical order; no pair comes twice among the first 49."""
     ordered = sorted(set(names), key=row_order)
-    return {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(ordered)}
+    count = len(COLOURS)
+    return {name: (COLOURS[i % count], MARKERS[(i + i // count) % len(MARKERS)]) for i, name in enumerate(ordered)}
 
 
 def _accuracy_panel(
