@@ -107,6 +107,7 @@ class EvaluateConfig:
     splits: list[str] = field(default_factory=lambda: ["val"])
     protocols: list[str] = field(default_factory=lambda: ["per_expression"])
     limit: int = 0  # expressions per split, 0 for all
+    prefixes: bool = True  # the codec's ceiling at every number of tokens, or at the full one alone
     batch: int = 16
     threads: int = 2
     precision: str = "float32"

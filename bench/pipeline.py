@@ -49,7 +49,7 @@ from bench.train.world import join
 from methods.base import Method, Request, UserError
 from methods.registry import method_class
 
-PACKAGES = ("torch", "transformers", "numpy", "pillow")
+PACKAGES = ("torch", "transformers")
 
 
 def device_of(name: str = "auto") -> torch.device:
@@ -84,7 +84,9 @@ def train(profile: Profile, names: Iterable[str] = ()) -> list[Path]:
     order: list[str] = []
     for name in names or profile.stages:
         order += [s for s in needed_stages(profile, name) if s not in order]
-    return [train_stage(profile, name, resolved(profile), device_of(), world) for name in order]
+    models = [train_stage(profile, name, resolved(profile), device_of(), world) for name in order]
+    world.leave()
+    return models
 
 
 def shipped_model(profile: Profile, method: str) -> Path:
@@ -108,6 +110,8 @@ def ship(profile: Profile) -> list[Path]:
     for method, stage in profile.models.items():
         trained = method_class(method).from_pretrained(model_of_stage(profile, stage))
         trained.save_pretrained(shipped_model(profile, method), "float16", max_shard_size="15MB")
+        words = shipped_model(profile, method) / "tokenizer.json"
+        write_atomic(words, json.dumps(json.loads(words.read_text()), ensure_ascii=False))  # half the size, unindented
         folders.append(shipped_model(profile, method))
         for name in needed_stages(profile, stage):
             logs = profile.results_dir / "logs" / name
@@ -150,7 +154,7 @@ def evaluate(profile: Profile) -> list[Record]:
             dataset = open_split(profile, split)
             identity = {"method": name, "data": data_digest(profile)}
             paths = predict_baseline(name, identity, dataset, split, profile.evaluate, predictions_dir(profile))
-            records += [r for path in paths for r in score(profile, path, dataset, {"method": name})]
+            records += [r for path in paths for r in shown(score(profile, path, dataset, {"method": name}))]
     folder = profile.results_dir / "records"
     present = {(record.method, record.checkpoint) for record in records}
     for path in folder.glob("scores-*.jsonl"):

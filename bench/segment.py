@@ -88,4 +88,4 @@ def _save(picture: Image.Image, out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         picture.save(out)
     except (ValueError, OSError) as error:
-        raise UserError(f"{out}: cannot be written ({error}); give a path that ends in .png or .jpg.") from None
+        raise UserError(f"{out}: cannot be written ({error}); give a path that ends in .png, .jpg or .webp.") from None

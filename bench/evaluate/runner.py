@@ -90,10 +90,10 @@ def predict_baseline(
 def predict_codec(
     method: Method, identity: dict[str, Any], dataset: ImageDataset, split: str, config: EvaluateConfig, folder: Path
 ) -> list[Path]:
-    """The codec's ceiling: every true mask encoded and decoded from each of the codec's prefixes."""
+    """The codec's ceiling: every true mask encoded and decoded from each of the codec's prefixes, or the longest."""
     targets = objects_of(dataset, plan(dataset, "per_object_joined", config.limit))
     paths = []
-    for tokens in method.codec.prefixes:
+    for tokens in method.codec.prefixes if config.prefixes else (method.codec.length,):
 
         def answer(indices: Sequence[int], tokens: int = tokens) -> list[dict[str, Any]]:
             examples = [dataset[index] for index in indices]

@@ -126,8 +126,8 @@ def _write_sheets(scores: Path, open_dataset: OpenDataset, folder: Path) -> list
         image = sheet.draw_sheet(methods, open_dataset(dataset, split))
         if image:
             buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=80)
-            written.append(write_atomic(folder / f"examples.{dataset}.{split}.{protocol}.jpg", buffer.getvalue()))
+            image.save(buffer, "WEBP", quality=80)
+            written.append(write_atomic(folder / f"examples.{dataset}.{split}.{protocol}.webp", buffer.getvalue()))
     return written
 
 

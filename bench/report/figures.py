@@ -48,7 +48,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         buffer = io.BytesIO()
         with matplotlib.rc_context(STYLE):
-            figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+            figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
         data = buffer.getvalue()
         if kind == "png":
             picture = Image.open(buffer).convert("RGB").quantize(256)
@@ -75,10 +75,14 @@ def accuracy_over_latency(records: Sequence[Record], metric: str = "ciou", title
         return None
     look = _look(label(score) for scores in panels.values() for score in scores if label(score) in timed)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.8 * len(panels), 3.6))
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        across = min(len(panels), 3)
+        down = -(-len(panels) // across)
+        figure = Figure(figsize=(4.8 * across, 3.6 * down))
+        axes = figure.subplots(down, across, squeeze=False).flat
+        for axis in axes[len(panels) :]:
+            axis.set_visible(False)
         shown = sorted(panels.items(), key=lambda panel: (panel[0][0], panel[0][1] != "val", panel[0]))
-        for axis, (place, scores) in zip(axes, shown, strict=True):
+        for axis, (place, scores) in zip(axes, shown, strict=False):
             _accuracy_panel(axis, scores, timed, look)
             axis.set(
                 title="{} {}, {}".format(*place), xlabel="latency per image (ms, median to p90)", ylabel=f"{title} (%)"
@@ -88,14 +92,15 @@ def accuracy_over_latency(records: Sequence[Record], metric: str = "ciou", title
 
 def codec_ceiling(records: Sequence[Record]) -> Figure | None:
     """gIoU of the ground truth after encoding and decoding over the number of tokens, a panel per dataset and split;
-    None without such records.
+    None without such records. Where each codec was measured at one length alone, there is no panel.
 
     Solid with its 95 % band: all objects. Dotted: objects below 32 x 32 pixels.
     """
     curves = {key: curve for key, curve in _codec_curves(records).items() if not key[3]}
-    if not curves:
+    drawn = {key[:2] for key, curve in curves.items() if len(curve) > 1}
+    if not drawn:
         return None
-    places = sorted({key[:2] for key in curves}, key=lambda place: (place[0], place[1] != "val", place[1]))
+    places = sorted(drawn, key=lambda place: (place[0], place[1] != "val", place[1]))
     look = _look(key[2] for key in curves)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2 * len(places), 3.6))

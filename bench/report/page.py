@@ -68,7 +68,7 @@ def _tables(name: str, tables: Mapping[str, Sequence[layout.Table]]) -> str:
 
 def _pictures(folder: Path, name: str) -> list[str]:
     """Drawings of that name, and photographs whose name begins with it."""
-    paths = [folder / "figures" / f"{name}.svg", *sorted((folder / "figures").glob(f"{name}*.jpg"))]
+    paths = [folder / "figures" / f"{name}.svg", *sorted((folder / "figures").glob(f"{name}*.webp"))]
     return [
         f'<p><img src="figures/{path.name}" alt="{escape(path.stem)}" loading="lazy"></p>'
         for path in paths

@@ -116,6 +116,7 @@ def _train(
         if asked[0] and run.world.first:
             progress.note(f"stopped by a signal after step {step}; the same command goes on from there.")
         if asked[0]:
+            run.world.leave()
             sys.exit(0)
 
 

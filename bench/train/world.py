@@ -55,6 +55,12 @@ class World:
             except RuntimeError as error:
                 raise lost(self, error) from None
 
+    def leave(self) -> None:
+        """Part when all have come here; else one that ends first can make another abort on a lost connection."""
+        if self.size > 1:
+            self.wait()
+            dist.destroy_process_group()
+
 
 ALONE = World()
 

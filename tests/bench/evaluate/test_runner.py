@@ -111,6 +111,10 @@ def test_a_codec_is_measured_at_every_prefix_on_every_object(writer, squares, tm
     for path in paths:
         assert [row["ref_id"] for row in rows(path)] == [example.ref_id for example in squares(2).examples]
         assert {row["protocol"] for row in rows(path)} == {"codec"}
+    (whole,) = predict_codec(
+        writer, identity(writer), squares(2), "val", replace(CONFIG, prefixes=False), tmp_path / "whole"
+    )
+    assert whole.read_bytes() == paths[-1].read_bytes()
 
 
 class Faithful(torch.nn.Module):

@@ -43,7 +43,7 @@ def test_all_views_are_written_and_the_main_table_is_printed(profile, capsys):
     names = {str(path.relative_to(profile)) for path in written}
     tables = {f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")}
     figures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
-    assert names == tables | figures | {"figures/examples.toy.val.per_expression.jpg", "index.html"}
+    assert names == tables | figures | {"figures/examples.toy.val.per_expression.webp", "index.html"}
     assert all(path.stat().st_size for path in written)
     printed = capsys.readouterr().out
     assert "61.0 ± 2.5" in printed

@@ -39,7 +39,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "figures").mkdir()
-    for name in ("ablation_lengths.svg", "ablation_lengths.png", "examples.toy.val.jpg", "examples.toy.testA.jpg"):
+    for name in ("ablation_lengths.svg", "ablation_lengths.png", "examples.toy.val.webp", "examples.toy.testA.webp"):
         (tmp_path / "figures" / name).touch()
     return tmp_path
 
@@ -57,7 +57,7 @@ def test_what_is_linked_is_there_or_written_beside(folder):
     linked = Page(page.write(folder, "nano", TABLES, RECORDS)).linked
     assert "figures/ablation_lengths.svg" in linked and "figures/ablation_lengths.png" not in linked
     assert [path for path in linked if "examples" in path and path[0] != "#"] == [
-        "figures/examples.toy.testA.jpg", "figures/examples.toy.val.jpg"
+        "figures/examples.toy.testA.webp", "figures/examples.toy.val.webp"
     ]  # fmt: skip
     assert {f"tables/{name}.csv" for name in TABLES} < set(linked)
     assert "STUDY.md" not in linked

@@ -84,6 +84,7 @@ def main() -> None:
         except UserError as error:
             print(error, file=sys.stderr, flush=True)
             os._exit(2)
+    world.leave()
 
 
 if __name__ == "__main__":
