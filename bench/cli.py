@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from methods.base import UserError
 
@@ -31,6 +31,24 @@ MACHINE = ("gpus", "memory", "mfu", "text", "answer", "tiles")  # settings of `p
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded behind the user's back
+    try:
+        _run(arguments)
+    except SystemExit as end:
+        _leave_at_once(end.code)
+        raise
+    _leave_at_once(0)
+
+
+def _leave_at_once(code: Any) -> None:
+    """End one of many processes without the interpreter's usual end: gloo's threads can still hold tensors, and freeing
+    them while the interpreter closes aborts the process (pytorch issue 190489)."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     try:
         options, extra = _parser().parse_known_args(arguments)
         unknown = [word for word in extra if word.startswith("-") or "=" not in word]

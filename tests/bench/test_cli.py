@@ -206,3 +206,14 @@ def test_help_and_mistakes_load_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0
+
+
+def test_one_of_many_processes_ends_at_once(genseg, monkeypatch):
+    codes = []
+    monkeypatch.setattr("os._exit", codes.append)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert genseg("data", "list").code == 0
+    assert genseg("data", "build", "levl=easy").code == 2
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert genseg("data", "list").code == 0
+    assert codes == [0, 2]

@@ -204,7 +204,7 @@ def test_reproduce_trains_evaluates_times_and_reports(folder, profile_in, data, 
     tables = {path.name for path in (profile.results_dir / "tables").glob("*.md")}
     assert {"accuracy.md", "codec.md", "latency.md", "main.md"} <= tables
     figures = {path.name for path in (profile.results_dir / "figures").iterdir()}
-    assert "examples.refmoji.val.per_expression.jpg" in figures
+    assert "examples.refmoji.val.per_expression.webp" in figures
     records = read_records(profile.results_dir / "records")
     assert {"internvl", "himtok", "argenseg", "baseline:empty"} <= {record.method for record in records}
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

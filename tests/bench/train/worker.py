@@ -81,10 +81,13 @@ def main() -> None:
         arm(run, given)
         try:
             run_stage(run, torch.device("cpu"))
+        except SystemExit as end:  # at once, as bench.cli does, and for its reason
+            os._exit(end.code)
         except UserError as error:
             print(error, file=sys.stderr, flush=True)
             os._exit(2)
     world.leave()
+    os._exit(0)
 
 
 if __name__ == "__main__":
