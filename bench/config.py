@@ -3,7 +3,8 @@
     genseg train profile=nano train.threads=1 seed=3
 
 `profile` is a name in bench/profiles or a path; every other `key=value` overrides one value of the file. A key that
-does not exist, or a value of the wrong type, is an error that names it.
+does not exist, or a value of the wrong type, is an error that names it. A file may begin with `base: NAME`: what it
+does not say is then taken from that profile.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ class AblationConfig:
 class Profile:
     name: str = MISSING
     description: str = ""
-    seed: int = 0
+    seed: int = 0  # added to every stage's: another number is another training
     size: str = ""  # of InternVL2.5 (1B, 2B, 4B, 8B ...), in recipes that name their weights by it
     weights: str = "weights"  # folder of downloaded checkpoints
     data: DataConfig = field(default_factory=DataConfig)
@@ -201,13 +202,26 @@ def load_profile(source: str | Path, overrides: Sequence[str] = ()) -> Profile:
         known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
         raise UserError(f"There is no profile {str(source)!r}; choose one of {known}, or give a YAML file's path.")
     try:
-        config = OmegaConf.merge(OmegaConf.structured(Profile), OmegaConf.load(path))
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.merge(OmegaConf.structured(Profile), *_layers(path), OmegaConf.from_dotlist(list(overrides)))
         profile = OmegaConf.to_object(config)
     except Exception as error:  # OmegaConf's own, YAML's, or one of Python's from inside them
         raise UserError(f"{path}: {_reason(error)}; `bench/config.py` lists the keys.") from None
     _check(profile, path)
     return profile
+
+
+def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[Any]:
+    """A profile's file after those that it is based on, which are sought beside it and then among the shipped ones."""
+    layer = OmegaConf.load(path)
+    base = layer.pop("base", None) if OmegaConf.is_dict(layer) else None
+    if base is None:
+        return [layer]
+    above = (*above, path.resolve())
+    places = [folder.resolve() / f"{base}.yaml" for folder in (path.parent, PROFILES)]
+    found = next((place for place in places if place.is_file() and place not in above), None)
+    if found is None:
+        raise UserError(f"there is no other profile {base!r} beside it or among the shipped ones to be its base")
+    return [*_layers(found, above), layer]
 
 
 def _reason(error: Exception) -> str:

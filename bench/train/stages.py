@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def train_stage(profile: Profile, name: str, text: str, device: torch.device, wo
     folder = stage_folder(profile, name)
     if (folder / DONE).is_dir():
         return folder / DONE
-    stage = profile.stages[name]
+    stage = replace(profile.stages[name], seed=profile.seed + profile.stages[name].seed)
     sources = open_sources(profile, stage)
     method = method_class(stage.method).build(parts_of(profile, stage), corpus_of(sources))
     order = Order(sources, stage.images, stage.per_image, stage.seed)

@@ -70,11 +70,11 @@ class HiMTok(InternVLMethod):
 
     @classmethod
     def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> HiMTok:
-        """parts: `start` (folder of a HiMTok model to go on with); or `backbone` (folder of an InternVL model; left
-        out in stage 1), `codec` (sizes) or `tokenizer` (folder of a stage-1 model), `hierarchy`, `keeper` (settings
-        of CodebookKeeper), `init` of the mask tokens' rows ("mean" as released, or "codes"), `seed`. With both,
-        `balance` of a block's cross-entropy ("tokens" or "octaves"), and how it speaks: `options` (fields of Options),
-        `templates` ("own", "short", "released" or a file), `tokens_in_words`."""
+        """parts: `start` (folder of a HiMTok model to go on with; with a `tokenizer`, with that codec); or `backbone`
+        (folder of an InternVL model; left out in stage 1), `codec` (sizes) or `tokenizer` (folder of a stage-1 model),
+        `hierarchy`, `keeper` (settings of CodebookKeeper), `init` of the mask tokens' rows ("mean" as released, or
+        "codes"), `seed`. With both, `balance` of a block's cross-entropy ("tokens" or "octaves"), and how it speaks:
+        `options` (fields of Options), `templates` ("own", "short", "released" or a file), `tokens_in_words`."""
         method = cls._started(parts) if "start" in parts else cls._fresh(parts)
         method.balance = str(parts.get("balance", "tokens"))
         if method.balance not in BALANCES:
@@ -84,6 +84,15 @@ class HiMTok(InternVLMethod):
     @classmethod
     def _started(cls, parts: Mapping[str, Any]) -> HiMTok:
         method = cls.from_pretrained(Path(parts["start"]))
+        if "tokenizer" in parts:
+            codec = cls.from_pretrained(Path(parts["tokenizer"])).codec
+            if (codec.size, codec.length) != (method.codec.size, method.codec.length):
+                sizes = f"{method.codec.length} of {method.codec.size}"
+                raise UserError(
+                    f"{parts['tokenizer']}: has {codec.length} tokens of {codec.size} codes, but the model needs {sizes}; "
+                    "take another tokenizer."
+                )
+            method.codec = codec
         method.templates = Templates(parts["templates"]) if "templates" in parts else method.templates
         method.tokens_in_words = bool(parts.get("tokens_in_words", method.tokens_in_words))
         method.choose(parts.get("options", {}))

@@ -115,6 +115,28 @@ def test_what_is_wrong_in_a_file_is_named(path, old, new, named):
     assert str(path) in message
 
 
+def test_a_profile_says_only_what_its_base_does_not(path):
+    above = path.with_name("longer.yaml")
+    above.write_text("base: small\nname: longer\nstages:\n  mask: {steps: 50, parts: {init: codes}}\n")
+    profile = load_profile(above, ["stages.base.steps=7"])
+    assert (profile.name, profile.runs, profile.stages["base"].steps) == ("longer", "runs/longer", 7)
+    assert profile.stages["mask"].steps == 50
+    assert profile.stages["mask"].parts == {"backbone": "stage:base", "init": "codes"}
+    assert profile.models == {"himtok": "mask"}
+
+
+def test_a_shipped_profile_can_be_the_base_of_one_with_its_name(tmp_path):
+    (tmp_path / "smoke.yaml").write_text("base: smoke\ndata: {train_scenes: 7}\n")
+    assert load_profile(tmp_path / "smoke.yaml").data.train_scenes == 7
+
+
+@pytest.mark.parametrize(("name", "base"), [("one", "nowhere"), ("one", "two"), ("two", "one"), ("one", "3")])
+def test_a_base_that_is_missing_or_in_a_circle_is_refused(tmp_path, name, base):
+    (tmp_path / "one.yaml").write_text(f"base: {base}\n" + TEXT)
+    (tmp_path / "two.yaml").write_text("base: one\n")
+    assert "base" in refusal(tmp_path / f"{name}.yaml")
+
+
 @pytest.mark.parametrize("content", [b"", b"- a\n- b\n", b"just text", b"\xff\xfe\x00", b"\t", b"{", b"3"])
 def test_a_file_that_is_no_profile_is_named(path, content):
     path.write_bytes(content)

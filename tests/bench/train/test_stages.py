@@ -125,3 +125,13 @@ def test_a_stage_is_trained_once(profile, opened, monkeypatch):
     assert (folder.parent / "config.yaml").read_text() == "the resolved profile"
     monkeypatch.setattr(stages, "run_stage", lambda *args: pytest.fail("trained again"))
     assert train_stage(profile, "backbone", "", CPU) == folder
+
+
+def test_the_profiles_seed_makes_every_stage_another_training(profile, opened):
+    def weights(**changes):
+        profile.runs = "_".join(f"{name}{value}" for name, value in changes.items()) or "as_given"
+        profile.seed, profile.stages["backbone"].seed = changes.get("seed", 0), changes.get("own", 0)
+        return (train_stage(profile, "backbone", "", CPU) / "model.safetensors").read_bytes()
+
+    assert weights() != weights(seed=3)
+    assert weights(own=3) == weights(seed=1, own=2)

@@ -1,6 +1,6 @@
 """HiMTok as a method: its vocabulary, labels, stages, gradients and budgets."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -294,3 +294,17 @@ def test_built_on_a_model_of_its_own_everything_is_that_model(build, tmp_path):
     second = type(first).build({"start": str(tmp_path)}, tuple)
     ours, saved = second.state_dict(), first.state_dict()
     assert all(torch.equal(ours[name], saved[name]) for name in saved)
+
+
+def test_a_model_can_go_on_with_another_codec_of_its_size(build, tmp_path):
+    model, other = build("himtok"), build("himtok", backbone=None, seed=5)
+    model.save_pretrained(tmp_path / "model")
+    other.save_pretrained(tmp_path / "codec")
+    parts = {"start": str(tmp_path / "model"), "tokenizer": str(tmp_path / "codec")}
+    ours, saved = type(model).build(parts, tuple).codec.state_dict(), other.codec.state_dict()
+    assert all(torch.equal(ours[name], saved[name]) for name in saved)
+    assert not all(torch.equal(ours[name], value) for name, value in model.codec.state_dict().items())
+    small = build("himtok", backbone=None, codec=asdict(replace(other.codec.config, codes=8)))
+    small.save_pretrained(tmp_path / "small")
+    with pytest.raises(UserError, match="32 tokens of 8 codes"):
+        type(model).build(parts | {"tokenizer": str(tmp_path / "small")}, tuple)
