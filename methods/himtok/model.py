@@ -87,11 +87,8 @@ class HiMTok(InternVLMethod):
         if "tokenizer" in parts:
             codec = cls.from_pretrained(Path(parts["tokenizer"])).codec
             if (codec.size, codec.length) != (method.codec.size, method.codec.length):
-                sizes = f"{method.codec.length} of {method.codec.size}"
-                raise UserError(
-                    f"{parts['tokenizer']}: has {codec.length} tokens of {codec.size} codes, but the model needs {sizes}; "
-                    "take another tokenizer."
-                )
+                sizes = f"{codec.length} tokens of {codec.size} codes, not {method.codec.length} of {method.codec.size}"
+                raise UserError(f"{parts['tokenizer']}: has {sizes}, as the model does; take another tokenizer.")
             method.codec = codec
         method.templates = Templates(parts["templates"]) if "templates" in parts else method.templates
         method.tokens_in_words = bool(parts.get("tokens_in_words", method.tokens_in_words))
