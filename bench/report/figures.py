@@ -54,8 +54,9 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
             picture = Image.open(buffer).convert("RGB").quantize(256)
             picture.save(small := io.BytesIO(), "png", optimize=True)
             data = small.getvalue()
-        else:  # a hundredth of a point is enough
+        else:  # a hundredth of a point is enough, and nobody reads the indentation
             data = re.sub(rb'(?<= d=")[^"]+', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), data)
+            data = re.sub(rb"\n +", b"\n", data)
         paths.append(write_atomic(folder / f"{name}.{kind}", data))
     return paths
 
@@ -302,15 +303,17 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
 
 
 def _loss_panel(axis: Axes, columns: Mapping[str, np.ndarray]) -> None:
-    """The total and, if there are several, its parts; a running mean over about 2 % of the log."""
+    """The total and, if there are several, its parts; each point is the mean of about 2 % of the log."""
     hidden = {"step", "samples", "lr"}
     parts = [name for name in columns if name not in hidden and not name.startswith("_")]
     parts = [name for name in parts if name == "loss" or len(parts) > 2]
     samples = columns.get("samples", columns.get("step"))
-    width = max(1, len(samples) // 50)
+    bins = np.array_split(np.arange(len(samples)), min(len(samples), 50))
+    ends = [samples[each[-1]] for each in bins]
     for name, colour in zip(parts, COLOURS, strict=False):
-        smooth = np.convolve(columns[name], np.ones(width) / width, "valid")
-        axis.plot(samples[width - 1 :], smooth, color=colour, linewidth=1.6 if name == "loss" else 0.9, label=name)
+        held = [columns[name][each] for each in bins]
+        means = [each[~np.isnan(each)].mean() if not np.isnan(each).all() else np.nan for each in held]
+        axis.plot(ends, means, color=colour, linewidth=1.6 if name == "loss" else 0.9, label=name)
     axis.set_yscale("log")
     _plain_log_ticks(axis.yaxis, *axis.get_ylim())
     axis.legend(fontsize=7)

@@ -69,5 +69,9 @@ def test_training_curves_smooth_and_survive_a_log_without_validation(tmp_path):
     found = texts(figure)
     assert {"a", "b", "loss", "text", "mask", "giou", "samples seen"} <= found
     assert not {"_gradient", "lr", "failures", "absent"} & found
+    curve = next(line for line in figure.axes[0].lines if line.get_label() == "loss")
+    assert len(curve.get_xdata()) == 50
+    assert curve.get_xdata()[-1] == 8 * 119
+    assert curve.get_ydata()[0] == pytest.approx((2 + 1 + 2 / 3) / 3)
     figures.save(figure, tmp_path, "training")
     assert json.loads((tmp_path / "a" / "train.jsonl").read_text().splitlines()[0])["loss"] == 2
