@@ -38,7 +38,11 @@ def _recognised(folder: Path) -> list[tuple[Path, object]]:
 
 
 def _report(folder: Path, module: object) -> list[Check]:
-    results = module.check(folder)
+    try:
+        results = module.check(folder)
+    except (KeyError, ValueError, TypeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder}: vectors that cannot be read ({what}); copy the folder again.") from None
     table = Table("quantity", "ours", "reference", "verdict", title=str(folder), title_justify="left")
     for name, ours, reference, ok in results:
         table.add_row(name, str(ours), str(reference), "agrees" if ok else "[bold red]DIFFERS")

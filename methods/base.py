@@ -12,6 +12,7 @@ This file imports no torch, so that data, metrics and reports can use the types 
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -48,7 +49,7 @@ def open_image(source: Path | str | Image.Image) -> Image.Image:
             return _upright_rgb(handle.copy() if _orientation(handle) == 1 else handle)
     except FileNotFoundError:
         raise UserError(f"{source}: no such file; give the path of a picture.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise UserError(f"{source}: not a readable picture ({error}); give a PNG, JPEG or WebP file.") from None
 
 
@@ -99,6 +100,7 @@ class Request:
     expressions: tuple[str, ...]
     want: tuple[str, ...] = ("mask",)
     tokens: int | None = None  # mask tokens to spend, for codecs that can stop early
+    joined: bool = False  # the expressions are all that is said of one object (protocol per_object_joined)
     mask: np.ndarray | None = None  # bool [H, W]; this and the next two are given by the user instead of words
     box: Box | None = None
     points: tuple[tuple[float, float], ...] = ()  # x, y in pixels

@@ -47,7 +47,7 @@ def predict_method(
         def answer(questions: Sequence[Question], protocol: str = protocol) -> list[dict[str, Any]]:
             examples = [dataset[q.index] for q in questions]
             requests = [
-                Request(e.image, q.expressions, want, identity.get("tokens"))
+                Request(e.image, q.expressions, want, identity.get("tokens"), protocol == "per_object_joined")
                 for e, q in zip(examples, questions, strict=True)
             ]
             with torch.autocast(method.device.type, precision, enabled=precision != torch.float32):

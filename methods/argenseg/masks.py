@@ -36,16 +36,23 @@ def picture_of(mask: Image.Image, side: int, conversion: str, letterbox: bool = 
 
 
 def letterbox_place(size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
-    """Where a picture of size (W, H) lies in the square that it fills: left, top, width, height."""
-    scale = side / max(size)
-    width, height = (max(1, int(length * scale)) for length in size)
+    """Where a picture of size (W, H) lies in the square that it fills: left, top, width, height.
+
+    The longer side is exactly the square's; the shorter one is cut to a whole number, by the released arithmetic, since
+    the reciprocal of a rounded ratio may fall a pixel short."""
+    ratio = size[0] / size[1]
+    width, height = (side, max(1, int(side / ratio))) if ratio > 1 else (max(1, int(side * ratio)), side)
     return (side - width) // 2, (side - height) // 2, width, height
 
 
 def to_bytes(picture: Tensor) -> np.ndarray:
     """Decoder output [3, S, S] -> uint8 [S, S, 3], clamped to -1..1 and truncated as in the release."""
-    levels = (picture.float().clamp(-1, 1) + 1) / 2 * 255
-    return levels.permute(1, 2, 0).byte().cpu().numpy()
+    return truncated((picture.float().clamp(-1, 1) + 1) / 2)
+
+
+def truncated(colours: Tensor) -> np.ndarray:
+    """float [3, S, S] in 0..1 -> uint8 [S, S, 3]."""
+    return (colours * 255).permute(1, 2, 0).byte().cpu().numpy()
 
 
 def released_grey(picture: np.ndarray, size: tuple[int, int], letterbox: bool = False) -> np.ndarray:

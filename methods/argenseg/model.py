@@ -27,7 +27,7 @@ from methods.argenseg import tasks
 from methods.argenseg.cache import TokenCache
 from methods.argenseg.form import Form
 from methods.argenseg.layout import scale_mask, slot_places, write_labels
-from methods.argenseg.masks import picture_of, released_grey, to_bytes
+from methods.argenseg.masks import picture_of, released_grey, to_bytes, truncated
 from methods.argenseg.pictures import PictureHeads, picture_batch, picture_sample, random_crop, tokenizer_loss
 from methods.argenseg.schedule import Guided, HiddenMap, ScaleByScale, TokenByToken
 from methods.argenseg.tokenizer import VQVAE, CodecConfig
@@ -36,7 +36,7 @@ from methods.internvl import checkpoint
 from methods.internvl import tasks as shared
 from methods.internvl.chat import IGNORED, Turn
 from methods.internvl.engine import Answer, Block, Decoder
-from methods.internvl.method import InternVLMethod, Options, tuples
+from methods.internvl.method import InternVLMethod, Options, check_parts, made, tuples
 from methods.internvl.model import Backbone
 from methods.internvl.positions import grid_positions
 from methods.internvl.vocabulary import add_tokens, load_tokenizer, token_id
@@ -46,6 +46,7 @@ FIRST_VISUAL = "<visual token 000000>"
 # Of the visual cross-entropy: every token alike (the paper), or every scale alike (ours). The 14 tokens of the first
 # three scales weigh 2 % among 680; the second gives them more say. The two were not compared.
 BALANCES = ("tokens", "scales")
+BOTH = "keeper perceptual adversarial balance options form token_cache"  # parts of new and of started models
 
 
 class ARGenSeg(InternVLMethod):
@@ -82,18 +83,21 @@ class ARGenSeg(InternVLMethod):
     @classmethod
     def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> ARGenSeg:
         """parts: `start` (folder of an ARGenSeg model to go on with); or `backbone` (folder of an InternVL model; left
-        out in the tokenizer's stage), `codec` (sizes) or `tokenizer` (folder of that stage), `keeper`, `perceptual`
-        and `adversarial` (settings of PictureHeads), `init` ("zeros" as released, "var" or "grid"), `seed`. With both,
-        `balance` (of the visual loss), `options` (fields of Options), `form` (fields of Form; not `head` for a started
-        model) and `token_cache` (folder in which the masks' ids are kept)."""
+        out in the tokenizer's stage), `codec` (sizes) or `tokenizer` (folder of that stage), `init` ("zeros" as
+        released, "var" or "grid"), `seed`. With both, `keeper`, `perceptual` and `adversarial` (settings of
+        PictureHeads), `balance` (of the visual loss), `options` (fields of Options), `form` (fields of Form; not `head`
+        for a started model) and `token_cache` (folder in which the masks' ids are kept)."""
         form = dict(parts.get("form", {}))
         if "start" in parts:
+            check_parts(parts, f"start {BOTH}", "ARGenSeg model to go on with")
             method = cls.from_pretrained(Path(parts["start"]))
             if form.get("head", method.form.head) != method.form.head:
                 raise UserError(f"{parts['start']}: has the head {method.form.head!r}; train another one anew.")
-            method.form = replace(method.form, **form)
+            method.form = made(Form, asdict(method.form) | form, "form")
         else:
-            method = cls._fresh(parts, Form(**form))
+            check_parts(parts, f"backbone vocabulary texts codec tokenizer init {BOTH}", "new ARGenSeg model")
+            method = cls._fresh(parts, made(Form, form, "form"))
+        method.head_settings = {key: parts.get(key) for key in ("keeper", "perceptual", "adversarial")}
         method.choose(parts.get("options", {}))
         method.balance = str(parts.get("balance", "tokens"))
         if method.balance not in BALANCES:
@@ -109,15 +113,14 @@ class ARGenSeg(InternVLMethod):
         if "tokenizer" in parts:
             codec = cls.from_pretrained(Path(parts["tokenizer"])).codec
         else:
-            codec = VQVAE(CodecConfig(**tuples(parts.get("codec", {}))))
+            codec = VQVAE(made(CodecConfig, parts.get("codec", {}), "codec"))
         if "backbone" not in parts:
-            method = cls(None, None, Options(), codec, form)
-            method.head_settings = {key: parts.get(key) for key in ("keeper", "perceptual", "adversarial")}
-            return method
+            return cls(None, None, Options(), codec, form)
         base = cls.base(parts)
+        known = len(base.tokenizer)
         add_tokens(base.tokenizer, [PLACEHOLDER, START, END, CONTEXT])
         method = cls(base.backbone, base.tokenizer, base.options, codec, form)
-        base.backbone.resize_vocabulary(len(base.tokenizer) + method.visual_rows, seed)
+        base.backbone.resize_vocabulary(len(base.tokenizer) + method.visual_rows, seed, known)
         method.initialise(str(parts.get("init", "zeros")))
         return method
 
@@ -283,6 +286,7 @@ class ARGenSeg(InternVLMethod):
 
     def questions(self, request: Request) -> list[tuple[tuple[str, ...], str]]:
         """A mask and a box are two questions: the model was taught to write one or the other."""
+        self.refuse_more_than_words(request)
         asked = []
         if "mask" in request.want:
             text = tasks.segment_request(request.expressions, self.form.wording, evaluation=True)
@@ -315,12 +319,17 @@ class ARGenSeg(InternVLMethod):
         if len(answer.masks) > 1:
             ids = [number for block in answer.mask_ids for number in block]
             answer = replace(answer, masks=[torch.stack(answer.masks).amax(0)], mask_ids=[ids])
-        return super().read_mask(answer, prediction)
+        failures = super().read_mask(answer, prediction)
+        if prediction.probabilities is not None and prediction.probabilities.ndim == 3:
+            prediction.probabilities = prediction.probabilities.mean(0)
+        return failures
 
     def full_mask(self, probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """The released conversion takes the picture in colours [3, R, R] too; from its mean, as the codec's own round
+        trip gives it, levels may differ by one."""
         if self.form.conversion == "direct":
             return super().full_mask(probabilities, size)
-        return released_grey(to_bytes(probabilities.expand(3, -1, -1) * 2 - 1), size) > 127
+        return released_grey(truncated(probabilities.float().expand(3, -1, -1)), size) > 127
 
     @torch.inference_mode()
     def generate(
@@ -338,6 +347,8 @@ class ARGenSeg(InternVLMethod):
         """
         if self.form.head == "hidden" or len(self.codec.prefixes) == 1:
             raise UserError("Pictures are written as tokens of several scales; choose a model of that form.")
+        if not captions:
+            return []
         self.chat.check(captions, "The caption")
         prefix = self.tokenizer.encode(tasks.GENERATE_PREFIX, add_special_tokens=False)
         texts = [*captions, *[tasks.NO_PROMPT] * len(captions)]

@@ -12,7 +12,9 @@ Source: VAR (NeurIPS 2024), section 3 and its released code for the constants.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +58,17 @@ def both_axes(matrix: Tensor) -> Tensor:
     return torch.kron(matrix, matrix).T.contiguous()
 
 
+def exact(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A method that computes in float32, whatever autocast or its own module's precision say."""
+
+    @wraps(function)
+    def in_float32(self: ResidualQuantizer, values: Tensor, *rest: Any) -> Tensor:
+        with torch.autocast(values.device.type, enabled=False):
+            return function(self, values.float(), *rest)
+
+    return in_float32
+
+
 class ResidualQuantizer(nn.Module):
     """Codes, phis and the fixed resizes for one list of scales; the last scale must be the feature map's own side.
 
@@ -86,25 +99,29 @@ class ResidualQuantizer(nn.Module):
 
     # ---- one scale ------------------------------------------------------------------------------------------
 
+    @exact
     def nearest(self, cells: Tensor) -> Tensor:
         """Vectors [..., C] -> ids [...], by plain squared distance (codes are not normalised)."""
         table = self.embedding.weight.float()
         # without the cell's own norm, which is the same for every code and would only cost precision
-        distance = torch.addmm((table**2).sum(-1), cells.float().flatten(0, -2), table.T, alpha=-2)
+        distance = torch.addmm((table**2).sum(-1), cells.flatten(0, -2), table.T, alpha=-2)
         return distance.argmin(-1).view(cells.shape[:-1])
 
+    @exact
     def shrink(self, maps: Tensor, k: int) -> Tensor:
         """[B, C, G, G] -> the cells of scale k, row-major [B, s_k^2, C]."""
         flat = maps.flatten(2)
-        return (flat if k == len(self.scales) - 1 else flat @ getattr(self, f"area_{k}")).transpose(1, 2)
+        return (flat if k == len(self.scales) - 1 else flat @ getattr(self, f"area_{k}").float()).transpose(1, 2)
 
+    @exact
     def contribution(self, vectors: Tensor, k: int) -> Tensor:
         """Code vectors [B, s_k^2, C] of scale k, row-major -> what they add to F [B, C, G, G]."""
-        h = vectors.float().transpose(1, 2)
-        h = h.contiguous() if k == len(self.scales) - 1 else h @ getattr(self, f"bicubic_{k}")
+        h = vectors.transpose(1, 2)
+        h = h.contiguous() if k == len(self.scales) - 1 else h @ getattr(self, f"bicubic_{k}").float()
         h = h.view(len(vectors), -1, self.grid, self.grid)
         phi = self.quant_resi["qresi_ls"][self.phi_index[k]]
-        return (1 - self.phi_ratio) * h + self.phi_ratio * phi(h)
+        convolved = F.conv2d(h, phi.weight.float(), phi.bias.float(), padding=1)
+        return (1 - self.phi_ratio) * h + self.phi_ratio * convolved
 
     # ---- whole maps -----------------------------------------------------------------------------------------
 
@@ -121,21 +138,19 @@ class ResidualQuantizer(nn.Module):
     @torch.no_grad()
     def encode(self, features: Tensor) -> Tensor:
         """[B, C, G, G] -> ids int64 [B, T]."""
-        with torch.autocast(features.device.type, enabled=False):
-            rest, ids = features.float(), []
-            for k in range(len(self.scales)):
-                ids.append(self.nearest(self.shrink(rest, k)))
-                rest = rest - self.contribution(self.embedding(ids[-1]), k)
-            return torch.cat(ids, 1)
+        rest, ids = features.float(), []
+        for k in range(len(self.scales)):
+            ids.append(self.nearest(self.shrink(rest, k)))
+            rest = rest - self.contribution(self.embedding(ids[-1]), k)
+        return torch.cat(ids, 1)
 
     def accumulate(self, vectors: Tensor) -> list[Tensor]:
         """Code vectors [B, T', C] of whole scales -> F after each of them, float32 [B, C, G, G]."""
-        with torch.autocast(vectors.device.type, enabled=False):
-            total, sums = 0.0, []
-            for k, part in enumerate(self.split(vectors)):
-                total = total + self.contribution(part, k)
-                sums.append(total)
-            return sums
+        total, sums = 0.0, []
+        for k, part in enumerate(self.split(vectors)):
+            total = total + self.contribution(part, k)
+            sums.append(total)
+        return sums
 
     def teacher_forcing(self, ids: Tensor) -> Tensor:
         """ids [B, T] -> the inputs of all tokens but the first [B, T - 1, C]: F after each scale, shrunk to the next
@@ -167,12 +182,11 @@ class ResidualQuantizer(nn.Module):
         The loss is the mean over scales of beta * |sg(F_k) - f|^2 + |F_k - sg(f)|^2: the first term trains the
         encoder, the second codes and phis (VAR's released quantiser).
         """
-        with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
-            target = features.detach()
-            ids = self.encode(target)
-            sums = self.accumulate(self.embedding(ids))
-            loss = sum(
-                self.beta * F.mse_loss(total.detach(), features) + F.mse_loss(total, target) for total in sums
-            ) / len(sums)
-            return features + (sums[-1] - features).detach(), ids, loss
+        features = features.float()
+        target = features.detach()
+        ids = self.encode(target)
+        sums = self.accumulate(self.embedding(ids))
+        loss = sum(
+            self.beta * F.mse_loss(total.detach(), features) + F.mse_loss(total, target) for total in sums
+        ) / len(sums)
+        return features + (sums[-1] - features).detach(), ids, loss

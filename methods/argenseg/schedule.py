@@ -58,9 +58,12 @@ class ScaleByScale:
         return torch.cat(self.chosen, 1)
 
     def probabilities(self) -> Tensor:
+        """Grey pictures [B, R, R], or in colours [B, 3, R, R] for the released conversion, which needs the channels."""
+        codec = self.method.codec
+        draw = codec.grey if self.method.form.conversion == "direct" else codec.colours
         for earlier in self.sums[:-1]:  # the released code draws the picture after every scale and keeps the last
-            self.method.codec.grey(earlier)
-        return self.method.codec.grey(self.features)
+            draw(earlier)
+        return draw(self.features)
 
 
 class TokenByToken(ScaleByScale):

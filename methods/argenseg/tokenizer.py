@@ -173,8 +173,17 @@ class VQVAE(nn.Module):
 
     def __init__(self, config: CodecConfig):
         super().__init__()
-        if config.resolution != config.scales[-1] * 2 ** (len(config.multipliers) - 1):
-            raise ValueError(f"{config}: resolution must be the last scale times 2 per level after the first")
+        side = config.scales[-1] * 2 ** (len(config.multipliers) - 1)
+        if config.resolution != side:
+            levels = len(config.multipliers)
+            raise UserError(
+                f"The picture codec's last scale {config.scales[-1]} and its {levels} levels make pictures of {side} "
+                f"pixels, not {config.resolution}; correct resolution, scales or multipliers."
+            )
+        if config.phis < 1:
+            raise UserError(
+                f"The picture codec has {config.phis} phis; only those with at least one, shared, are known."
+            )
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
@@ -241,9 +250,13 @@ class VQVAE(nn.Module):
         vectors = probabilities @ self.quantize.embedding.weight.to(probabilities.dtype)
         return self.grey(self.quantize.accumulate(vectors)[-1])
 
+    def colours(self, features: Tensor) -> Tensor:
+        """Accumulated features -> pictures in 0..1 [B, 3, R, R]."""
+        return (self.draw(features).float().clamp(-1, 1) + 1) / 2
+
     def grey(self, features: Tensor) -> Tensor:
         """Accumulated features -> grey pictures in 0..1 [B, R, R]."""
-        return ((self.draw(features).float().clamp(-1, 1) + 1) / 2).mean(1)
+        return self.colours(features).mean(1)
 
 
 class exact_convolutions:

@@ -40,6 +40,15 @@ class HierarchyConfig:
     dice: float = 0.25
     temperature: float = 0.5
 
+    def __post_init__(self) -> None:
+        if self.variant not in ("paper", "released", "off"):
+            raise UserError(f"There is no hierarchical loss {self.variant!r}; choose paper, released or off.")
+        if self.levels < 0 or self.temperature <= 0:
+            raise UserError(
+                f"The hierarchical loss has {self.levels} levels and the temperature {self.temperature}; "
+                "give at least 0 levels and a positive temperature."
+            )
+
 
 def sigma(level: int, resolution: int) -> float:
     """Width of the blur for a prefix of `level` tokens, in pixels of a grid of side `resolution`."""
@@ -62,8 +71,14 @@ def blurred(masks: Tensor, levels: Tensor, tokens: int) -> Tensor:
     """masks [B, R, R], levels int [B] -> labels [B, R, R]; a level of `tokens` (or more) leaves the mask sharp."""
     resolution = masks.shape[-1]
     widths = [0.0 if level >= tokens else sigma(level, resolution) for level in levels.tolist()]
-    matrices = torch.stack([blur_matrix(width, resolution) for width in widths]).to(masks)
-    return matrices @ masks @ matrices.transpose(1, 2)
+    return _blur(torch.stack([blur_matrix(width, resolution) for width in widths]), masks)
+
+
+def _blur(matrix: Tensor, masks: Tensor) -> Tensor:
+    """Both axes, in the masks' own precision whatever autocast says."""
+    matrix = matrix.to(masks)
+    with torch.autocast(masks.device.type, enabled=False):
+        return matrix @ masks @ matrix.mT
 
 
 def draw_levels(count: int, tokens: int, replacement: bool = False) -> Tensor:
@@ -89,14 +104,15 @@ def hierarchical_loss(
     probabilities [B, T, K] over codes, masks [B, R, R] in 0..1. levels: int64 to use instead of drawing them (the
     paper's 1 .. T - 1, or the released code's indices -1 .. T - 2).
     """
+    if levels is None and config.variant != "off" and config.levels >= probabilities.shape[1]:
+        most = probabilities.shape[1] - 1
+        raise UserError(f"The hierarchical loss draws {config.levels} different levels of {most}; give fewer levels.")
     codes = codec.mix(probabilities)
     if config.variant == "released":
         return _released(codec, codes, masks, config, levels)
     losses = {"mask": mask_loss(codec.logits(codes), masks, config.dice)}
     if config.variant == "off" or not config.levels:
         return losses
-    if config.variant != "paper":
-        raise UserError(f"There is no hierarchical loss {config.variant!r}; choose paper, released or off.")
     tokens = codes.shape[1]
     partial = []
     for level in draw_levels(config.levels, tokens).tolist() if levels is None else levels.tolist():
@@ -110,7 +126,7 @@ def _released(
 ) -> dict[str, Tensor]:
     if indices is None:
         weights = 1 / (torch.arange(codes.shape[1], dtype=torch.float64) + 9)
-        indices = torch.multinomial(weights, config.levels) - 1
+        indices = torch.multinomial(weights, config.levels) - 1 if config.levels else torch.zeros(0)
     losses = {"mask": released_mask_loss(codec.logits(codes).sigmoid(), masks, config.dice)}
     if len(indices):
         index = int(indices[-1])
@@ -123,13 +139,14 @@ def _released(
 
 def released_label(masks: Tensor, index: int) -> Tensor:
     """The released label of an index: the blur of the paper's level index + 1, divided by each mask's maximum."""
-    matrix = blur_matrix(sigma(index + 1, masks.shape[-1]), masks.shape[-1]).to(masks)
-    label = matrix @ masks @ matrix.T
+    label = _blur(blur_matrix(sigma(index + 1, masks.shape[-1]), masks.shape[-1]), masks)
     return label / label.amax((-2, -1), keepdim=True).clamp(min=1e-6)
 
 
 def released_mask_loss(probabilities: Tensor, target: Tensor, dice_weight: float) -> Tensor:
     """Cross-entropy over clamped probabilities plus Dice over the whole batch; both [B, R, R]."""
-    bce = F.binary_cross_entropy(probabilities.clamp(1e-6, 1 - 1e-6), target)
+    probabilities = probabilities.float()
+    with torch.autocast(probabilities.device.type, enabled=False):  # which forbids this loss on a GPU
+        bce = F.binary_cross_entropy(probabilities.clamp(1e-6, 1 - 1e-6), target)
     overlap, total = (probabilities * target).sum(), probabilities.sum() + target.sum()
     return bce + dice_weight * (1 - (2 * overlap + 1e-6) / (total + 1e-6))

@@ -133,10 +133,12 @@ def _family(name: str, content: Any, where: str) -> Family:
 # ---- slots ----------------------------------------------------------------------------------------------------------
 
 
-def phrases(expressions: Sequence[str]) -> dict[str, str]:
-    """{phrase} and {repeated}: the released grounding evaluation says a single sentence twice."""
-    several = tuple(expressions) if len(expressions) > 1 else tuple(expressions) * 2
-    return {"phrase": shared.join_expressions(tuple(expressions)), "repeated": shared.join_expressions(several)}
+def phrases(expressions: Sequence[str], listed: bool = False) -> dict[str, str]:
+    """{phrase} and {repeated}: the released grounding evaluation says a single sentence twice. listed: a single one is
+    numbered too."""
+    once = tuple(expressions)
+    several = once if len(once) > 1 else once * 2
+    return {"phrase": shared.join_expressions(once, listed), "repeated": shared.join_expressions(several)}
 
 
 def spelled_out(ids: Sequence[int]) -> str:

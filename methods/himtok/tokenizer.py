@@ -52,6 +52,18 @@ class CodecConfig:
     encoder_layout: str = "clean"
     code_space: str = "normalised"
 
+    def __post_init__(self) -> None:
+        for name, known in (("encoder_layout", ("clean", "released")), ("code_space", ("normalised", "released"))):
+            if getattr(self, name) not in known:
+                raise UserError(f"The mask codec has no {name} {getattr(self, name)!r}; choose {' or '.join(known)}.")
+        side = self.grid * 2 ** (len(self.pixel_multipliers) - 1)
+        if self.resolution != side or self.resolution % self.patch:
+            levels = len(self.pixel_multipliers)
+            raise UserError(
+                f"The mask codec's patches of {self.patch} and its {levels} pixel levels make masks of {side} pixels, "
+                f"not {self.resolution}; correct resolution, patch or pixel_multipliers."
+            )
+
     @property
     def grid(self) -> int:
         return self.resolution // self.patch

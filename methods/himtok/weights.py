@@ -131,7 +131,7 @@ def model_to_ours(
         backbone = Backbone(size, vocabulary, checkpoint.image_token_id(tokenizer))
         options = Options(system=SYSTEM, max_tiles=MAX_TILES, box_scale=BOX_SCALE)
         codec, hierarchy, templates = MaskTokenizer(config), HierarchyConfig("released"), Templates("released")
-        method = HiMTok(backbone, tokenizer, options, codec, hierarchy, templates=templates)
+        method = HiMTok(backbone, tokenizer, options, codec, hierarchy, templates=templates, conversion="released")
     ours = {CODEC + n: t for n, t in masks.items()} | {BACKBONE + n: t for n, t in native.items()}
     check_shapes(ours, {name: tensor.shape for name, tensor in method.state_dict().items()}, source)
     return method.config(), ours
@@ -153,6 +153,13 @@ def _release(source: Path, config: dict[str, Any], target: Path) -> Path:
         raise UserError(
             f"{source}: its codec has encoder_layout {sizes.encoder_layout} and code_space {sizes.code_space}, which "
             f"the released code cannot run; train one with both set to released."
+        )
+    wrong = [heads for heads, width in ((sizes.heads, sizes.width), (sizes.decoder_heads, sizes.decoder_width)) if
+             heads and heads != max(1, (width or sizes.width) // HEAD_WIDTH)]  # fmt: skip
+    if wrong:
+        raise UserError(
+            f"{source}: its codec has {wrong[0]} heads, which a released file cannot tell; train one whose heads have "
+            f"{HEAD_WIDTH} values each."
         )
     if target.suffix in FILES:
         return write_file(target, {name: tensors[ours] for name, ours in codec_table(sizes).items()})

@@ -9,8 +9,9 @@ Shapes: B rows, L tokens, D width, N tiles, P image tokens a tile, M masks in a 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -76,9 +77,11 @@ class InternVLMethod(Method, nn.Module):
         or backbone (see `base`) and options (fields of Options).
         """
         if "backbone" in parts:
+            check_parts(parts, "backbone vocabulary texts options", "InternVL model to go on with")
             method = cls.base(parts)
             method.choose(parts.get("options", {}))
             return method
+        check_parts(parts, "size vocabulary image_first system", "new InternVL model")
         size = named_size(parts.get("size", "nano"))
         seed = int(parts.get("seed", 0))
         tokenizer = train_tokenizer(corpus(), int(parts.get("vocabulary", 1024)))
@@ -104,11 +107,7 @@ class InternVLMethod(Method, nn.Module):
 
     def choose(self, options: Mapping[str, Any]) -> None:
         """Change some of the options (fields of Options) that came with a checkpoint."""
-        try:
-            self.options = replace(self.options, **options)
-        except TypeError:
-            known = ", ".join(field.name for field in fields(Options))
-            raise UserError(f"parts.options is {dict(options)}; there are {known}.") from None
+        self.options = made(Options, asdict(self.options) | dict(options), "options")
         if self.backbone is not None:
             self.chat = Chat(self.tokenizer, self.backbone.size.tokens_per_tile, self.options.system)
 
@@ -146,6 +145,8 @@ class InternVLMethod(Method, nn.Module):
             raise UserError(f"{self.name} has no stage called {stage!r}; choose one of {', '.join(self.stages)}.")
         self.stage = stage
         self.requires_grad_(True)
+        if stage == "pretrain" and self.options.max_tiles > 1:
+            raise UserError("Stage pretrain reads one tile for each picture; set parts.options.max_tiles to 1.")
         if stage == "pretrain" and self.heads is None:
             self.heads = PretrainingHeads(self.backbone.size)
 
@@ -158,7 +159,9 @@ class InternVLMethod(Method, nn.Module):
         return []
 
     def prepare(self, example: Example, task: str, rng: np.random.Generator) -> TrainingSample:
-        self.chat.check(example.expressions, f"{example.dataset} sample {example.ref_id}: the expression")
+        where = f"{example.dataset} sample {example.ref_id}"
+        self.chat.check(example.expressions, f"{where}: the expression")
+        self.chat.check([example.answer or ""], f"{where}: the answer")
         key, pixels, size = self._tiles(example)
         turns = self.conversation(example, task, size, rng)
         ids, labels = self.chat.encode(turns, len(pixels), self.mask_block())
@@ -253,9 +256,22 @@ class InternVLMethod(Method, nn.Module):
     # ---- answering ------------------------------------------------------------------------------------------
 
     def questions(self, request: Request) -> list[tuple[tuple[str, ...], str]]:
-        """What to ask for a request: (what the answer yields, the user's text without the picture)."""
+        """What to ask for a request: (what the answer yields, the user's text without the picture).
+
+        Raises UserError for a request that the method cannot serve."""
+        self.refuse_more_than_words(request)
         phrase = tasks.join_expressions(request.expressions)
         return [(("mask", "box"), tasks.BOX_REQUESTS[0].format(phrase=phrase))]
+
+    def refuse_more_than_words(self, request: Request) -> None:
+        """Raise UserError for anything but the mask and/or the box of what expressions describe."""
+        if not request.want or not {"mask", "box"}.issuperset(request.want):
+            wanted = " and ".join(request.want) or "nothing"
+            raise UserError(f"{self.name} answers with a mask or a box, not with {wanted}; ask for those.")
+        if request.mask is not None or request.box is not None or request.points:
+            raise UserError(f"{self.name} is asked with words alone; give no mask, box or points.")
+        if not request.expressions:
+            raise UserError("A request has no expression; say what to segment.")
 
     def block(self, tokens: int | None) -> Block | None:
         """How this method writes a mask with a budget of tokens; None if it writes none."""
@@ -421,6 +437,22 @@ def _packed(samples: Sequence[TrainingSample]) -> tuple[Tensor, Tensor, dict[str
     positions = torch.cat([torch.arange(len(sample.ids)) for sample in samples])
     lengths = [len(sample.ids) for sample in samples]
     return ids[None], labels[None], {"positions": positions[None], "lengths": lengths}
+
+
+def check_parts(parts: Mapping[str, Any], known: str, what: str) -> None:
+    """Raise UserError for a part that would be ignored; `known` are names with blanks between them."""
+    unknown = sorted(parts.keys() - {"seed", *known.split()})
+    if unknown:
+        raise UserError(f"parts.{unknown[0]} means nothing for a {what}; there are {', '.join(known.split())}.")
+
+
+def made(kind: Callable[..., Any], values: Mapping[str, Any], name: str, *first: Any) -> Any:
+    """kind(*first, **values). Raises UserError for a setting that it does not have."""
+    known = list(inspect.signature(kind).parameters)[len(first) :]
+    unknown = sorted(values.keys() - set(known))
+    if unknown:
+        raise UserError(f"parts.{name}.{unknown[0]} means nothing; there are {', '.join(known)}.")
+    return kind(*first, **tuples(values))
 
 
 def tuples(config: Mapping[str, Any]) -> dict[str, Any]:

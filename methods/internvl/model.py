@@ -105,10 +105,11 @@ class Backbone(nn.Module):
         return nn.functional.linear(hidden, self.native.lm_head.weight[low:high])
 
     @torch.no_grad()
-    def resize_vocabulary(self, rows: int, seed: int = 0) -> None:
-        """Append rows up to `rows`: output rows start as the mean of the old ones (HiMTok and ARGenSeg releases),
-        input rows as that of the old ones plus noise of 0.02, the initialiser's deviation."""
-        old = self.vocabulary
+    def resize_vocabulary(self, rows: int, seed: int = 0, known: int | None = None) -> None:
+        """Make it `rows` rows, of which the first `known` (all that are there) keep their values: the others' output
+        rows start as the mean of those (HiMTok and ARGenSeg releases), their input rows as that plus noise of 0.02,
+        the initialiser's deviation."""
+        old = self.vocabulary if known is None else min(known, self.vocabulary)
         if rows <= old:
             return
         generator = torch.Generator("cpu").manual_seed(seed)

@@ -22,9 +22,10 @@ BOX_ANSWER = "<box>{box}</box>"
 BOX_PATTERN = re.compile(r"\[?\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]\]?")
 
 
-def join_expressions(expressions: tuple[str, ...]) -> str:
-    """One expression as it is; several as a numbered list that all describe one object (HiMTok's evaluation)."""
-    if len(expressions) == 1:
+def join_expressions(expressions: tuple[str, ...], listed: bool = False) -> str:
+    """One expression as it is (unless `listed`); several as a numbered list that all describe one object (HiMTok's
+    evaluation)."""
+    if len(expressions) == 1 and not listed:
         return expressions[0]
     return "Meet all the descriptions: " + "".join(f"{i}. {text}. " for i, text in enumerate(expressions, 1))
 
@@ -70,8 +71,9 @@ def converse(
         request = BOX_REQUESTS[rng.integers(len(BOX_REQUESTS))].format(phrase=phrase)
         answer = BOX_ANSWER.format(box=write_box(example.box, *size, scale))
     elif task in ("caption", "question"):
-        if example.answer is None:
-            raise UserError(f"{example.dataset} sample {example.ref_id}: the task {task!r} needs an answer text.")
+        if example.answer is None or not example.expressions:
+            what = "an answer text" if example.expressions else "a question"
+            raise UserError(f"{example.dataset} sample {example.ref_id}: the task {task!r} needs {what}.")
         request, answer = example.expressions[0], example.answer
     else:
         raise UserError(f"There is no task called {task!r}; choose box, caption, question or one of the method's own.")

@@ -23,7 +23,7 @@ def grids(max_tiles: int) -> tuple[tuple[int, int], ...]:
         for n in range(1, max_tiles + 1)
         for columns in range(1, n + 1)
         for rows in range(1, n + 1)
-        if columns * rows <= n
+        if columns * rows <= max_tiles
     }
     return tuple(sorted(found, key=lambda grid: grid[0] * grid[1]))
 

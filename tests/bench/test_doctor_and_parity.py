@@ -39,3 +39,12 @@ def test_a_folder_without_vectors_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match=f"{folder.name}: no reference vectors of a known form"):
             check(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[3]"])
+def test_vectors_that_cannot_be_read_are_one_sentence(tmp_path, content):
+    (tmp_path / "golden.json").write_text(content)  # HiMTok's form
+    (tmp_path / "weight_overrides.safetensors").write_bytes(b"")  # ARGenSeg's
+    (tmp_path / "meta.json").write_text(content)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        check(tmp_path)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from methods.argenseg.form import Form
 from methods.argenseg.masks import letterbox_place, picture_of, released_grey, to_bytes
-from methods.base import Request, UserError
+from methods.base import Decoding, Request, UserError
 
 sizes = st.tuples(st.integers(1, 90), st.integers(1, 90))
 
@@ -33,10 +33,18 @@ def test_any_size_becomes_the_codecs_square(size, conversion, letterbox):
 @given(sizes)
 def test_a_letterbox_keeps_the_shape_and_lies_in_the_middle(size):
     left, top, width, height = letterbox_place(size, 32)
-    assert max(width, height) in (31, 32)  # int() may lose one
-    assert abs(width / max(width, height) - size[0] / max(size)) < 1 / 31
+    assert max(width, height) == 32
+    assert abs(width / 32 - size[0] / max(size)) < 1 / 31
     assert left in ((32 - width) // 2, (33 - width) // 2)
     assert top in ((32 - height) // 2, (33 - height) // 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "height"),
+    [((49, 49), 256, 256), ((98, 49), 256, 128), ((103, 206), 128, 256), ((7, 3), 256, 109), ((1000, 1), 256, 1)],
+)
+def test_the_longer_side_of_a_letterbox_is_never_a_pixel_short(size, width, height):
+    assert letterbox_place(size, 256)[2:] == (width, height)
 
 
 @pytest.mark.parametrize("letterbox", [False, True])
@@ -97,3 +105,18 @@ def test_wordings(argenseg, examples):
     assert argenseg.questions(request)[0][1] == asked
     turns = argenseg.conversation(example, "segment", (64, 48), np.random.default_rng(0))
     assert turns[0].text == f"<image>\n {plain}"
+
+
+def test_the_released_conversion_weighs_the_channels_of_what_was_drawn(argenseg, examples):
+    argenseg.form = Form(conversion="released")
+    with torch.no_grad():  # a decoder whose channels disagree
+        argenseg.codec.decoder.conv_out.bias.copy_(torch.tensor([0.9, -0.2, -0.6]))
+        argenseg.codec.decoder.conv_out.weight.mul_(3)
+    seen = []
+    draw = argenseg.codec.draw
+    argenseg.codec.draw = lambda features: seen.append(draw(features)) or seen[-1]
+    argenseg.decoding = Decoding(text="imposed")
+    prediction = argenseg.segment([Request(examples[0].image, ("the red square",))])[0]
+    grey = released_grey(to_bytes(seen[-1][0]), prediction.mask.shape)
+    np.testing.assert_array_equal(prediction.mask, grey > 127)
+    assert prediction.probabilities.shape == (32, 32)

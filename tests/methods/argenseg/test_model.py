@@ -303,3 +303,50 @@ def test_built_on_a_model_of_its_own_everything_is_that_model(build, tmp_path):
     second = type(first).build({"start": str(tmp_path)}, tuple)
     ours, saved = second.state_dict(), first.state_dict()
     assert all(torch.equal(ours[name], saved[name]) for name in saved)
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        ({"intra_scale": "full"}, "parts.intra_scale means nothing for a new ARGenSeg model"),
+        ({"form": {"order_": "token"}}, "parts.form.order_ means nothing"),
+        ({"codec": {"widths": 3}}, "parts.codec.widths means nothing"),
+        ({"options": {"tiles": 3}}, "parts.options.tiles means nothing"),
+    ],
+)
+def test_parts_that_mean_nothing_are_refused(build, parts, named):
+    with pytest.raises(UserError, match=named):
+        build("argenseg", **parts)
+
+
+def test_a_codec_is_trained_on_with_the_keeper_that_is_asked_for(build, tmp_path):
+    build("argenseg", backbone=None).save_pretrained(tmp_path)
+    method = type(build("argenseg")).build({"start": str(tmp_path), "keeper": {"placed": True, "every": 7}}, tuple)
+    method.enter_stage("tokenizer")
+    assert (method.heads.keeper.placed, method.heads.keeper.every) == (True, 7)
+
+
+@pytest.mark.parametrize("name", ["internvl", "argenseg"])
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"want": ("choice",)}, "not with choice"),
+        ({"want": ()}, "not with nothing"),
+        ({"expressions": ()}, "no expression"),
+        ({"box": (0.0, 0.0, 1.0, 1.0)}, "words alone"),
+        ({"points": ((1.0, 1.0),)}, "words alone"),
+        ({"mask": np.ones((4, 4), bool)}, "words alone"),
+    ],
+)
+def test_requests_that_it_cannot_serve_are_refused(build, examples, name, changes, named):
+    with pytest.raises(UserError, match=named):
+        build(name).segment([replace(Request(examples[0].image, ("it",)), **changes)])
+
+
+def test_no_captions_no_pictures(argenseg):
+    assert argenseg.generate([]) == []
+
+
+def test_it_answers_with_weights_in_bfloat16(argenseg, examples):
+    argenseg.bfloat16()
+    assert argenseg.segment([Request(examples[0].image, ("it",))])[0].mask.dtype == bool

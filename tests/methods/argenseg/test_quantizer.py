@@ -1,5 +1,7 @@
 """The multi-scale quantiser: its resizes, its residuals, and the inputs that it gives to the language model."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -186,8 +188,10 @@ def masks() -> torch.Tensor:
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="resolution"):
+    with pytest.raises(UserError, match="of 256 pixels, not 128"):
         VQVAE(CodecConfig(resolution=128, width=32))
+    with pytest.raises(UserError, match="0 phis"):
+        VQVAE(CodecConfig(width=32, phis=0))
 
 
 def test_prefixes_are_whole_scales(codec):
@@ -247,3 +251,24 @@ def test_ids_that_do_not_exist_are_named(codec):
 def test_masks_of_another_kind_are_refused(codec, wrong):
     with pytest.raises(UserError, match="must be floats in 0..1 of shape"):
         codec.encode(wrong)
+
+
+@pytest.mark.parametrize("half", ["autocast", "module"])
+def test_neither_autocast_nor_a_modules_own_precision_changes_sums_and_inputs(codec, half):
+    ids = torch.randint(0, codec.size, (2, codec.length), generator=torch.Generator().manual_seed(3))
+    quantizer = copy.deepcopy(codec.quantize)
+    if half == "module":  # what bfloat16 keeps of the weights, so that only the arithmetic can differ
+        quantizer.bfloat16()
+        codec = copy.deepcopy(codec)
+        codec.quantize.load_state_dict({name: t.float() for name, t in quantizer.state_dict().items()})
+    exact_sums = codec.quantize.accumulate(codec.quantize.embedding(ids))
+    exact_inputs = codec.quantize.teacher_forcing(ids)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half == "autocast"):
+        sums = quantizer.accumulate(quantizer.embedding(ids))
+        inputs = quantizer.teacher_forcing(ids)
+        stepwise = torch.cat([quantizer.shrink(total, k + 1) for k, total in enumerate(sums[:-1])], 1)
+    assert inputs.dtype == stepwise.dtype == torch.float32
+    if half == "autocast":
+        assert torch.equal(sums[-1], exact_sums[-1])
+        assert torch.equal(inputs, exact_inputs)
+    assert torch.equal(stepwise, inputs)

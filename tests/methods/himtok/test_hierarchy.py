@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import convolve1d
 
+from methods.base import UserError
 from methods.himtok import hierarchy
 from methods.himtok.hierarchy import HierarchyConfig, blur_matrix, blurred, draw_levels, mask_loss, sigma
 from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
@@ -133,3 +134,33 @@ def test_partial_levels_compare_short_prefixes_with_blurred_masks(codec, monkeyp
 def test_the_hierarchy_can_be_left_out(codec, config):
     probabilities, masks = torch.rand(1, 32, 64).softmax(-1), torch.zeros(1, 64, 64)
     assert hierarchy.hierarchical_loss(codec, probabilities, masks, config).keys() == {"mask"}
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_the_losses_are_the_same_under_autocast_but_for_the_codecs_own_precision(codec, variant, monkeypatch):
+    """On a GPU autocast even forbids one of them."""
+    probabilities, masks = torch.rand(2, 32, 64).softmax(-1), (torch.rand(2, 64, 64) > 0.7).float()
+    levels = torch.tensor([3])
+    monkeypatch.setattr(type(codec), "logits", lambda self, codes, kept=None: 4 * codes.mean((1, 2))[:, None, None]
+                        .expand(-1, 64, 64).float())  # fmt: skip
+    monkeypatch.setattr(type(codec), "mix", lambda self, probabilities: probabilities)
+    exact = hierarchy.hierarchical_loss(codec, probabilities, masks, HierarchyConfig(variant), levels)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = hierarchy.hierarchical_loss(codec, probabilities, masks, HierarchyConfig(variant), levels)
+    for name in ("mask", "hierarchy"):
+        torch.testing.assert_close(rough[name], exact[name])
+
+
+def test_the_released_loss_can_do_without_levels_and_none_can_draw_more_than_there_are(codec):
+    probabilities, masks = torch.rand(1, 32, 64).softmax(-1), torch.zeros(1, 64, 64)
+    assert hierarchy.hierarchical_loss(codec, probabilities, masks, HierarchyConfig("released", levels=0)).keys() == {
+        "mask"
+    }
+    with pytest.raises(UserError, match="32 different levels of 31"):
+        hierarchy.hierarchical_loss(codec, probabilities, masks, HierarchyConfig(levels=32))
+
+
+@pytest.mark.parametrize("wrong", [{"variant": "papers"}, {"levels": -1}, {"temperature": 0.0}])
+def test_settings_that_cannot_be_are_refused(wrong):
+    with pytest.raises(UserError):
+        HierarchyConfig(**wrong)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from methods.base import Request, TrainingSample, UserError
-from methods.himtok.tasks import END, START, code_token
+from methods.himtok.tasks import END, START, Templates, code_token
 from methods.internvl.chat import IGNORED
 from methods.internvl.vocabulary import token_id
 
@@ -308,3 +308,58 @@ def test_a_model_can_go_on_with_another_codec_of_its_size(build, tmp_path):
     small.save_pretrained(tmp_path / "small")
     with pytest.raises(UserError, match="32 tokens of 8 codes"):
         type(model).build(parts | {"tokenizer": str(tmp_path / "small")}, tuple)
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        ({"hierachy": {}}, "parts.hierachy means nothing"),
+        ({"hierarchy": {"levls": 1}}, "parts.hierarchy.levls means nothing"),
+        ({"codec": {"encoder_layout": "x"}}, "no encoder_layout 'x'"),
+        ({"codec": {"code_space": "normalized"}}, "no code_space 'normalized'"),
+        ({"codec": {"resolution": 64, "pixel_multipliers": [1, 1]}}, "make masks of 8 pixels, not 64"),
+        ({"conversion": "nearest"}, "no conversion 'nearest'"),
+    ],
+)
+def test_parts_that_mean_nothing_are_refused(build, parts, named):
+    with pytest.raises(UserError, match=named):
+        build("himtok", **parts)
+
+
+def test_a_started_model_takes_what_it_can_and_refuses_the_rest(build, tmp_path):
+    first = build("himtok")
+    first.save_pretrained(tmp_path)
+    parts = {"start": str(tmp_path), "hierarchy": {"variant": "released"}, "conversion": "released"}
+    second = type(first).build(parts, tuple)
+    assert (second.hierarchy.variant, second.hierarchy.levels) == ("released", first.hierarchy.levels)
+    assert second.conversion == "released"
+    with pytest.raises(UserError, match="parts.init means nothing for a HiMTok model to go on with"):
+        type(first).build(parts | {"init": "codes"}, tuple)
+
+
+def test_a_setting_of_the_keeper_that_does_not_exist_is_refused(build):
+    method = build("himtok", backbone=None, keeper={"warm": 3})
+    with pytest.raises(UserError, match="parts.keeper.warm means nothing; there are warmup, every, placed"):
+        method.enter_stage("tokenizer")
+
+
+def test_the_released_conversion_takes_the_nearest_probability(himtok):
+    soft = torch.rand(32, 32, generator=torch.Generator().manual_seed(0))
+    himtok.conversion = "released"
+    found = himtok.full_mask(soft, (96, 64))
+    np.testing.assert_array_equal(found, (soft > 0.5).numpy().repeat(3, 0).repeat(2, 1))
+    himtok.conversion = "direct"
+    assert not np.array_equal(himtok.full_mask(soft, (96, 64)), found)
+
+
+def test_where_sentences_are_joined_the_released_wording_numbers_even_one(himtok):
+    request = Request(None, ("the cat",), joined=True)
+    assert himtok.questions(request)[0][1] == "Segment <ref>the cat</ref>."
+    himtok.templates = Templates("released")
+    assert himtok.questions(request)[0][1] == "Segment <ref>Meet all the descriptions: 1. the cat. </ref>."
+    assert himtok.questions(replace(request, joined=False))[0][1] == "Segment <ref>the cat</ref>."
+
+
+def test_a_request_without_an_expression_is_refused(himtok):
+    with pytest.raises(UserError, match="no expression"):
+        himtok.questions(Request(None, ()))

@@ -202,3 +202,22 @@ def test_reference_marks_may_stand_in_an_expression(writer, examples):
 
 def test_lists_of_a_file_become_tuples():
     assert tuples({"a": [1, 2], "b": 3}) == {"a": (1, 2), "b": 3}
+
+
+@pytest.mark.parametrize("answer", ["<image>", "a <mask> b", "<IMG_CONTEXT>", "<|im_end|>"])
+@pytest.mark.parametrize("task", ["caption", "question"])
+def test_an_answer_with_a_meaning_of_its_own_is_refused(writer, examples, task, answer):
+    with pytest.raises(UserError, match="the answer holds"):
+        writer.prepare(replace(examples[0], answer=answer), task, np.random.default_rng(0))
+
+
+def test_a_question_that_is_missing_is_named(writer, examples):
+    example = replace(examples[0], expressions=(), answer="yes")
+    with pytest.raises(UserError, match="needs a question"):
+        writer.prepare(example, "question", np.random.default_rng(0))
+
+
+def test_pretraining_reads_one_tile(internvl):
+    internvl.choose({"max_tiles": 4})
+    with pytest.raises(UserError, match="max_tiles to 1"):
+        internvl.enter_stage("pretrain")

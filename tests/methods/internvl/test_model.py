@@ -100,3 +100,14 @@ def test_start_values_leave_nothing_at_zero_and_follow_the_seed(backbone):
     assert all(torch.equal(a, b) for a, b in zip(before, backbone.parameters(), strict=True))
     backbone.initialise_from_scratch(2)
     assert not torch.equal(before[0], next(backbone.parameters()))
+
+
+def test_rows_behind_the_known_ones_begin_anew(backbone):
+    """A released table may have more rows than its tokenizer has words."""
+    padded = backbone.vocabulary
+    with torch.no_grad():
+        backbone.native.lm_head.weight[padded - 4 :] = 7.0
+    backbone.resize_vocabulary(padded + 3, seed=3, known=padded - 4)
+    head = backbone.native.lm_head.weight
+    assert len(head) == padded + 3
+    torch.testing.assert_close(head[padded - 4 :], head[: padded - 4].mean(0).expand(7, -1))

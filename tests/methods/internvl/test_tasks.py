@@ -94,3 +94,7 @@ def test_questions_and_captions_are_asked_as_they_are(examples):
 def test_what_cannot_be_asked_is_named(examples, task, changes, complaint):
     with pytest.raises(UserError, match=complaint):
         converse(replace(examples[0], **changes), task, (64, 48), 1000, True, RNG)
+
+
+def test_a_single_expression_is_numbered_where_a_list_is_wanted():
+    assert join_expressions(("one",), listed=True) == "Meet all the descriptions: 1. one. "
