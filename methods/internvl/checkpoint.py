@@ -83,6 +83,8 @@ def read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
         return native.to_ours(folder, config, load_tokenizer(folder))
     found = config.get("method") if isinstance(config, dict) else None
+    if found is None:
+        raise UserError(f"{folder}: config.json names no method of ours; convert a released model (`genseg convert`).")
     if found != name:
         raise UserError(f"{folder}: holds a {found!r} model, not {name!r}; choose the other method.")
     return config, read_tensors(folder)

@@ -160,6 +160,12 @@ def test_another_methods_model_is_refused(method, folder):
         assert f"holds a {method.name!r} model, not {other!r}" in refusal(other, folder)
 
 
+def test_a_released_model_is_to_be_converted(method, folder):
+    if method.name != "internvl":  # which reads the released forms
+        (folder / "config.json").write_text('{"architectures": ["InternVLChatModel"]}')
+        assert "genseg convert" in refusal(method.name, folder)
+
+
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(method, folder, missing):
     (folder / missing).unlink()
