@@ -48,7 +48,7 @@ def ablation(profile: Profile) -> list[Record]:
     pipeline.prepare_data(profile, train=False)
     torch.set_num_threads(profile.evaluate.threads)
     profile = replace(profile, evaluate=replace(profile.evaluate, limit=profile.ablation.limit))
-    folder = profile.results_dir / "records"
+    stem = profile.results_dir / "records" / pipeline.named(profile, "ablation")
     records: list[Record] = []
     codecs: dict[str, torch.nn.Module | None] = {}
     scores: Scores = {}
@@ -56,7 +56,7 @@ def ablation(profile: Profile) -> list[Record]:
         subject = Subject(profile, name, pipeline.find_model(profile, name), scores)
         codecs[name] = subject.method.codec
         records += subject.token_budgets() + subject.boxes_after() + subject.settled() + subject.orders()
-    write_records(folder / "ablation.jsonl", records)
+    write_records(f"{stem}.jsonl", records)
     for label, stage in profile.ablation.variants.items():
         model = model_of_stage(profile, stage)
         if not model.is_dir():
@@ -65,14 +65,14 @@ def ablation(profile: Profile) -> list[Record]:
         trained = profile.stages[stage]
         subject = Subject(profile, trained.method, model, scores, label)
         found = subject.ceiling() if trained.stage == "tokenizer" else subject.whole(codecs.get(trained.method))
-        write_records(folder / f"ablation-{stage}.jsonl", found)
+        write_records(f"{stem}-{stage}.jsonl", found)
         records += found
     stage = profile.ablation.perception
     if stage and model_of_stage(profile, stage).is_dir():
         found = Subject(profile, profile.stages[stage].method, model_of_stage(profile, stage), scores).perception()
-        write_records(folder / "ablation-perception.jsonl", found)
+        write_records(f"{stem}-perception.jsonl", found)
         records += found
-    records += differences(scores, folder / "ablation-differences.jsonl", profile.evaluate.seed)
+    records += differences(scores, Path(f"{stem}-differences.jsonl"), profile.evaluate.seed)
     pipeline.write_report(profile)
     return records
 
@@ -107,7 +107,7 @@ class Subject:
         self.profile, self.name, self.folder, self.scores, self.label = profile, name, folder, scores, label
         self.method: Method = method_class(name).from_pretrained(folder).to(pipeline.device_of())
         self.weights = pipeline.digest(folder)
-        self.dataset = pipeline.open_split(profile, SPLIT)
+        self.dataset, self.place = pipeline.open_split(profile, SPLIT), pipeline.named(profile, SPLIT)
         self.facts = pipeline.facts_of(profile, name, self.weights, profile.evaluate.precision, self.method)
 
     def token_budgets(self) -> list[Record]:
@@ -167,7 +167,7 @@ class Subject:
         records: list[Record] = []
         identity = self._identity(self.label, ("mask",), None)
         folder = self._predictions(f"{self.label} codec")
-        for path in predict_codec(self.method, identity, self.dataset, SPLIT, self.profile.evaluate, folder):
+        for path in predict_codec(self.method, identity, self.dataset, self.place, self.profile.evaluate, folder):
             variant = f"{self.label}, tokens={int(path.stem.rsplit('-', 1)[1])}"
             records += shown(pipeline.score(self.profile, path, self.dataset, self.facts | {"variant": variant}))
         return records
@@ -187,13 +187,14 @@ class Subject:
 
     def _ask(self, variant: str, want: tuple[str, ...], tokens: int | None) -> list[Record]:
         paths = predict_method(
-            self.method, self._identity(variant, want, tokens), self.dataset, SPLIT, self.profile.evaluate,
+            self.method, self._identity(variant, want, tokens), self.dataset, self.place, self.profile.evaluate,
             self._predictions(variant), want,
         )  # fmt: skip
         facts, records = self.facts | {"variant": variant}, []
-        for path in paths:
+        for protocol, path in zip(self.profile.evaluate.protocols, paths, strict=True):
             records += shown(pipeline.score(self.profile, path, self.dataset, facts))
-            self.scores[self.name, variant] = pipeline.scores_of(self.profile, path), self.facts
+            if protocol == "per_expression" or (self.name, variant) not in self.scores:  # the report shows it too
+                self.scores[self.name, variant] = pipeline.scores_of(self.profile, path), self.facts
         return records
 
     def _identity(self, variant: str, want: tuple[str, ...], tokens: int | None) -> dict[str, Any]:
@@ -205,7 +206,11 @@ class Subject:
 
     def _records(self, variant: str, table: Any, pictures: Sequence[Any], protocol: str) -> list[Record]:
         found = ratio_intervals(table, pictures, self.profile.evaluate.seed)
-        return [self._record(variant, name, figure, len(pictures), protocol) for name, figure in found.items()]
+        return [
+            self._record(variant, name, figure, len(pictures), protocol)
+            for name, figure in found.items()
+            if np.isfinite(figure.value)
+        ]
 
     def _record(self, variant: str, metric: str, figure: Any, n: int, protocol: str) -> Record:
         return Record(

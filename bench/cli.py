@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("target", type=Path)
     convert.add_argument("--method", required=True, help="whose checkpoint it is: internvl, himtok or argenseg")
     convert.set_defaults(run=_convert)
-    score = commands.add_parser("score", help="figures of a file of predictions: root= dataset= split=")
+    score = commands.add_parser("score", help="figures of a file of predictions: root= dataset= split= images= limit=")
     score.add_argument("predictions", type=Path)
     score.set_defaults(run=_score)
     compare = commands.add_parser("compare", help="paired differences of two files of predictions or scores")
@@ -198,7 +199,8 @@ def _segment(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.config import load_profile
     from bench.segment import segment_file, segment_list
 
-    alone = options.expression is None or "=" in options.expression  # a setting in the expression's place
+    # a setting may stand in the expression's place; but "sign that says a=b" is none
+    alone = options.expression is None or re.fullmatch(r"[\w.]+=\S*", options.expression) is not None
     if alone and options.image.suffix not in (".txt", ".tsv"):
         what = 'say what to segment, e.g. "the red car", or give a .tsv list of questions'
         raise UserError(f"{options.image}: no expression; {what}.")
@@ -241,25 +243,25 @@ def _convert(options: argparse.Namespace, words: Sequence[str]) -> None:
 def _score(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.evaluate.commands import score_file
 
-    score_file(options.predictions, *_place(words))
+    values = dict(word.split("=", 1) for word in words)
+    limit = values.pop("limit", "0")
+    if not limit.isdecimal():
+        raise UserError(f"limit={limit}: give a whole number.")
+    score_file(options.predictions, _place(values), int(limit))
 
 
 def _compare(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.evaluate.commands import compare_files
 
-    compare_files(options.first, options.second, *_place(words))
+    compare_files(options.first, options.second, _place(dict(word.split("=", 1) for word in words)))
 
 
-def _place(words: Sequence[str]) -> tuple[Path | None, str | None, str | None]:
-    """root, dataset and split; a profile's name stands for the root of its evaluation data."""
-    values = dict(word.split("=", 1) for word in words)
-    root = values.pop("root", None)
-    if root is None and "profile" in values:
-        from bench.config import load_profile
+def _place(values: dict[str, str]) -> Any:
+    """Where the truth of a file of predictions is; a profile stands for the root of its evaluation data."""
+    from bench.evaluate.commands import Place
 
-        root = Path(load_profile(values["profile"]).data.root) / "eval"
-    values.pop("profile", None)
-    place = (Path(root) if root else None, values.pop("dataset", None), values.pop("split", None))
+    folders = {name: Path(values.pop(name)) for name in ("root", "images") if values.get(name)}
+    place = Place(**folders, **{name: values.pop(name, None) for name in ("dataset", "split", "profile")})
     _none_left(values)
     return place
 

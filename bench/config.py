@@ -48,6 +48,7 @@ class DataConfig:
     seed: int = 0
     train_scenes: int = 0  # 0: no training split
     workers: int = 1  # processes that draw scenes
+    allow_leak: bool = False  # train on pictures that an evaluation split of `dataset` holds too
     mixture: dict[str, SourceConfig] = field(default_factory=dict)
 
 
@@ -92,7 +93,7 @@ class TrainConfig:
     precision: str = "auto"  # auto, float32 or bfloat16
     log_every: int = 20  # steps
     save_minutes: float = 3.0
-    validate_samples: int = 64
+    validate_samples: int = 64  # 0: no validation
     zero: int = 0  # stage of DeepSpeed's ZeRO; 0: plain data parallelism without DeepSpeed
     offload: bool = False  # optimiser states (with zero 3 the weights too) in the CPU's memory
     checkpoint_activations: bool = False  # compute activations anew in the backward pass
@@ -236,12 +237,17 @@ def _reason(error: Exception) -> str:
 def _check(profile: Profile, path: Path) -> None:
     if not profile.latency.paths or not set(profile.latency.paths) <= {"fast", "graphs", "reference"}:
         raise UserError(f"{path}: latency.paths is {profile.latency.paths}; choose of fast, graphs and reference.")
+    for key, tiles in _tiles(profile).items():
+        if not set(tiles) <= {1, 5, 10}:  # squares of up to twelve tiles, as InternVL cuts them, and a thumbnail
+            raise UserError(f"{path}: {key} is {tiles}; choose of 1, 5 (2 x 2 and a thumbnail) and 10 (3 x 3 and one).")
     for name, source in profile.data.mixture.items():
         if source.weight < 0 or (source.repeat <= 0 and not source.weight):
             raise UserError(
                 f"{path}: data.mixture.{name} has no positive repeat or weight; correct it or leave it out."
             )
     for name in profile.stages:
+        if name in ("", ".") or any(part in name for part in ("/", "\\", "..")):
+            raise UserError(f"{path}: stage {name!r} gives its folder that name; choose one without /, \\ and dots.")
         _check_stage(profile, name, path)
     for method, name in profile.models.items():
         if name not in profile.stages:
@@ -282,29 +288,41 @@ def _check_stage(profile: Profile, name: str, path: Path, above: tuple[str, ...]
             _check_stage(profile, value[6:], path, (*above, name))
 
 
-def _numbers(profile: Profile) -> dict[str, tuple[int, int]]:
-    """Counts by key, each with the least that it may be."""
+def _tiles(profile: Profile) -> dict[str, list[int]]:
+    """Numbers of tiles by key."""
+    untrained = profile.latency.untrained.items()
+    return {"latency.tiles": profile.latency.tiles} | {f"latency.untrained.{k}.tiles": v.tiles for k, v in untrained}
+
+
+def _numbers(profile: Profile) -> dict[str, tuple[float, int]]:
+    """Numbers by key, each with the least that it may be."""
     data, train, evaluate, latency = profile.data, profile.train, profile.evaluate, profile.latency
-    counts = {
+    counts: dict[str, tuple[float, int]] = {
+        "seed": (profile.seed, 0),
+        "data.seed": (data.seed, 0),
         "data.train_scenes": (data.train_scenes, 0),
         "data.workers": (data.workers, 1),
         "train.threads": (train.threads, 1),
         "train.log_every": (train.log_every, 1),
         "train.workers": (train.workers, 0),
+        "train.validate_samples": (train.validate_samples, 0),
         "evaluate.limit": (evaluate.limit, 0),
         "evaluate.batch": (evaluate.batch, 1),
         "evaluate.threads": (evaluate.threads, 1),
+        "evaluate.seed": (evaluate.seed, 0),
         "ablation.limit": (profile.ablation.limit, 0),
         "ablation.settled_limit": (profile.ablation.settled_limit, 1),
         "ablation.order_limit": (profile.ablation.order_limit, 1),
         "latency.warmup": (latency.warmup, 0),
         "latency.requests": (latency.requests, 1),
         "latency.threads": (latency.threads, 1),
+        "latency.price": (latency.price, 0),
     }
     for name, stage in profile.stages.items():
         for key in ("steps", "images", "per_image", "group_lengths"):
             counts[f"stages.{name}.{key}"] = (getattr(stage, key), 1)
-        counts[f"stages.{name}.micro_images"] = (stage.micro_images, 0)
+        for key in ("micro_images", "seed", "validate_every"):
+            counts[f"stages.{name}.{key}"] = (getattr(stage, key), 0)
     return counts
 
 

@@ -11,31 +11,34 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from bench.config import Profile, resolved
-from bench.data.cards import open_dataset
+from bench.data.cards import load_card, open_dataset
 from bench.data.commands import build
+from bench.data.refer import find_refs
 from bench.evaluate.baselines import BASELINES
 from bench.evaluate.breakdown import breakdown
+from bench.evaluate.metrics import METRICS
 from bench.evaluate.plan import plan
 from bench.evaluate.predictions import stamp_of
 from bench.evaluate.runner import predict_baseline, predict_codec, predict_method
 from bench.evaluate.scoring import score_predictions, to_records
 from bench.latency import int8, untrained
 from bench.latency.scaling import scale
-from bench.latency.session import time_paths, variant_of
+from bench.latency.session import time_paths
 from bench.records import Record, read_lines, read_records, write_atomic, write_records
 from bench.report.build import build as build_report
 from bench.report.tables import shown
 from bench.train.engine import resolve_precision
+from bench.train.settings import digest
 from bench.train.sources import configs_of, embedded, train_root
 from bench.train.stages import (
     eval_root,
@@ -122,21 +125,6 @@ def ship(profile: Profile) -> list[Path]:
     return folders
 
 
-def digest(folder: Path) -> str:
-    """Short SHA-256 over a model's weights and configuration; however the weights are cut into files."""
-    total, where = hashlib.sha256(), {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as handle:
-            where |= dict.fromkeys(handle.keys(), path)
-    for name, path in sorted(where.items()):
-        with safe_open(path, "pt") as handle:
-            tensor = handle.get_tensor(name)
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.flatten().view(torch.uint8).numpy())
-    total.update((folder / "config.json").read_bytes())
-    return total.hexdigest()[:16]
-
-
 def evaluate(profile: Profile) -> list[Record]:
     """Predictions, scores and records of every method, codec and baseline on every split, a file of records each.
 
@@ -151,9 +139,9 @@ def evaluate(profile: Profile) -> list[Record]:
             records += _evaluate_method(profile, name, method, digest(folder), split)
     for name in BASELINES:
         for split in profile.evaluate.splits:
-            dataset = open_split(profile, split)
+            dataset, place = open_split(profile, split), named(profile, split)
             identity = {"method": name, "data": data_digest(profile)}
-            paths = predict_baseline(name, identity, dataset, split, profile.evaluate, predictions_dir(profile))
+            paths = predict_baseline(name, identity, dataset, place, profile.evaluate, predictions_dir(profile))
             records += [r for path in paths for r in shown(score(profile, path, dataset, {"method": name}))]
     folder = profile.results_dir / "records"
     present = {(record.method, record.checkpoint) for record in records}
@@ -161,31 +149,34 @@ def evaluate(profile: Profile) -> list[Record]:
         if not {(record.method, record.checkpoint) for record in read_records(path)} <= present:
             path.unlink()
     for split in profile.evaluate.splits:
-        write_records(folder / f"scores-{split}.jsonl", [record for record in records if record.split == split])
+        path = folder / f"scores-{named(profile, split)}.jsonl"
+        write_records(path, [record for record in records if record.split == split])
     return records
 
 
 def _evaluate_method(profile: Profile, name: str, method: Method, weights: str, split: str) -> list[Record]:
-    dataset = open_split(profile, split)
+    dataset, place = open_split(profile, split), named(profile, split)
     identity = {"method": name, "weights": weights, "data": data_digest(profile)}
     facts = facts_of(profile, name, weights, profile.evaluate.precision, method)
     records = []
     folder = predictions_dir(profile)
-    for path in predict_method(method, identity, dataset, split, profile.evaluate, folder):
+    for path in predict_method(method, identity, dataset, place, profile.evaluate, folder):
         records += score(profile, path, dataset, facts)
         if path.stem.endswith("per_expression"):
             rows = [row for _, row in read_lines(scores_of(profile, path))]
             records += breakdown(rows, dataset.objects, profile.evaluate.seed, **facts)
     if method.codec is not None:
-        for path in predict_codec(method, identity, dataset, split, profile.evaluate, folder):
+        for path in predict_codec(method, identity, dataset, place, profile.evaluate, folder):
             tokens = int(path.stem.rsplit("-", 1)[1])
             records += shown(score(profile, path, dataset, facts | {"variant": f"tokens={tokens}"}))
     return records
 
 
 def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> list[Record]:
-    """Score a predictions file, keep the scores beside it, and aggregate them; done once per content."""
-    stamp = stamp_of(content=hashlib.sha256(path.read_bytes()).hexdigest(), code=version("genseg-bench"))
+    """Score a predictions file, keep the scores beside it, and aggregate them; done once per content, truth and
+    metrics."""
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    stamp = stamp_of(content=content, data=data_digest(profile), metrics=METRICS, code=version("genseg-bench"))
     scores = scores_of(profile, path)
     stamp_file = scores.with_suffix(".stamp")
     if not (scores.exists() and stamp_file.exists() and stamp_file.read_text() == stamp):
@@ -203,7 +194,7 @@ def scores_of(profile: Profile, path: Path) -> Path:
 
 def time_methods(profile: Profile) -> list[Record]:
     """Latency of every method on the validation split, or of architectures with random weights -> records; measured
-    once per weights and settings."""
+    once per weights, data and settings, and written after every method."""
     if profile.latency.untrained:
         return _time_untrained(profile)
     prepare_data(profile, train=False)
@@ -214,19 +205,19 @@ def time_methods(profile: Profile) -> list[Record]:
     requests = [Request(dataset[q.index].image, q.expressions) for q in questions[: config.requests]]
     weights = int8.VARIANT if config.int8 else ""
     path = profile.results_dir / "records" / ("latency-int8.jsonl" if config.int8 else "latency.jsonl")
-    known = read_records(path) if path.exists() else []
-    records: list[Record] = []
-    for name in profile.models:
-        folder = find_model(profile, name)
+    folders = {name: find_model(profile, name) for name in profile.models}
+    stamps = {
+        name: _stamps(profile, method=name, weights=digest(folder), backbone=profile.name, data=data_digest(profile))
+        for name, folder in folders.items()
+    }
+    done = {name: _kept(path) & set(either) for name, either in stamps.items()}
+    records = [r for r in read_records(path) if done.get(r.method)] if any(done.values()) else []
+    for name, folder in folders.items():
+        if done[name]:
+            continue
         method = method_class(name).from_pretrained(folder).to(device_of())
         facts = facts_of(profile, name, digest(folder), config.precision, method)
         facts |= {"note": f"{config.threads} threads, {config.warmup} warm-ups"}
-        same = [r for r in known if all(getattr(r, k) == v for k, v in facts.items() if k != "date")]
-        wanted = {variant_of(weights, path) for path in config.paths}
-        scaled = any(r.metric.startswith("scaling/") for r in same)
-        if {r.variant for r in same if r.n == len(requests)} == wanted and scaled >= config.scaling:
-            records += same
-            continue
         precision = resolve_precision(config.precision, method.device)
         facts |= {"dataset": profile.data.dataset, "split": "val", "variant": weights}
         with torch.autocast(method.device.type, precision, enabled=precision != torch.float32):
@@ -238,7 +229,8 @@ def time_methods(profile: Profile) -> list[Record]:
             records += time_paths(method, requests, config, precision, facts)
             if config.scaling:
                 records += scale(method, requests, config.requests, 0, **facts)
-    write_records(path, records)
+        done[name] = {stamps[name][0]}
+        _keep(path, records, set().union(*done.values()))
     return records
 
 
@@ -252,10 +244,11 @@ def _time_untrained(profile: Profile) -> list[Record]:
     model: tuple[tuple[str, str], Method] | None = None
     for case in untrained.cases(config):
         path = profile.results_dir / "records" / f"latency-{case.slug}{'-int8' * config.int8}.jsonl"
-        if path.exists() and max(record.n for record in read_records(path)) == config.requests:
+        key, entry = (case.size, case.name), config.untrained[case.name]
+        stamps = _stamps(profile, case=asdict(case), method=entry.method, parts=entry.parts)
+        if _kept(path) & set(stamps):
             records += read_records(path)
             continue
-        key, entry = (case.size, case.name), config.untrained[case.name]
         try:
             if model is None or model[0] != key:
                 model = None  # the one before goes first, so that there is room for the next
@@ -274,14 +267,39 @@ def _time_untrained(profile: Profile) -> list[Record]:
         except torch.OutOfMemoryError:
             print(f"{case.variant}: does not fit in the memory of {device_name(device)}; left out.", file=sys.stderr)
             continue
-        write_records(path, found)
+        _keep(path, found, {stamps[0]})
         records += found
     return records
 
 
+def _stamps(profile: Profile, **case: Any) -> tuple[str, str]:
+    """Digests of all that a case's times depend on: as asked, and with scaling, whose records hold the others too."""
+    settings = {k: v for k, v in asdict(profile.latency).items() if k not in ("sizes", "tiles", "untrained")}
+    case |= {"device": device_name(device_of()), "versions": [version(name) for name in (*PACKAGES, "genseg-bench")]}
+    asked, scaled = (stamp_of(**case, **settings | {"scaling": way}) for way in (profile.latency.scaling, True))
+    return asked, scaled
+
+
+def _kept(path: Path) -> set[str]:
+    """The stamps of the cases whose records are in a file; none in one without a .stamp beside it."""
+    stamp_file = path.with_suffix(".stamp")
+    return set(stamp_file.read_text().split()) if path.exists() and stamp_file.exists() else set()
+
+
+def _keep(path: Path, records: Sequence[Record], stamps: set[str]) -> None:
+    """Write records and their stamps; a kill in between leaves no stamp, and hence records to be measured anew."""
+    path.with_suffix(".stamp").unlink(missing_ok=True)
+    write_records(path, records)
+    write_atomic(path.with_suffix(".stamp"), "".join(f"{stamp}\n" for stamp in sorted(stamps)))
+
+
 def write_report(profile: Profile) -> list[Path]:
     """Tables and figures from the records that exist."""
-    return build_report(profile.results_dir, profile.runs_dir, lambda _, split: open_split(profile, split))
+
+    def opened(dataset: str, split: str) -> Any:
+        return open_split(replace(profile, data=replace(profile.data, dataset=dataset)), split)
+
+    return build_report(profile.results_dir, profile.runs_dir, opened)
 
 
 def reproduce(profile: Profile) -> list[Path]:
@@ -299,7 +317,13 @@ def study(profile: Profile) -> list[Path]:
 
 
 def open_split(profile: Profile, split: str) -> Any:
-    return open_dataset(profile.data.dataset, eval_root(profile), split)
+    images = {"images": profile.data.images} if profile.data.images else {}
+    return open_dataset(profile.data.dataset, eval_root(profile), split, **images)
+
+
+def named(profile: Profile, name: str) -> str:
+    """A part of a file's name, with the dataset before it unless that is the embedded one."""
+    return name if is_embedded(profile) else f"{profile.data.dataset}.{name}"
 
 
 def predictions_dir(profile: Profile) -> Path:
@@ -307,7 +331,15 @@ def predictions_dir(profile: Profile) -> Path:
 
 
 def data_digest(profile: Profile) -> str:
-    return json.loads((eval_root(profile) / "dataset.json").read_text())["digest"]
+    """What the truth is: the embedded dataset's own digest, of others that of the files with the annotations."""
+    root, name = eval_root(profile), profile.data.dataset
+    if is_embedded(profile):
+        return json.loads((root / "dataset.json").read_text())["digest"]
+    folder = root / name if (root / name / "instances.json").exists() else root
+    total = hashlib.sha256()
+    for path in (find_refs(folder, load_card(name).defaults.get("split_by")), folder / "instances.json"):
+        total.update(path.read_bytes())
+    return total.hexdigest()[:16]
 
 
 def facts_of(profile: Profile, name: str, weights: str, precision: str, method: Method) -> dict[str, Any]:

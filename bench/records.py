@@ -4,7 +4,8 @@ Records live in `results/<profile>/records/*.jsonl`, one line each. Values are f
 counts, as the metric's name says:
 
 - scores (protocol `per_expression` or `per_object_joined`): `ciou`, `giou`, `small_ciou`, `bf_score`, `acc@0.9` (box
-  written in the text), `mask_acc@0.9` (box of the mask), ...: the names of `bench.evaluate.metrics.aggregate`.
+  written in the text), `mask_acc@0.9` (box of the mask), ...: the names of `bench.evaluate.metrics.aggregate`. Where a
+  split has samples without a target also `n_acc`, `t_acc` and `pr@0.7` (`bench.evaluate.grefcoco`).
 - codec ceilings (protocol `codec`, variant `tokens=N`): the same names, for the ground truth after encoding and
   decoding with N tokens.
 - breakdowns (protocol `breakdown`, the variant names a group of questions): `right_object`, `giou_right`, `giou`,
@@ -74,8 +75,12 @@ class Record:
 
 def write_records(path: Path | str, records: Iterable[Record]) -> Path:
     """Write records as JSON lines, sorted by key, empty optional fields left out; the file appears whole or not at
-    all."""
-    rows = (asdict(record) for record in sorted(records, key=_order))
+    all. Raises ValueError for a value that is no finite number, which could not be read again."""
+    records = sorted(records, key=_order)
+    for record in records:
+        if not math.isfinite(record.value):
+            raise ValueError(f"{path}: {' '.join(filter(None, record.key))} is {record.value}.")
+    rows = (asdict(record) for record in records)
     return write_lines(path, ({k: v for k, v in row.items() if k in REQUIRED or v not in EMPTY} for row in rows))
 
 

@@ -42,10 +42,20 @@ class CaptionDataset(Sequence[Example]):
             raise UserError(f"{self.path}: missing; build the dataset with `genseg data build`.") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}: not readable ({error}); build the dataset anew.") from None
+        if not isinstance(records, list):
+            raise UserError(f"{self.path}: holds a {type(records).__name__}, not a list of questions; build it anew.")
         for number, record in enumerate(records):
             if not isinstance(record, dict) or not needed <= record.keys():
                 raise UserError(
                     f"{self.path}: record {number} lacks one of {', '.join(sorted(needed))}; build it anew."
+                )
+            if not all(isinstance(record[key], str) for key in needed - {"image_id"}):
+                raise UserError(f"{self.path}: record {number} has a value that is no text; build it anew.")
+            name, first = record["image_id"], records[0]["image_id"]
+            if type(name) is not type(first) or type(name) not in (int, str):
+                raise UserError(
+                    f"{self.path}: record {number} has the image_id {name!r}, but all must be numbers, or all text; "
+                    f"build it anew."
                 )
         return records
 

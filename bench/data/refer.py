@@ -10,7 +10,7 @@ import copy
 import io
 import json
 import pickle
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pycocotools import mask as rle
 from methods.base import Box, Example, UserError
 
 SMALL = 0.04  # share of the picture below which a referent counts as small
+FAR = 1e5  # pixels: no picture is so large, and pycocotools fills the memory or crashes at coordinates far beyond
 Record = Mapping[str, Any]
 
 
@@ -111,9 +112,20 @@ class ReferDataset(Sequence[Example]):
             self.categories = list(data["categories"])
             self._images = {image["id"]: image for image in data["images"] if image["id"] in image_ids}
             self._annotations = {ann["id"]: ann for ann in data["annotations"] if ann["image_id"] in image_ids}
-        except (KeyError, TypeError) as error:
+            self._names = {category["id"]: category.get("name") for category in self.categories}
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.instances_path}: not COCO instances ({error!r}); give the original file.") from None
-        self._names = {category["id"]: category["name"] for category in self.categories}
+        self._check_fields("image", self._images.values(), file_name=_is_word, width=_is_side, height=_is_side)
+        self._check_fields("annotation", self._annotations.values(), bbox=_is_box, category_id=_is_word)
+        self._check_fields("category", self.categories, name=_is_word)
+
+    def _check_fields(self, kind: str, records: Iterable[Record], **tests: Callable[[Any], bool]) -> None:
+        for record in records:
+            for key, fits in tests.items():
+                if not fits(record.get(key)):
+                    raise UserError(
+                        f"{self.instances_path}: {kind} {record['id']} has no usable {key}; correct it or leave it out."
+                    )
 
     def _check_anchors(self) -> None:
         """Resolve the annotations of every referent."""
@@ -166,7 +178,7 @@ class ReferDataset(Sequence[Example]):
     def _mask(self, annotation: Record, shape: tuple[int, int], ref: Record) -> np.ndarray:
         try:
             return decode(annotation["segmentation"], *shape)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise UserError(
                 f"{self.instances_path}: annotation {annotation['id']} of referent {ref['ref_id']} has an unusable "
                 f"segmentation ({error}); correct it or leave the referent out."
@@ -275,6 +287,7 @@ def _of_split(refs: Any, split: str, path: Path, styles: Collection[str] | None)
             sentences = [item for item in ref["sentences"] if styles is None or item.get("style") in styles]
             for key in ("ref_id", "ann_id", "image_id"):
                 ref[key]
+            hash(ref["image_id"])
             if not all(isinstance(item["sent"], str) for item in sentences):
                 raise TypeError("a sentence is not text")
         except (KeyError, TypeError, AttributeError) as error:
@@ -302,6 +315,8 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
     elif isinstance(segmentation, list) and segmentation:
         if any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
             raise ValueError("a polygon needs at least three points")
+        if not all(_near(value) for polygon in segmentation for value in polygon):
+            raise ValueError("a coordinate of a polygon is no number or far outside")
         return rle.decode(rle.merge(rle.frPyObjects(segmentation, height, width))).astype(bool)
     else:
         raise ValueError("neither polygons nor RLE")
@@ -314,6 +329,8 @@ def _compressed(part: Mapping[str, Any], height: int, width: int) -> dict[str, A
         raise ValueError(f"RLE of {size[1]}x{size[0]} pixels for a picture of {width}x{height}")
     counts = part["counts"]
     if isinstance(counts, list):
+        if any(not isinstance(count, int) or count < 0 for count in counts):
+            raise ValueError("RLE counts have a run that is no whole number from 0 on")
         if sum(counts) != height * width:
             raise ValueError(f"RLE counts add up to {sum(counts)} of {height * width} pixels")
         return rle.frPyObjects({"size": size, "counts": counts}, height, width)
@@ -337,6 +354,8 @@ def _run_total(counts: bytes) -> int:
             raise ValueError("RLE counts have a character outside COCO's alphabet")
         value |= (code & 31) << shift
         shift += 5
+        if shift > 35:  # COCO's code writes no more than seven characters, and its reader overflows at more
+            raise ValueError("RLE counts have a number that is too long")
         if not code & 32:
             if code & 16:
                 value -= 1 << shift
@@ -347,6 +366,23 @@ def _run_total(counts: bytes) -> int:
     if shift:
         raise ValueError("RLE counts end within a number")
     return sum(runs)
+
+
+def _near(value: Any) -> bool:
+    """Whether a value is a number that a coordinate can be; NaN is none."""
+    return isinstance(value, int | float) and abs(value) < FAR
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(_near(number) for number in value)
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and 0 < value < FAR
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str | int)
 
 
 def _union(boxes: Sequence[Sequence[float]]) -> Box | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.evaluate.metrics import ratio
+from bench.evaluate.metrics import SampleScore, ratio
 
 PRECISION_THRESHOLDS = (0.7, 0.8, 0.9)
 
@@ -43,16 +43,26 @@ def score_generalised(pred: np.ndarray, gt: np.ndarray, refused: bool | None = N
     return GeneralisedScore(intersection, union, intersection / union if union else 0.0, no_target, False)
 
 
+def of_sample(sample: SampleScore) -> GeneralisedScore:
+    """A sample scored like any other (ciou and giou come out alike); an empty mask says that nothing is meant."""
+    no_target, refused = not sample.gt_area, sample.box_mask is None
+    return GeneralisedScore(sample.intersection, sample.union, sample.iou, no_target, refused)
+
+
+def terms(scores: Sequence[GeneralisedScore]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """n_acc = TP / (TP + FN), t_acc = TN / (TN + FP), pr@t over those with a target, as `metrics.terms` has them."""
+    none = np.array([sample.no_target for sample in scores], bool)
+    refused = np.array([sample.predicted_no_target for sample in scores], bool)
+    iou = np.array([sample.iou for sample in scores])
+    precision = {f"pr@{threshold}": ((iou >= threshold) & ~none, ~none) for threshold in PRECISION_THRESHOLDS}
+    return {"n_acc": (none & refused, none), "t_acc": (~none & ~refused, ~none)} | precision
+
+
 def aggregate_generalised(scores: Sequence[GeneralisedScore]) -> dict[str, float | int]:
-    """giou and ciou over all samples; n_acc = TP / (TP + FN), t_acc = TN / (TN + FP); pr@t over those with a target."""
-    without = [sample for sample in scores if sample.no_target]
-    within = [sample for sample in scores if not sample.no_target]
+    """giou and ciou over all samples, the figures of `terms`, n and no_target_n."""
     figures: dict[str, float | int] = {
         "ciou": ratio(sum(s.intersection for s in scores), sum(s.union for s in scores)),
         "giou": ratio(sum(s.iou for s in scores), len(scores)),
-        "n_acc": ratio(sum(s.predicted_no_target for s in without), len(without)),
-        "t_acc": ratio(sum(not s.predicted_no_target for s in within), len(within)),
     }
-    for threshold in PRECISION_THRESHOLDS:
-        figures[f"pr@{threshold}"] = ratio(sum(s.iou >= threshold for s in within), len(within))
-    return figures | {"n": len(scores), "no_target_n": len(without)}
+    figures |= {name: ratio(top.sum(), below.sum()) for name, (top, below) in terms(scores).items()}
+    return figures | {"n": len(scores), "no_target_n": sum(s.no_target for s in scores)}

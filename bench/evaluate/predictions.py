@@ -2,21 +2,23 @@
 
 Lines are appended to `<name>.part`, which becomes `<name>` when the last one is written. A part that belongs to the
 same job (same weights, data and settings: its stamp) is continued at the last whole batch, so that every batch has
-the same members as in an uninterrupted run and the bytes are the same.
+the same members as in an uninterrupted run and the bytes are the same. The part is locked while it grows.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from bench.evaluate import rle
 from bench.progress import Progress
 from bench.records import write_atomic
-from methods.base import Example, Prediction
+from methods.base import Example, Prediction, UserError
 
 Item = TypeVar("Item")
 
@@ -35,26 +37,49 @@ def write_predictions(
 ) -> Path:
     """Answer items in batches of fixed members and write the lines to `path`, unless it is there already.
 
-    answer: a batch of items -> one line per item.
+    answer: a batch of items -> one line per item. Raises UserError if another process is writing the file.
     """
     stamp_file = path.with_suffix(".stamp")
     part = path.with_suffix(".part")
-    known = stamp_file.read_text() if stamp_file.exists() else ""
-    if known != stamp:
-        for stale in (path, part):
-            stale.unlink(missing_ok=True)
-        write_atomic(stamp_file, stamp)
-    if path.exists():
+    if path.exists() and _content(stamp_file) == stamp:
         return path
-    done = _whole_batches(part, batch)
-    with Progress(path.stem, len(items), done) as progress, part.open("a", encoding="utf-8") as handle:
-        for start in range(done, len(items), batch):
-            lines = answer(items[start : start + batch])
-            handle.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-            handle.flush()
-            progress.advance(by=len(lines))
-    part.rename(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("a", encoding="utf-8") as handle:
+        _lock(handle, part)
+        if _content(stamp_file) != stamp:
+            path.unlink(missing_ok=True)
+            handle.truncate(0)
+            write_atomic(stamp_file, stamp)
+        elif path.exists():  # another process has completed it since
+            part.unlink()
+            return path
+        done = _whole_batches(part, batch)
+        with Progress(path.stem, len(items), done) as progress:
+            for start in range(done, len(items), batch):
+                lines = answer(items[start : start + batch])
+                handle.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+                handle.flush()
+                progress.advance(by=len(lines))
+        part.rename(path)
     return path
+
+
+def _content(stamp_file: Path) -> str:
+    return stamp_file.read_text() if stamp_file.exists() else ""
+
+
+def _lock(handle: IO[str], part: Path) -> None:
+    """Hold a part until it is closed. Raises UserError if another process holds it, or has just completed it."""
+    mine = True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = part.exists() and os.path.samestat(os.fstat(handle.fileno()), part.stat())
+    except BlockingIOError:
+        mine = False
+    except OSError:  # a file system without locks
+        pass
+    if not mine:
+        raise UserError(f"{part}: another command is writing it; wait for that one, or give another runs= folder.")
 
 
 def _whole_batches(part: Path, batch: int) -> int:
@@ -62,11 +87,9 @@ def _whole_batches(part: Path, batch: int) -> int:
 
     Works on bytes: the cut may lie within a character, and text has line ends of its own (U+2028) that JSON keeps.
     """
-    if not part.exists():
-        return 0
     whole = part.read_bytes().split(b"\n")[:-1]
     whole = whole[: len(whole) // batch * batch]
-    write_atomic(part, b"".join(row + b"\n" for row in whole))
+    os.truncate(part, sum(len(row) + 1 for row in whole))  # in place: another file would not be the locked one
     return len(whole)
 
 

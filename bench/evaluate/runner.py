@@ -38,7 +38,7 @@ def predict_method(
     """Ask a method every question of a split under every protocol -> one file per protocol.
 
     identity: what the answers depend on beside the configuration (name, digests of weights and data, and `tokens`
-    where masks are to be written with fewer than all).
+    where masks are to be written with fewer than all). split: as the files' names have it.
     """  # fmt: skip
     precision = resolve_precision(config.precision, method.device)
     paths = []

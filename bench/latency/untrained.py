@@ -64,7 +64,8 @@ def cases(config: LatencyConfig) -> list[Case]:
 
 
 def requests_of(case: Case, count: int) -> list[Request]:
-    """Noise pictures of the case's number of tiles, and plain expressions."""
+    """Noise pictures of the case's number of tiles (1, 5 or 10, which the profile's check sees to), and plain
+    expressions."""
     side = TILE * round((case.tiles - (case.tiles > 1)) ** 0.5)
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(rng.integers(0, 255, (side, side, 3), np.uint8)) for _ in range(min(count, 8))]

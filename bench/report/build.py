@@ -13,6 +13,7 @@ results/<profile>/index.html  all of it on one page
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ def _write_tables(shown: Mapping[str, Sequence[layout.Table]], folder: Path) -> 
 
 
 def _write_sheets(scores: Path, open_dataset: OpenDataset, folder: Path) -> list[Path]:
-    """One sheet of examples per dataset, split and protocol: all methods but the trivial baselines."""
+    """One sheet of examples per dataset, split and protocol: all methods but the trivial baselines. One whose pictures
+    are not at hand is left out."""
     places: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = {}
     for path in sorted(scores.glob("*.jsonl")):
         if path.name.startswith("baseline"):
@@ -123,7 +125,11 @@ def _write_sheets(scores: Path, open_dataset: OpenDataset, folder: Path) -> list
             places.setdefault(place, {})[path.name.split(".")[0]] = rows
     written = []
     for (dataset, split, protocol), methods in sorted(places.items()):
-        image = sheet.draw_sheet(methods, open_dataset(dataset, split))
+        try:
+            image = sheet.draw_sheet(methods, open_dataset(dataset, split))
+        except UserError as error:
+            print(f"Examples of {dataset} {split} left out: {error}", file=sys.stderr)
+            continue
         if image:
             buffer = io.BytesIO()
             image.save(buffer, "WEBP", quality=80)

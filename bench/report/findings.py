@@ -57,12 +57,13 @@ def findings(records: Sequence[Record], published: pd.DataFrame) -> list[Table]:
 
     records: of `genseg ablation`; published: as `load_published` gives it.
     """
-    scores = {(r.method, r.variant, r.metric): r for r in ablated(records)}
+    scores = {(r.dataset, r.method, r.variant, r.metric): r for r in ablated(records)}
     gaps = {(r.method, r.variant, r.metric): r for r in records if r.protocol == DIFFERENCE}
     rows, notes = [], []
     for claim in CLAIMS:
         gap = gaps.get((claim.method, claim.pair, claim.metric))
-        pair = [scores.get((claim.method, variant, claim.metric)) for variant in (claim.less, claim.more)]
+        where = gap.dataset if gap else ""
+        pair = [scores.get((where, claim.method, variant, claim.metric)) for variant in (claim.less, claim.more)]
         row = {"claim": claim.text, "metric": TITLES[claim.metric], "paper": _printed(claim, published)}
         if gap is None or None in pair:
             rows.append(row | {"answer": "not measured here"})

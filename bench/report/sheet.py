@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.evaluate import rle
 from bench.evaluate.boundary import inner_boundary
-from methods.base import Example, Prediction, open_image
+from methods.base import Example, Prediction, UserError, open_image
 
 Row = Mapping[str, Any]
 TRUTH, ANSWER, BOX = (0, 158, 115), (213, 94, 0), (0, 114, 178)  # Okabe and Ito's green, vermilion, blue
@@ -46,7 +46,7 @@ def choose(methods: Mapping[str, Sequence[Row]], count: int) -> list[dict[str, R
 def draw_sheet(methods: Mapping[str, Sequence[Row]], dataset: Pictures, count: int = 8) -> Image.Image | None:
     """The sheet; None when no question was answered by all methods.
 
-    methods: label -> lines of scores of one split and protocol.
+    methods: label -> lines of scores of one split and protocol. Raises UserError for a reference not in the dataset.
     """
     questions = choose(methods, count)
     if not questions:
@@ -57,6 +57,8 @@ def draw_sheet(methods: Mapping[str, Sequence[Row]], dataset: Pictures, count: i
         example = dataset[index]
         if str(example.ref_id) in wanted:
             examples[str(example.ref_id)] = example
+    for reference in sorted(wanted - examples.keys()):
+        raise UserError(f"There is no reference {reference}; run `genseg eval` on these data again.")
     lines = [_line(question, examples[_key(_first(question))[0]]) for question in questions]
     return _stack([_header(["ground truth", *methods]), *lines])
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from bench.evaluate.grefcoco import PRECISION_THRESHOLDS
 from bench.evaluate.metrics import SMALL_FRACTION
 from bench.records import BREAKDOWN, CODEC, LATENCY, PERCEPTION, UNSCORED, Record
 from bench.report.layout import Column, Figure, Table, Timing
@@ -30,6 +31,11 @@ SCORES = (
     Column("acc@0.7", "Acc@0.7", "percent"),
     Column("acc@0.9", "Acc@0.9", "percent"),
     Column("mask_acc@0.9", "Acc@0.9 (mask's box)", "percent"),
+)
+GENERALISED = (  # where samples have no target
+    Column("n_acc", "N-acc", "percent"),
+    Column("t_acc", "T-acc", "percent"),
+    *(Column(f"pr@{threshold}", f"Pr@{threshold}", "percent") for threshold in PRECISION_THRESHOLDS),
 )
 CODEC_SCORES = (
     Column("giou", "gIoU", "percent"),
@@ -77,25 +83,28 @@ def scores_of(records: Iterable[Record]) -> list[Record]:
 
 def shown(records: Iterable[Record]) -> list[Record]:
     """The scores that the tables show, for models and ceilings of which there are many."""
-    wanted = {column.key for column in (*SCORES, *CODEC_SCORES)}
+    wanted = {column.key for column in (*SCORES, *GENERALISED, *CODEC_SCORES)}
     return [record for record in records if record.metric in wanted]
 
 
 def ablated(records: Iterable[Record]) -> list[Record]:
-    """The records of generations with one thing changed, which the variant names."""
-    return [r for r in records if r.protocol not in UNSCORED and r.variant]
+    """The records of generations with one thing changed, which the variant names; those per expression come last, so
+    that they are the ones that stay where only one protocol can."""
+    changed = [r for r in records if r.protocol not in UNSCORED and r.variant]
+    return sorted(changed, key=lambda record: record.protocol == "per_expression")
 
 
 def accuracy(records: Sequence[Record]) -> list[Table]:
     """One table per dataset, split and protocol; a row per method, trivial baselines below."""
-    return [_score_table(records, place, (*SCORES, CEILING, *COUNTS)) for place in _places(scores_of(records))]
+    columns = (*SCORES, *GENERALISED, CEILING, *COUNTS)
+    return [_score_table(records, place, columns) for place in _places(scores_of(records))]
 
 
 def main_tables(records: Sequence[Record]) -> list[Table]:
     """The same with the median latency of each method."""
     tables = []
     for place in _places(scores_of(records)):
-        table = _score_table(records, place, (*SCORES, CEILING, SPEED, *COUNTS))
+        table = _score_table(records, place, (*SCORES, *GENERALISED, CEILING, SPEED, *COUNTS))
         devices = sorted({r.device for r in records if r.protocol == LATENCY and r.device})
         notes = [f"Latency: batch 1, from the opened file to the mask at the picture's size, on {'; '.join(devices)}."]
         tables.append(replace(table, notes=[*table.notes, *(notes if devices else [])]))
@@ -106,7 +115,8 @@ def ablations(records: Sequence[Record]) -> list[Table]:
     """One table per dataset, split and protocol: a row per method and variant."""
     changed = ablated(records)
     extra = (Column("giou_lost", "gIoU lost", "percent"), Column("tokens_spent", "tokens spent", "number"))
-    used = [column for column in (*SCORES, *extra) if any(record.metric == column.key for record in changed)]
+    measured = {record.metric for record in changed}
+    used = [column for column in (*SCORES, *GENERALISED, *extra) if column.key in measured]
     columns = [*PLACE, Column("method", "method"), Column("variant", "variant"), *used, *COUNTS]
     tables = []
     for place in _places(changed):
@@ -285,7 +295,7 @@ def _score_table(records: Sequence[Record], place: tuple[str, str, str], columns
     rows = []
     for name in sorted({record.method for record in here}, key=row_order):
         mine = [record for record in here if record.method == name]
-        first = next((record for record in mine if record.metric == "ciou"), mine[0])
+        first = next((record for record in mine if record.metric in ("ciou", "giou")), mine[0])
         row = _figures(mine) | {"method": name, "n": first.n, "failures": first.failures}
         row |= {"checkpoint": first.checkpoint, "backbone": first.backbone}
         row["codec_giou"] = _ceiling(records, first)
@@ -294,8 +304,12 @@ def _score_table(records: Sequence[Record], place: tuple[str, str, str], columns
         rows.append(row | dict(zip(("dataset", "split", "protocol"), place, strict=True)))
     small, total = max(row["small_n"] for row in rows), max(row["n"] for row in rows)
     small_note = f"small cIoU: the {small} of {total} samples below {100 * SMALL_FRACTION:.0f} % of the picture."
-    columns = [*PLACE, Column("method", "method"), *columns, *ORIGIN]
-    return Table(f"{dataset} {split}, {protocol}", columns, rows, [INTERVALS, *([small_note] if small else [])])
+    notes = [INTERVALS, *([small_note] if small else [])]
+    unused = {column.key for column in GENERALISED if not any(column.key in row for row in rows)}
+    if len(unused) < len(GENERALISED):
+        notes.append("N-acc, T-acc: an empty mask says that there is no target. Pr: of the samples with one.")
+    columns = [*PLACE, Column("method", "method"), *(c for c in columns if c.key not in unused), *ORIGIN]
+    return Table(f"{dataset} {split}, {protocol}", columns, rows, notes)
 
 
 def _figures(records: Iterable[Record]) -> dict[str, Figure]:

@@ -1,8 +1,8 @@
 """The loop: draw, prepare, step, log, validate, snapshot; then save the model.
 
-A stage's folder holds train.jsonl, speed.jsonl, validation.jsonl, a snapshot while it runs, config.yaml, and at the end
-model/. A killed run continues from its last snapshot and ends with the same bytes as an uninterrupted one; SIGTERM
-makes it write a snapshot and leave with exit code 0.
+A stage's folder holds train.jsonl, speed.jsonl, validation.jsonl, a snapshot while it runs, config.yaml, settings.json,
+and at the end model/. A killed run continues from its last snapshot and ends with the same bytes as an uninterrupted
+one; SIGTERM makes it write a snapshot and leave with exit code 0.
 """
 
 from __future__ import annotations
@@ -188,10 +188,11 @@ def _resume(run: Run, engine: Engine) -> Standing:
         )
     engine.load_state(tensors)
     standing = Standing(**state)
-    for name, count in standing.lines.items() if run.world.first else ():
+    for name in LOGS if run.world.first else ():
         path = run.folder / name
-        lines = path.read_text().splitlines(keepends=True)[:count] if path.exists() else []
-        path.write_text("".join(lines))
+        if path.exists():  # a log that the snapshot does not note was born after it
+            lines = path.read_text().splitlines(keepends=True)
+            path.write_text("".join(lines[: standing.lines.get(name, 0)]))
     return standing
 
 

@@ -56,7 +56,10 @@ class Source:
     @cached_property
     def pictures(self) -> list[Any]:
         """Its pictures, sorted. Raises UserError if there are none."""
-        found = sorted({image for places in self.places.values() for image in places})
+        found = sorted(
+            {image for places in self.places.values() for image in places},
+            key=lambda image: (type(image).__name__, image),
+        )
         if not found:
             where = f"Source {self.name}" if self.name else "The training split"
             raise UserError(f"{where} has no pictures; build it with data.train_scenes above 0.")

@@ -15,8 +15,11 @@ from bench.evaluate.metrics import box_iou
 from bench.evaluate.plan import plan
 from bench.evaluate.runner import round_trip
 from bench.records import write_atomic
+from bench.train import settings
+from bench.train.leaks import refuse_leaks
 from bench.train.loop import DONE, Run, run_stage
 from bench.train.order import Order
+from bench.train.snapshot import snapshots
 from bench.train.sources import corpus_of, embedded, open_sources
 from bench.train.world import ALONE, World
 from methods.base import Method, Request, UserError
@@ -35,18 +38,26 @@ def model_of_stage(profile: Profile, name: str) -> Path:
 def train_stage(profile: Profile, name: str, text: str, device: torch.device, world: World = ALONE) -> Path:
     """Run one stage to its end and return its model's folder; a finished stage returns at once.
 
-    text: the resolved profile, kept beside the run.
+    text: the resolved profile, kept beside the run. Raises UserError if the stage was begun with other settings.
     """
     folder = stage_folder(profile, name)
+    stage = replace(profile.stages[name], seed=profile.seed + profile.stages[name].seed)
+    parts = parts_of(profile, stage)
+    made_with = settings.settings_of(profile, name, stage, parts)
+    begun = (folder / DONE).is_dir() or bool(snapshots(folder))
+    if begun:
+        settings.compare(folder, made_with)
     if (folder / DONE).is_dir():
         return folder / DONE
-    stage = replace(profile.stages[name], seed=profile.seed + profile.stages[name].seed)
     sources = open_sources(profile, stage)
-    method = method_class(stage.method).build(parts_of(profile, stage), corpus_of(sources))
+    refuse_leaks(profile, sources)
+    method = method_class(stage.method).build(parts, corpus_of(sources))
     order = Order(sources, stage.images, stage.per_image, stage.seed)
     run = Run(name, folder, method, order, stage, profile.train, validation(profile, stage), world)
     if world.first:
         write_atomic(folder / "config.yaml", text)
+        if not begun:
+            settings.keep(folder, made_with)
     return run_stage(run, device)
 
 
@@ -83,11 +94,11 @@ def is_embedded(profile: Profile) -> bool:
 
 def validation(profile: Profile, stage: StageConfig) -> Callable[[Method], dict[str, float]] | None:
     """A function that measures a method on the first samples of the validation split, without touching training; None
-    if the dataset has no such split.
+    if the dataset has no such split or no samples are wanted.
 
     Stages that train a codec are measured by its round trip, the others by their answers.
     """
-    if "val" not in load_card(profile.data.dataset).splits:
+    if not profile.train.validate_samples or "val" not in load_card(profile.data.dataset).splits:
         return None
     images = {"images": profile.data.images} if profile.data.images else {}
     dataset = open_dataset(profile.data.dataset, eval_root(profile), "val", **images)

@@ -147,10 +147,17 @@ def test_a_file_that_is_no_profile_is_named(path, content):
     "override",
     ["evaluate.batch=0", "train.threads=0", "train.log_every=0", "stages.base.steps=0", "stages.base.images=0",
      "stages.base.per_image=-1", "latency.requests=0", "evaluate.threads=-2", "latency.threads=0",
-     "evaluate.limit=-1", "stages.base.betas=[0.9]"],
+     "evaluate.limit=-1", "stages.base.betas=[0.9]", "seed=-1", "data.seed=-1", "stages.base.seed=-1",
+     "evaluate.seed=-3", "train.validate_samples=-1", "stages.base.validate_every=-1", "latency.price=-0.5"],
 )  # fmt: skip
 def test_numbers_that_cannot_be_are_refused(path, override):
     assert override.split("=")[0] in refusal(path, [override])
+
+
+@pytest.mark.parametrize("name", ["up/down", "../up", "..", "a\\\\b", ".", ""])
+def test_a_stage_that_cannot_be_a_folder_is_refused(path, name):
+    path.write_text(TEXT.replace("  base:", f'  "{name}":').replace("stage:base", f"stage:{name}"))
+    assert "gives its folder that name" in refusal(path)
 
 
 def test_an_order_of_a_method_without_a_model_is_refused(path):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from bench import pipeline
-from bench.records import read_records, write_records
+from bench.records import Record, read_records, write_records
 from methods.base import UserError
 
 # ---- one step at a time, on squares -----------------------------------------------------------------------------
@@ -89,6 +89,19 @@ def test_scores_follow_their_predictions(small):
     assert path.read_bytes() == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("data_digest", lambda profile: "other squares"), ("METRICS", pipeline.METRICS + 1)]
+)
+def test_scores_follow_the_truth_and_the_metrics(small, squares, monkeypatch, name, value):
+    pipeline.evaluate(small)
+    path = small.runs_dir / "scores" / "himtok.val.per_expression.jsonl"
+    expected, predictions = path.read_bytes(), pipeline.predictions_dir(small) / path.name
+    path.write_text("{}\n")  # as made with another truth
+    monkeypatch.setattr(pipeline, name, value)
+    pipeline.score(small, predictions, squares(4), {"method": "himtok"})
+    assert path.read_bytes() == expected
+
+
 def test_an_interrupted_evaluation_ends_alike(small, asked, monkeypatch):
     first = pipeline.evaluate(small)
     for name in ("predictions", "scores"):
@@ -139,6 +152,73 @@ def test_latency_is_measured_once_for_the_same_weights_and_settings(small, asked
     assert {record.note for record in second} == {"1 threads, 2 warm-ups"}
     small.latency.requests = 3
     assert {record.n for record in pipeline.time_methods(small)} == {1, 3}  # the counted work is that of one request
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """The methods that are timed, which then takes no time."""
+    names = []
+
+    def time_paths(method, requests, config, precision, facts):
+        names.append(facts["method"])
+        return [Record(metric="latency/total/median_ms", value=1.0, protocol="latency", n=len(requests), **facts)]
+
+    monkeypatch.setattr(pipeline, "time_paths", time_paths)
+    monkeypatch.setattr(pipeline, "scale", lambda *_, **facts: [])
+    return names
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("precision", "bfloat16"), ("price", 2.0), ("warmup", 0), ("requests", 3), ("paths", ["fast"]), ("scaling", True)],
+)
+def test_another_setting_is_timed_anew(small, timed, key, value):
+    pipeline.time_methods(small)
+    pipeline.time_methods(small)
+    assert timed == ["himtok", "argenseg"]
+    setattr(small.latency, key, value)
+    pipeline.time_methods(small)
+    assert timed == ["himtok", "argenseg"] * 2
+    small.latency.sizes = ["1b"]  # of random weights, which these are not
+    pipeline.time_methods(small)
+    assert timed == ["himtok", "argenseg"] * 2
+
+
+def test_other_data_and_records_without_a_stamp_are_timed_anew(small, timed, monkeypatch):
+    first = pipeline.time_methods(small)
+    monkeypatch.setattr(pipeline, "data_digest", lambda profile: "circles")
+    pipeline.time_methods(small)
+    assert timed == ["himtok", "argenseg"] * 2
+    path = small.results_dir / "records" / "latency.jsonl"
+    assert sorted(read_records(path), key=lambda r: r.key) == sorted(first, key=lambda r: r.key)
+    path.with_suffix(".stamp").unlink()
+    assert read_records(path.parent) == read_records(path)
+    pipeline.time_methods(small)
+    assert timed == ["himtok", "argenseg"] * 3
+
+
+def test_times_with_scaling_serve_a_run_without(small, timed):
+    small.latency.scaling = True
+    pipeline.time_methods(small)
+    small.latency.scaling = False
+    pipeline.time_methods(small)
+    assert timed == ["himtok", "argenseg"]
+
+
+def test_a_method_that_was_timed_before_a_kill_is_not_timed_again(small, timed, monkeypatch):
+    whole = pipeline.time_paths
+
+    def killed(method, requests, config, precision, facts):
+        if facts["method"] == "argenseg":
+            raise KeyboardInterrupt
+        return whole(method, requests, config, precision, facts)
+
+    monkeypatch.setattr(pipeline, "time_paths", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.time_methods(small)
+    monkeypatch.setattr(pipeline, "time_paths", whole)
+    assert {record.method for record in pipeline.time_methods(small)} == {"himtok", "argenseg"}
+    assert timed == ["himtok", "argenseg"]
 
 
 def test_shipped_weights_come_first_and_only_if_wanted(small, monkeypatch):

@@ -52,6 +52,13 @@ def test_nan_bounds_become_null(tmp_path):
     assert read_records(path)[0].low is None
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_could_not_be_read_again_is_refused(tmp_path, value):
+    with pytest.raises(ValueError, match=r"r\.jsonl: a d val per_expression ciou is (nan|inf)"):
+        write_records(tmp_path / "r.jsonl", [record(), record(value=value)])
+    assert not (tmp_path / "r.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [

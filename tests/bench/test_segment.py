@@ -141,6 +141,12 @@ def test_expressions_that_say_nothing_or_too_much(ask, tmp_path, expression):
     assert not (tmp_path / "out.png").exists()
 
 
+def test_an_expression_may_hold_an_equals_sign(ask, genseg, tmp_path):
+    noise().save(tmp_path / "a.png")
+    assert ask(tmp_path / "a.png", expression="sign that says a=b").code == 0
+    assert "no expression" in complaint(genseg("segment", tmp_path / "a.png", "profile=nano"))
+
+
 def test_places_that_cannot_be_written(ask, tmp_path):
     noise().save(tmp_path / "a.png")
     for out in (tmp_path / "out.docx", tmp_path / "noending", tmp_path, tmp_path / "a.png" / "out.png"):

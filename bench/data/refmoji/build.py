@@ -5,18 +5,21 @@
 
 Scenes are made in shards. A finished shard leaves one file under <root>/.parts, so a killed build goes on where it
 stopped. Ids follow from split and scene number alone: the bytes do not depend on workers, shards or interruptions.
+A second process waits at <root>/.lock, which stays, and finds the work done.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import io
 import json
 import multiprocessing
-import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +34,13 @@ from bench.data.refmoji.levels import SPLIT_NUMBERS, classes, level_named
 from bench.data.refmoji.lexicon import lexicon
 from bench.data.refmoji.render import Picture
 from bench.data.refmoji.scene import Scene
+from bench.records import write_atomic
 from methods.base import UserError
 
 VERSION = 1  # of the generator: raise it when the same seed gives another dataset
 SHARD = 50  # scenes
 REFS, INSTANCES, CAPTIONS, SUMMARY = "refs(genseg).json", "instances.json", "captions.json", "dataset.json"
-PARTS = ".parts"
+PARTS, LOCK = ".parts", ".lock"
 
 
 @dataclass(frozen=True)
@@ -89,22 +93,36 @@ def build(
     root = Path(root)
     plan = plan_of(level, splits, train_scenes, seed)
     done = _finished(root, plan)
-    if done is not None:
-        shutil.rmtree(root / PARTS, ignore_errors=True)
+    if done is not None and not (root / PARTS).exists():
         return done
-    _prepare(root, plan)
-    missing = [shard for shard in plan.shards() if not _part(root, *shard).exists()]
-    _make(root, plan, missing, max(1, workers), progress)
-    summary = _merge(root, plan)
-    shutil.rmtree(root / PARTS)
-    return summary
+    with _alone(root):
+        done = _finished(root, plan)
+        if done is None:
+            _prepare(root, plan)
+            missing = [shard for shard in plan.shards() if not _part(root, *shard).exists()]
+            _make(root, plan, missing, max(1, workers), progress)
+            done = _merge(root, plan)
+        shutil.rmtree(root / PARTS, ignore_errors=True)
+    return done
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Wait until no other process builds under `root`, and keep others waiting."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        handle = (root / LOCK).open("w")
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written ({error.strerror}); give another root.") from None
+    with handle:
+        try:  # not flock, whose lock workers inherit, and they may outlive a killed build
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            print(f"{root}: another process is building here; waiting for it.", file=sys.stderr)
+            fcntl.lockf(handle, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 # ------------------------------------------------------------------------------------------------ starting, resuming
@@ -144,10 +162,7 @@ def _prepare(root: Path, plan: Plan) -> None:
     try:
         (root / PARTS).mkdir(parents=True, exist_ok=True)
         for split, _ in plan.scenes:
-            folder = root / "images" / split
-            folder.mkdir(parents=True, exist_ok=True)
-            for left_behind in folder.glob("*.tmp"):
-                left_behind.unlink()
+            (root / "images" / split).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{root}: cannot be written ({error.strerror}); give another root.") from None
     write_atomic(root / PARTS / "plan.json", _dump({"request": _request(plan)}))
@@ -218,9 +233,9 @@ def _scene_record(root: Path, plan: Plan, split: str, index: int) -> dict[str, A
 
 
 def _save(picture: Picture, path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    picture.image.save(temporary, "JPEG", quality=95, subsampling=0)
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    picture.image.save(content, "JPEG", quality=95, subsampling=0)
+    write_atomic(path, content.getvalue())
 
 
 def _with_ids(annotation: dict[str, Any], image_id: int) -> dict[str, Any]:

@@ -92,7 +92,11 @@ def _check_image(root: Path, image: Mapping[str, Any], annotations: Sequence[Map
         raise UserError(f"{path}: is {size[0]}x{size[1]}, not {image['width']}x{image['height']}; build it anew.")
     taken = np.zeros((image["height"], image["width"]), bool)
     for annotation in annotations:
-        mask = decode(annotation["segmentation"], image["height"], image["width"])
+        try:
+            mask = decode(annotation["segmentation"], image["height"], image["width"])
+        except (ValueError, TypeError, OverflowError) as error:
+            where = f"{root / INSTANCES}: annotation {annotation['id']}"
+            raise UserError(f"{where} has an unusable segmentation ({error}); build it anew.") from None
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         x, y, width, height = annotation["bbox"]
         box = (columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0])

@@ -83,6 +83,22 @@ def test_captions_that_are_missing(easy_root, tmp_path):
         CaptionDataset(easy_root, "val", kinds=["why"])
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda records: 7, "holds a int, not a list of questions"),
+        (lambda records: [7], "record 0 lacks"),
+        (lambda records: [*records, records[0] | {"image_id": "a"}], "has the image_id 'a', but all must be numbers"),
+        (lambda records: [records[0] | {"image_id": None}], "has the image_id None"),
+        (lambda records: [records[0] | {"split": 3}], "record 0 has a value that is no text"),
+    ],
+)
+def test_captions_that_are_broken(easy_root, read, tmp_path, change, message):
+    (tmp_path / "captions.json").write_text(json.dumps(change(read(easy_root, "captions.json"))))
+    with pytest.raises(UserError, match=f"captions.json: .*{message}"):
+        CaptionDataset(tmp_path, "train")
+
+
 def test_show_writes_a_sheet(easy_root, tmp_path):
     path = show(easy_root, "val", tmp_path / "new" / "sheet.png", count=7)
     with Image.open(path) as page:
@@ -121,6 +137,7 @@ def turned(refs):
         ("instances.json", lambda data: data["images"][0].update(width=225), "is 224x224, not 225x224"),
         ("refs(genseg).json", lambda refs: refs.pop(), "are not those of the files"),
         ("captions.json", lambda items: items[0].update(answer=""), "is empty"),
+        ("instances.json", lambda data: data["annotations"][3].update(segmentation=[[1, 2]]), "unusable segmentation"),
     ],
 )
 def test_check_finds_what_is_broken(broken, name, change, message):

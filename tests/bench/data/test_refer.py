@@ -178,6 +178,7 @@ def test_broken_json_and_entries(tmp_path):
 def test_ids_that_do_not_match(tmp_path):
     fails(write(tmp_path, ann_id=99), "referent 5 names annotation 99")
     fails(write(tmp_path, image_id=8), "referent 5 names image 8")
+    fails(write(tmp_path, image_id=[7]), "entry 0 is no referent")
 
 
 def test_a_path_may_not_leave_the_images(tmp_path):
@@ -192,6 +193,45 @@ def test_masks_of_another_size(tmp_path):
     fails(write(tmp_path, segmentation=[[1, 2, 3, 4]]), "a polygon needs at least three points")
     fails(write(tmp_path, segmentation=[]), "neither polygons nor RLE")
     fails(write(tmp_path, image={"width": 30}), "a.png: is 20x16 pixels but the masks of referent 5 are for 30x16")
+
+
+@pytest.mark.parametrize("value", ["null", "NaN", "3e8", "-1e999", "1" + "0" * 400, '"4"', "[]"])
+def test_polygons_with_coordinates_that_pycocotools_cannot_take(tmp_path, value):
+    write(tmp_path, segmentation=[[2.0, 2.0, 10.0, 2.0, 10.0, "VALUE"]])
+    path = tmp_path / "instances.json"
+    path.write_text(path.read_text().replace('"VALUE"', value))
+    fails(tmp_path, "annotation 1 of referent 5 has an unusable segmentation .a coordinate .* is no number or far out")
+
+
+@pytest.mark.parametrize("counts", [[-1, 321], [160.5, 159.5], [None, 320]])
+def test_runs_that_are_no_counts(tmp_path, counts):
+    fails(write(tmp_path, segmentation={"size": [16, 20], "counts": counts}), "no whole number from 0 on")
+
+
+def test_a_count_of_too_many_characters(tmp_path):
+    fails(write(tmp_path, segmentation={"size": [16, 20], "counts": "P" * 7 + "0"}), "a number that is too long")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "values"),
+    [
+        ("image", "file_name", [None, 1.5]),
+        ("image", "height", [None, 0, "16", 1e9]),
+        ("annotation", "bbox", [None, [1, 2], [1, 2, 3, None], [1, 2, 3, 3e8]]),
+        ("annotation", "category_id", [None, []]),
+        ("category", "name", [None, {}]),
+    ],
+)
+def test_records_without_a_usable_field(tmp_path, kind, key, values):
+    path = write(tmp_path) / "instances.json"
+    whole = json.loads(path.read_text())
+    record = whole[{"category": "categories"}.get(kind, f"{kind}s")][0]
+    del record[key]
+    for value in ("missing", *values):
+        if value != "missing":
+            record[key] = value
+        path.write_text(json.dumps(whole))
+        fails(tmp_path, f"instances.json: {kind} {record['id']} has no usable {key}; correct it or leave it out")
 
 
 def test_a_file_that_is_no_picture(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,12 +48,27 @@ def test_a_killed_build_resumes_and_ends_in_the_same_bytes(tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         small(tmp_path / "killed")
     assert not (tmp_path / "killed" / "dataset.json").exists()
-    (tmp_path / "killed" / "images" / "train" / "10000007.jpg.tmp").write_bytes(b"half a picture")
     resumed: list[int] = []
     monkeypatch.setattr(building, "_scene_record", lambda *args: (resumed.append(args[3]), original(*args))[1])
     small(tmp_path / "killed")
     assert resumed == [6, 7, 8, 9]  # the first two shards were finished
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+def test_builds_at_once_wait_for_each_other_and_end_as_one_alone(tmp_path):
+    root = tmp_path / "both"
+    words = "data", "build", f"root={root}", "splits=val", "workers=2"
+    command = [sys.executable, "-c", "from bench.cli import main; main()", *words]
+    with building._alone(root):
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        running = [subprocess.Popen(command, **pipes) for _ in range(2)]
+        for process in running:
+            assert process.stderr.readline().endswith("both: another process is building here; waiting for it.\n")
+    said = [process.communicate()[1] for process in running]
+    assert ([process.returncode for process in running], said) == ([0, 0], ["", ""])
+    check(root)
+    build("easy", tmp_path / "alone", splits=["val"], progress=False)
+    assert digests(root) == digests(tmp_path / "alone")
 
 
 def test_a_finished_build_is_not_repeated(easy_root, monkeypatch):

@@ -1,61 +1,126 @@
 """`genseg score` and `genseg compare` on files of predictions."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from bench.data.cards import open_dataset
 from bench.data.commands import build
-from bench.evaluate.commands import compare_files, score_file
+from bench.evaluate.commands import Place, compare_files, score_file
 from bench.evaluate.predictions import line
-from bench.records import read_records, write_lines
+from bench.records import read_lines, read_records, write_lines
 from methods.base import Prediction, UserError
+
+DATA = "data/refmoji-easy/eval"
 
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """A small dataset, and two files of predictions: the true masks, and the same with nothing in every second."""
+    """A small dataset where nano's is, and two files of predictions: the true masks, and nothing in every second."""
     folder = tmp_path_factory.mktemp("score")
-    build(level="easy", root=folder / "data", splits=["train"], train_scenes=6)
-    dataset = open_dataset("refmoji", folder / "data", "train")
+    build(level="easy", root=folder / DATA, splits=["train"], train_scenes=6)
+    dataset = open_dataset("refmoji", folder / DATA, "train")
     for name, step in (("right.jsonl", 10**6), ("half.jsonl", 2)):
         rows = []
         for index in range(len(dataset)):
             example = dataset[index]
             mask = example.mask if index % step or step > 2 else np.zeros_like(example.mask)
-            rows.append(line(example, Prediction(mask=mask), "per_expression", 0, example.expressions[:1]))
+            for number, words in enumerate(example.expressions):
+                rows.append(line(example, Prediction(mask=mask), "per_expression", number, [words]))
         write_lines(folder / name, rows)
     return folder
 
 
 def test_figures_are_printed_and_written(answers, capsys):
-    records = score_file(answers / "right.jsonl", answers / "data", None, None)
+    records = score_file(answers / "right.jsonl", Place(answers / DATA))
     values = {record.metric: record.value for record in records}
     assert values["ciou"] == values["bf_score"] == 1
     assert {record.split for record in records} == {"train"}
     assert read_records(answers / "right.records.jsonl") == sorted(records, key=lambda record: record.key)
-    assert "100.00 %" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "100.00 %" in out
+    assert "no answer" not in out
+
+
+def test_nanos_data_and_no_pictures_are_what_a_file_needs(answers, tmp_path, monkeypatch, genseg):
+    """As after `make reproduce`; a dataset that is named is sought where its card says."""
+    (tmp_path / DATA).mkdir(parents=True)
+    for path in (answers / DATA).glob("*.json"):
+        shutil.copy(path, tmp_path / DATA)
+    shutil.copy(answers / "right.jsonl", tmp_path / "mine.jsonl")
+    monkeypatch.chdir(tmp_path)
+    result = genseg("score", "mine.jsonl")
+    assert (result.code, result.err) == (0, "")
+    assert "100.00 %" in result.out
+    assert genseg("compare", "mine.jsonl", "mine.jsonl").code == 0
+    assert genseg("score", "mine.jsonl", "profile=nano").code == 0
+    assert "data/refmoji: has no refs" in genseg("score", "mine.jsonl", "dataset=refmoji").complaint
+    assert "missing picture" in genseg("score", "mine.jsonl", "images=elsewhere").complaint
+    assert "limit=few" in genseg("score", "mine.jsonl", "limit=few").complaint
+
+
+def test_questions_without_an_answer_are_empty_masks_and_failures(answers, tmp_path, capsys):
+    rows = [row for _, row in read_lines(answers / "right.jsonl")]
+    write_lines(tmp_path / "one.jsonl", rows[:1])
+    records = {r.metric: r for r in score_file(tmp_path / "one.jsonl", Place(answers / DATA))}
+    assert (records["giou"].n, records["giou"].failures) == (len(rows), len(rows) - 1)
+    assert records["giou"].value == pytest.approx(1 / len(rows))
+    assert f"{len(rows) - 1} of {len(rows)} questions have no answer" in capsys.readouterr().out
+    records = {r.metric: r for r in score_file(tmp_path / "one.jsonl", Place(answers / DATA), limit=1)}
+    assert (records["giou"].value, records["giou"].n, records["giou"].failures) == (1, 1, 0)
+    # an answer without a sentence is one for its reference, and a file that names neither protocol nor dataset is read
+    bare = {key: rows[0][key] for key in ("ref_id", "image_id", "mask")}
+    write_lines(tmp_path / "bare.jsonl", [bare])
+    found = score_file(tmp_path / "bare.jsonl", Place(answers / DATA, dataset="refmoji", split="train"))
+    references = len({row["ref_id"] for row in rows})
+    assert {(r.dataset, r.split, r.n, r.failures) for r in found if r.metric == "giou"} == {
+        ("refmoji", "train", references, references - 1)
+    }
 
 
 def test_differences_are_paired(answers, capsys):
-    found = compare_files(answers / "right.jsonl", answers / "half.jsonl", answers / "data", None, None)
+    found = compare_files(answers / "right.jsonl", answers / "half.jsonl", Place(answers / DATA))
     assert 0 < found["ciou"].low <= found["ciou"].value <= found["ciou"].high < 1
     assert found["ciou"].p < 0.05
     assert "p (Holm)" in capsys.readouterr().out
-    score_file(answers / "half.jsonl", answers / "data", None, None)
-    again = compare_files(answers / "right.jsonl", answers / "half.scores.jsonl", answers / "data", None, None)
+    score_file(answers / "half.jsonl", Place(answers / DATA))
+    again = compare_files(answers / "right.jsonl", answers / "half.scores.jsonl", Place(answers / DATA))
     assert again == found
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"iou": None}, "line 2: iou is None; make the scores anew with `genseg score`"),
+        ({"iou": "1"}, "line 2: iou is '1'"),
+        ({"box_mask": 5}, "line 2: box_mask is 5"),
+        ({"image_id": [1]}, r"line 2: image_id is \[1\]; write a number or a text"),
+        ({"bf": ...}, "line 2: no 'bf'"),
+        ({"ref_id": ...}, "line 2: no 'ref_id'"),
+    ],
+)
+def test_scores_that_lack_something_are_named(answers, tmp_path, change, complaint):
+    score_file(answers / "right.jsonl", Place(answers / DATA))
+    rows = [row for _, row in read_lines(answers / "right.scores.jsonl")]
+    rows[1] = {key: value for key, value in (rows[1] | change).items() if value is not ...}
+    write_lines(tmp_path / "bad.jsonl", rows)
+    for words in ((tmp_path / "bad.jsonl", answers / "right.scores.jsonl"), (tmp_path / "bad.jsonl",) * 2):
+        with pytest.raises(UserError, match=complaint):
+            compare_files(*words)
+    with pytest.raises(UserError, match=complaint):
+        score_file(tmp_path / "bad.jsonl")
 
 
 def test_files_that_cannot_be_scored(answers, tmp_path):
     with pytest.raises(UserError, match="none.jsonl: cannot be read"):
-        score_file(tmp_path / "none.jsonl", answers / "data", None, None)
+        score_file(tmp_path / "none.jsonl", Place(answers / DATA))
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(UserError, match="empty.jsonl: empty"):
-        score_file(tmp_path / "empty.jsonl", answers / "data", None, None)
+        score_file(tmp_path / "empty.jsonl", Place(answers / DATA))
     row = json.loads((answers / "right.jsonl").read_text().splitlines()[0])
     del row["split"]
     write_lines(tmp_path / "nowhere.jsonl", [row])
     with pytest.raises(UserError, match="nowhere.jsonl, line 1: names no dataset or split"):
-        score_file(tmp_path / "nowhere.jsonl", answers / "data", None, None)
+        score_file(tmp_path / "nowhere.jsonl", Place(answers / DATA))

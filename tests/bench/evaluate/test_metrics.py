@@ -59,6 +59,8 @@ def test_run_lengths_come_back(pair):
 def test_short_run_lengths_are_refused():
     with pytest.raises(ValueError, match=r"RLE|run lengths"):
         rle.decode({"size": [4, 4], "counts": "ZZ"})
+    with pytest.raises(ValueError, match="character outside"):  # pycocotools would read past its memory
+        rle.decode({"size": [4, 4], "counts": "~~~~"})
     assert rle.decode({"size": [0, 4], "counts": ""}).shape == (0, 4)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench.evaluate import rle
 from bench.evaluate.predictions import line, stamp_of, write_predictions
-from methods.base import Prediction
+from methods.base import Prediction, UserError
 
 TEXTS = ["plain", "naïve café", "紅い車", "a\u2028b", "next\u0085line", "tab\tand\nnewline", "🚗", ""]
 
@@ -95,6 +95,35 @@ def test_a_part_without_a_stamp_is_not_trusted(tmp_path):
     (tmp_path / "a.part").write_text('{"item": "stale"}\n' * 3)
     write_predictions(tmp_path / "a.jsonl", "s", range(11), 3, answer)
     assert (tmp_path / "a.jsonl").read_bytes() == whole(tmp_path)
+
+
+def test_a_file_that_another_process_writes_is_left_to_it(tmp_path):
+    """The other one is this process, in the middle of its work."""
+    asked = []
+
+    def meanwhile(items):
+        if not asked:
+            asked.append(items)
+            for stamp in ("s", "other"):
+                with pytest.raises(UserError, match=r"a.part: another command is writing it; wait for that one"):
+                    write_predictions(tmp_path / "a.jsonl", stamp, range(11), 3, answer)
+        return answer(items)
+
+    assert write_predictions(tmp_path / "a.jsonl", "s", range(11), 3, meanwhile).read_bytes() == whole(tmp_path)
+    assert asked
+    assert {path.name for path in tmp_path.glob("a.*")} == {"a.jsonl", "a.stamp"}
+
+
+def test_the_part_stays_locked_after_a_resumption(tmp_path):
+    (tmp_path / "a.stamp").write_text("s")
+    (tmp_path / "a.part").write_bytes(whole(tmp_path)[:-5])
+
+    def refused(items):
+        with pytest.raises(UserError, match="another command"):
+            write_predictions(tmp_path / "a.jsonl", "s", range(11), 3, answer)
+        return answer(items)
+
+    assert write_predictions(tmp_path / "a.jsonl", "s", range(11), 3, refused).read_bytes() == whole(tmp_path)
 
 
 def test_no_items_make_an_empty_file(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from bench.evaluate import rle
+from bench.evaluate.grefcoco import aggregate_generalised, score_generalised
 from bench.evaluate.metrics import SampleScore, aggregate
 from bench.evaluate.scoring import compare, score_predictions, to_records
 from bench.records import read_records, write_lines, write_records
@@ -121,6 +122,43 @@ def test_facts_are_those_of_the_sentence(tmp_path):
     assert facts[0] | {"style": 0} == {"style": 0, "targets": 1, "colours": ["red"]}
 
 
+def test_what_is_no_answer_is_an_empty_mask_and_a_failure(tmp_path):
+    lines = [
+        line(1, block(1, 1)) | {"mask": None},
+        line(2, block(10, 10), failure=False),
+        line(3, block(20, 20)) | {"mask": None, "failure": "cut off"},
+    ]
+    rows = scored(tmp_path, lines)
+    assert [(row["iou"], row["failure"]) for row in rows] == [(0, "no mask"), (1, None), (0, "cut off")]
+    assert {record.failures for record in to_records(rows, method="m")} == {2}
+    assert not rle.decode(rows[0]["mask"]).any()
+
+
+def test_a_figure_over_nothing_is_left_out(tmp_path):
+    nothing = [example(1, block(0, 0), "no car"), example(2, block(0, 0), "no bus")]
+    rows = scored(tmp_path, [line(1, block(0, 0)), line(2, block(0, 0))], nothing)
+    records = {record.metric: record for record in to_records(rows, method="m")}
+    assert "ciou" not in records  # its union is 0
+    assert records["giou"].value == records["n_acc"].value == 1
+    assert not {"t_acc", "pr@0.7"} & set(records)
+    read_records(write_records(tmp_path / "records.jsonl", records.values()))
+
+
+def test_samples_without_a_target_add_relas_figures(tmp_path):
+    dataset = [*DATASET, example(4, block(0, 0), "no car"), example(5, block(0, 0), "no bus")]
+    lines = [line(1, block(10, 9)), line(2, block(0, 0), "left car"), line(4, block(0, 0)), line(5, block(2, 2))]
+    records = {record.metric: record for record in to_records(scored(tmp_path, lines, dataset), method="m")}
+    figures = aggregate_generalised(
+        [score_generalised(block(*p), block(*t)) for p, t in
+         (((10, 9), (10, 10)), ((0, 0), (10, 10)), ((0, 0), (0, 0)), ((2, 2), (0, 0)))]
+    )  # fmt: skip
+    shared = figures.keys() & records.keys()
+    assert shared == {"ciou", "giou", "n_acc", "t_acc", "pr@0.7", "pr@0.8", "pr@0.9"}
+    assert {name: records[name].value for name in shared} == {name: figures[name] for name in shared}
+    assert [records[name].n for name in ("giou", "n_acc", "t_acc", "pr@0.9")] == [4, 2, 2, 2]
+    assert "no target" in records["n_acc"].note
+
+
 def test_one_picture_gives_no_interval(tmp_path):
     records = to_records(scored(tmp_path, [line(1, block(9, 10))]), method="m")
     assert all(record.low is None and math.isfinite(record.value) for record in records)
@@ -133,7 +171,17 @@ def test_one_picture_gives_no_interval(tmp_path):
         ([line(1, block(1, 1)), line(1, block(2, 2))], "line 2: reference 1 was already predicted in line 1"),
         ([line(1, block(1, 1)) | {"mask": rle.encode(np.ones((3, 4), bool))}], "4x3 but the picture is 60x40"),
         ([line(1, block(1, 1)) | {"mask": {"size": [40, 60], "counts": "abc"}}], "line 1: the mask cannot be decoded"),
-        ([line(1, block(1, 1)) | {"mask": None}], "line 1: no 'mask'"),
+        ([line(1, block(1, 1)) | {"mask": {"size": [-1, 60], "counts": "0"}}], "60x-1 but the picture is 60x40"),
+        ([line(1, block(1, 1)) | {"mask": {"size": [40], "counts": "0"}}], "line 1: the mask cannot be decoded"),
+        ([line(1, block(1, 1)) | {"mask": {"size": [math.inf, 60], "counts": "0"}}], "the mask cannot be decoded"),
+        ([line(1, block(1, 1)) | {"mask": [[1, 1, 5, 1, 5, 5]]}], "line 1: the mask cannot be decoded"),
+        ([{k: v for k, v in line(1, block(1, 1)).items() if k != "mask"}], "line 1: no 'mask'; write its run lengths"),
+        ([line(1, block(1, 1), box=[1, 2, 3])], r"line 1: the box is \[1, 2, 3\]; write four numbers"),
+        ([line(1, block(1, 1), box=["a", 1, 2, 3])], "line 1: the box is"),
+        ([line(1, block(1, 1), box={"x": 1})], "line 1: the box is"),
+        ([line(1, block(1, 1), box=[1, 2, 3, math.nan])], "line 1: the box is"),
+        ([line(1, block(1, 1)) | {"image_id": [1]}], r"line 1: image_id is \[1\]; write a number or a text"),
+        ([line(1, block(1, 1)) | {"ref_id": None}], "line 1: no 'ref_id'"),
     ],
 )
 def test_unusable_lines_are_named(tmp_path, lines, complaint):

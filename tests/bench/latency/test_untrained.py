@@ -1,6 +1,7 @@
 """Architectures with random weights: built, timed on both paths, recorded and not measured twice."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_the_shipped_profile_names_the_cases_that_matter():
     assert [case.size for case in found] == sorted(case.size for case in found)
 
 
-@pytest.mark.parametrize(("tiles", "side"), [(1, 448), (5, 896)])
+@pytest.mark.parametrize(("tiles", "side"), [(1, 448), (5, 896), (10, 1344)])
 def test_pictures_have_the_number_of_tiles_that_the_case_says(tiles, side):
     from methods.internvl.tiles import make_tiles
 
@@ -85,6 +86,41 @@ def test_a_case_is_timed_once_on_both_paths(profile, monkeypatch):
     assert not [metric for metric in metrics if "p99" in metric]  # too few requests
     monkeypatch.setattr("bench.latency.untrained.build", lambda *_: pytest.fail("built again"))
     assert {r.key for r in pipeline.time_methods(profile)} == {r.key for r in records}
+
+
+def test_a_case_is_timed_anew_with_other_settings_of_its_own_alone(profile, monkeypatch):
+    built = []
+    model = SimpleNamespace(codec=SimpleNamespace(length=30))
+    monkeypatch.setattr("bench.latency.untrained.build", lambda entry, *_: built.append(entry.method) or model)
+    monkeypatch.setattr(pipeline, "facts_of", lambda *_: {})
+    for function in ("time_paths", "scale"):
+        monkeypatch.setattr(pipeline, function, lambda *_, **__: [])
+
+    def timed():
+        del built[:]
+        pipeline.time_methods(profile)
+        return list(built)
+
+    assert (timed(), timed()) == (["argenseg"], [])
+    profile.latency.untrained["other"] = UntrainedConfig("himtok", tokens=[8])
+    assert timed() == ["himtok"]
+    del profile.latency.untrained["other"]
+    settings = {"precision": "bfloat16", "warmup": 1, "paths": ["fast"], "price": 3.0, "requests": 3, "scaling": True}
+    for key, value in settings.items():
+        setattr(profile.latency, key, value)
+        assert (timed(), timed()) == (["argenseg"], [])
+    profile.latency.untrained["short"].parts["codec"]["width"] = 8
+    assert timed() == ["argenseg"]
+    (profile.results_dir / "records" / "latency-tiny-short-1.stamp").unlink()
+    assert (timed(), timed()) == (["argenseg"], [])
+
+
+@pytest.mark.parametrize("key", ["latency.tiles", "latency.untrained.HiMTok.tiles"])
+def test_numbers_of_tiles_that_no_square_picture_has_are_refused(key):
+    for tiles in ("[2]", "[1,3]", "[4]", "[0]", "[17]"):
+        with pytest.raises(UserError, match=rf"{key} is .*; choose of 1, 5 .* and 10"):
+            load_profile("latency", [f"{key}={tiles}"])
+    assert load_profile("latency", [f"{key}=[1,5,10]"])
 
 
 def test_unknown_paths_are_refused(tmp_path):

@@ -66,6 +66,17 @@ def test_records_alone_are_enough(profile):
     assert "training.png" not in names
 
 
+def test_examples_whose_pictures_are_not_at_hand_are_left_out(profile, capsys):
+    def nowhere(dataset, split):
+        raise UserError("toy: has no refs.")
+
+    for opened, reason in ((nowhere, "toy: has no refs."), (lambda *_: [], "There is no reference 1")):
+        names = {path.name for path in build(profile, profile.parents[1] / "runs", opened)}
+        assert "main.md" in names
+        assert not any(name.startswith("examples") for name in names)
+        assert f"Examples of toy val left out: {reason}" in capsys.readouterr().err
+
+
 def test_without_records_there_is_one_clear_sentence(tmp_path):
     (tmp_path / "records").mkdir()
     with pytest.raises(UserError, match="no records there; run `make reproduce`"):

@@ -1,5 +1,7 @@
 """Claims of the papers: a view of the ablations' records."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -36,6 +38,14 @@ def test_the_interval_of_the_difference_decides(bounds, answer):
     assert [row["answer"] for row in table.rows] == [answer] + (len(CLAIMS) - 1) * ["not measured here"]
     assert f"is {answer} here" in table.notes[1]
     assert f"({100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f};" in table.notes[1]
+
+
+def test_the_figures_are_those_per_expression():
+    records = measured(CLAIM, 0.1, 0.05, 0.15)
+    joined = [replace(r, value=0.9, protocol="per_object_joined") for r in records[:2]]
+    elsewhere = [replace(r, value=0.8, dataset="e") for r in records[:2]]
+    row = findings([*records, *joined, *elsewhere], EMPTY)[0].rows[0]
+    assert (row["without"].value, row["with"].value) == (0.5, 0.6)
 
 
 def test_a_claim_needs_both_scores_and_their_difference():

@@ -89,6 +89,18 @@ def test_protocols_and_splits_never_share_a_table(records):
     ]
 
 
+def test_figures_of_samples_without_a_target_are_shown_where_there_are_any(records):
+    mine = [r for r in tables.scores_of(records) if r.method == "himtok" and r.metric != "ciou"]  # a union of 0
+    extra = [replace(mine[0], metric=metric, value=0.75, n=40) for metric in ("n_acc", "pr@0.7")]
+    (table,) = tables.accuracy([*mine, *extra])
+    titles = [column.title for column in table.shown]
+    assert "N-acc" in titles and "Pr@0.7" in titles and "T-acc" not in titles
+    assert (rows(table)["himtok"]["n_acc"].value, rows(table)["himtok"]["n"]) == (0.75, 300)
+    assert "an empty mask says that there is no target" in table.notes[-1]
+    assert {r.metric for r in extra} < {r.metric for r in tables.shown([*mine, *extra])}
+    assert "N-acc" not in [column.title for column in tables.accuracy(records)[0].shown]
+
+
 def test_latency_has_every_stage_in_order(records):
     (table,) = tables.latency(records)
     names = ["method", "vision", "mask", "codec", "resize", "extra", "total", "steps", "mask tokens", "peak MiB", "n"]

@@ -94,6 +94,28 @@ def test_killed_and_resumed_ends_with_the_same_bytes(make, name, stage):
     assert {"model/model.safetensors", "train.jsonl", "validation.jsonl"} <= whole.keys()
 
 
+@pytest.mark.parametrize("noted", [True, False])
+def test_logs_that_were_born_after_the_snapshot_are_cut(make, noted):
+    """The first line of each log is written after the snapshot; one of an earlier version does not note them."""
+    late = {"validate_every": 3}
+
+    def made(folder: str) -> Run:
+        run = make("internvl", "pretrain", folder, drawing, **late)
+        run.train.log_every = 2
+        return run
+
+    run_stage(made("whole"), CPU)
+    run_and_die(made("killed"), save_at=1, die_at=5)
+    run = made("killed")
+    assert [path.name for path in snapshots(run.folder)] == ["snapshot-00000001"]
+    assert (run.folder / "train.jsonl").exists() and (run.folder / "validation.jsonl").exists()
+    state = run.folder / "snapshot-00000001" / "state.json"
+    if not noted:
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"lines": {}}))
+    run_stage(run, CPU)
+    assert content(run.folder) == content(made("whole").folder)
+
+
 def test_killed_and_resumed_with_muon(make):
     muon = {"matrix_lr": 0.02}
     run_stage(make("internvl", "pretrain", "whole", **muon), CPU)

@@ -1,5 +1,6 @@
 """Which sample comes when: a function of the seed and the step alone, and fair."""
 
+import copy
 from collections import Counter
 
 import numpy as np
@@ -114,3 +115,11 @@ def test_nothing_to_draw_is_an_error(squares, tasks):
 def test_a_dataset_without_pictures_is_an_error(squares):
     with pytest.raises(UserError, match=r"no pictures; build it with data\.train_scenes"):
         Order([Source({"box": squares(0)}, {"box": 1.0})], 1, 1, 0)
+
+
+def test_pictures_may_have_numbers_and_names(squares):
+    numbers = squares(3)
+    names = copy.copy(numbers)
+    names.by_image = lambda: [(f"{image}.jpg", indices) for image, indices in numbers.by_image()]
+    source = Source({"box": numbers, "caption": names}, {"box": 1.0, "caption": 1.0})
+    assert source.pictures == [0, 1, 2, "0.jpg", "1.jpg", "2.jpg"]

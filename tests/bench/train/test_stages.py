@@ -109,6 +109,13 @@ def test_a_codec_is_validated_by_its_round_trip(profile, opened, build):
     assert measure(method) == {"ciou": 0.0, "giou": 0.0}
 
 
+@pytest.mark.parametrize("name", ["codec", "tune"])
+def test_no_samples_mean_no_validation(profile, opened, name):
+    profile.train.validate_samples = 0
+    assert validation(profile, profile.stages[name]) is None
+    assert opened == []
+
+
 def test_a_referent_of_nothing_is_segmented_but_has_no_box(profile, opened, squares, monkeypatch):
     monkeypatch.setattr(type(squares(5)), "of_something", lambda self: squares(2))
     profile.stages["align"].tasks = {"segment": 1.0, "segment_box": 1.0, "choose": 1.0}

@@ -1,0 +1,78 @@
+"""The guard against training on pictures that are evaluated on.
+
+RefCOCO and its relatives divide COCO's pictures differently, and lists of captions and questions hold them too. A
+picture is known by its number in COCO if its name has one, else by its path; none is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from bench.config import Profile
+from bench.data.captions import CaptionDataset
+from bench.data.cards import load_card, open_dataset
+from bench.data.folder import FolderDataset
+from bench.evaluate.perception import PerceptionSet
+from bench.train.order import ImageDataset, Source
+from bench.train.sources import embedded
+from methods.base import UserError
+
+COCO = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})\.jpg")
+
+
+def refuse_leaks(profile: Profile, sources: Sequence[Source]) -> None:
+    """Raise UserError if a picture of the sources lies in an evaluation split of `data.dataset`, unless the profile
+    allows it."""
+    evaluated = profile.data.dataset
+    held = {} if profile.data.allow_leak or embedded(evaluated) else _held_out(profile)
+    shared: dict[int | str, Path] = {}
+    guilty = []
+    for source in sources if held else ():
+        pictures = {key: path for dataset in source.datasets.values() for key, path in _pictures(dataset).items()}
+        found = {key: path for key, path in pictures.items() if key in held}
+        guilty += [source.name or evaluated] if found else []
+        shared |= found
+    if shared:
+        counts = Counter(held[key] for key in shared)
+        raise UserError(
+            f"{len(shared)} training pictures of {', '.join(guilty)} are in evaluation splits of {evaluated} "
+            f"({', '.join(f'{count} in {split}' for split, count in counts.items())}), such as "
+            f"{next(iter(shared.values()))}; leave them out, or set data.allow_leak=true to train on them."
+        )
+
+
+def _held_out(profile: Profile) -> dict[int | str, str]:
+    """Picture -> evaluation split; nothing for splits whose annotations are not there."""
+    data = profile.data
+    images = {"images": data.images} if data.images else {}
+    held: dict[int | str, str] = {}
+    for split in load_card(data.dataset).splits:
+        with suppress(UserError):
+            if split != "train":
+                held |= dict.fromkeys(_pictures(open_dataset(data.dataset, data.root, split, **images)), split)
+    return held
+
+
+def _pictures(dataset: ImageDataset) -> dict[int | str, Path]:
+    """The pictures of a dataset and where they lie, as its annotations say; none of one that is built here, whose
+    splits are disjoint."""
+    if isinstance(dataset, PerceptionSet):
+        dataset = dataset.dataset
+    if embedded(dataset.name):
+        return {}
+    if isinstance(dataset, FolderDataset):
+        paths = [dataset.root / name for name in dataset.paths]
+    else:
+        records = dataset._records if isinstance(dataset, CaptionDataset) else dataset._images.values()
+        paths = [dataset.images / record["file_name"] for record in records]
+    return {_key(path): path for path in paths}
+
+
+def _key(path: Path) -> int | str:
+    number = COCO.fullmatch(path.name)
+    return int(number[1]) if number else os.path.abspath(path)

@@ -1,0 +1,88 @@
+"""What a stage was made with, kept beside it: its settings, its data, and the weights of the stages it builds on.
+
+A stage that is there, finished or not, counts for the same settings alone. What decides only how fast a run goes and
+what is seen of it stays out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from bench.config import Profile, StageConfig
+from bench.records import write_atomic
+from bench.train.sources import configs_of, embedded
+from methods.base import UserError
+
+FILE = "settings.json"
+
+
+def settings_of(profile: Profile, name: str, stage: StageConfig, parts: Mapping[str, object]) -> dict[str, Any]:
+    """All that decides a stage's result, by the profile's keys. parts: as `build` gets them; folders of other stages'
+    models are told by the digest of their weights."""
+    kept = asdict(replace(stage, validate_every=0))  # it only looks on
+    kept["parts"] |= {key: f"weights {digest(value)}" for key, value in parts.items() if isinstance(value, Path)}
+    sources = configs_of(profile, stage)
+    built = [embedded(source.dataset) for source in sources.values()]
+    keys = ["images"]
+    keys += ["level", "seed", "train_scenes"] if any(built) else []
+    keys += [] if all(built) else ["root"]  # what is built here is the same in every folder
+    keys += [] if profile.data.mixture else ["dataset"]
+    data = {key: getattr(profile.data, key) for key in keys}
+    data["mixture"] = {source: asdict(profile.data.mixture[source]) for source in sources if source}
+    return {"stages": {name: kept}, "data": data, "train": {"precision": profile.train.precision}}
+
+
+def keep(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write them beside a run that begins."""
+    write_atomic(folder / FILE, json.dumps(settings, indent=1) + "\n")
+
+
+def compare(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raise UserError if the stage in a folder was made with others; a stage from before they were kept is taken."""
+    path = folder / FILE
+    if not path.is_file():
+        return
+    try:
+        then = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not readable ({error}); remove it to take the stage as it is.") from None
+    for name, stage in then["stages"].items():
+        then["stages"][name] = asdict(StageConfig()) | stage  # a key that came later had its default
+    changed = [f"{key} = {old} (now {new})" for key, old, new in _changes(then, json.loads(json.dumps(settings)))]
+    if changed:
+        raise UserError(
+            f"{folder}: was made with {', '.join(changed)}; set it back, remove the folder to train it anew, or give "
+            "another runs=."
+        )
+
+
+def _changes(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str, str]]:
+    """(key, old value, new value) of what differs in two trees of settings."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in old | new:
+            yield from _changes(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        yield key, json.dumps(old), json.dumps(new)
+
+
+def digest(folder: Path) -> str:
+    """Short SHA-256 over a model's weights and configuration; however the weights are cut into files."""
+    total, where = hashlib.sha256(), {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as handle:
+            where |= dict.fromkeys(handle.keys(), path)
+    for name, path in sorted(where.items()):
+        with safe_open(path, "pt") as handle:
+            tensor = handle.get_tensor(name)
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy())
+    total.update((folder / "config.json").read_bytes())
+    return total.hexdigest()[:16]
