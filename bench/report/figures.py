@@ -39,7 +39,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 FEW = 3  # curves whose names find room among them
-STAGES_ACROSS = 5  # stages beside each other in the figure of the training
+STAGES_ACROSS = 6  # stages beside each other in the figure of the training
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
