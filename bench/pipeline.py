@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -53,6 +52,7 @@ from methods.base import Method, Request, UserError
 from methods.registry import method_class
 
 PACKAGES = ("torch", "transformers")
+SHOWN = 200  # lines of a log, at most, that are shipped
 
 
 def device_of(name: str = "auto") -> torch.device:
@@ -121,7 +121,8 @@ def ship(profile: Profile) -> list[Path]:
             logs.mkdir(parents=True, exist_ok=True)
             for log in ("train.jsonl", "validation.jsonl"):
                 if (stage_folder(profile, name) / log).is_file():
-                    shutil.copyfile(stage_folder(profile, name) / log, logs / log)
+                    lines = (stage_folder(profile, name) / log).read_text().splitlines(keepends=True)
+                    write_atomic(logs / log, "".join(lines[:: -(-len(lines) // SHOWN) or 1]))
     return folders
 
 

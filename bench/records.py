@@ -74,15 +74,14 @@ class Record:
 
 
 def write_records(path: Path | str, records: Iterable[Record]) -> Path:
-    """Write records as JSON lines, sorted by key, figures to six digits, empty optional fields left out; the file
-    appears whole or not at all. Raises ValueError for a value that is no finite number and could not be read again."""
+    """Write records as JSON lines, sorted by key, empty optional fields left out; the file appears whole or not at
+    all. Raises ValueError for a value that is no finite number, which could not be read again."""
     records = sorted(records, key=_order)
     for record in records:
         if not math.isfinite(record.value):
             raise ValueError(f"{path}: {' '.join(filter(None, record.key))} is {record.value}.")
-    kept = ({k: v for k, v in asdict(r).items() if k in REQUIRED or v not in EMPTY} for r in records)
-    short = ({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()} for row in kept)
-    return write_lines(path, short)
+    rows = (asdict(record) for record in records)
+    return write_lines(path, ({k: v for k, v in row.items() if k in REQUIRED or v not in EMPTY} for row in rows))
 
 
 def read_records(source: Path | str) -> list[Record]:
