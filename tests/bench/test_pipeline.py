@@ -236,6 +236,16 @@ def test_shipped_weights_come_first_and_only_if_wanted(small, monkeypatch):
     assert pipeline.find_model(small, "internvl") == Path("trained-backbone")
 
 
+@pytest.mark.parametrize(("lines", "kept"), [(0, 0), (1, 1), (200, 200), (201, 101), (900, 180)])
+def test_long_logs_ship_with_some_of_their_lines(small, lines, kept):
+    log = pipeline.stage_folder(small, "himtok") / "train.jsonl"
+    log.write_text("".join(f"{number}\n" for number in range(lines)))
+    pipeline.ship(small)
+    shipped = (small.results_dir / "logs" / "himtok" / "train.jsonl").read_text().split()
+    assert len(shipped) == kept
+    assert shipped[:1] == ["0"][:kept]
+
+
 def test_a_digest_names_weights_and_configuration(small):
     folder = pipeline.model_of_stage(small, "himtok")
     first = pipeline.digest(folder)
