@@ -86,6 +86,10 @@ class CaptionDataset(Sequence[Example]):
             groups.setdefault(record["image_id"], []).append(index)
         return list(groups.items())
 
+    def picture_paths(self) -> list[Path]:
+        """Where the split's pictures are to lie, one per record; none is looked for."""
+        return [self.images / record["file_name"] for record in self._records]
+
     def texts(self) -> Iterator[str]:
         """Every question and every answer, for a text tokenizer that is trained from nothing."""
         for record in self._records:

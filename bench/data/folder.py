@@ -49,6 +49,10 @@ class FolderDataset(Sequence[Example]):
         """(path, index) of every picture."""
         return [(path, [index]) for index, path in enumerate(self.paths)]
 
+    def picture_paths(self) -> list[Path]:
+        """Where the pictures lie."""
+        return [self.root / path for path in self.paths]
+
     def texts(self) -> Iterator[str]:
         """None."""
         return iter(())

@@ -29,15 +29,16 @@ class ReferDataset(Sequence[Example]):
     """One Example per referent of a split, with all its sentences; masks are decoded when an example is taken.
 
     `root` is the folder of the refs file, or its parent if it has a subfolder `name`. `images` is the folder of the
-    pictures (default `<root>/images`). `styles` keeps only sentences of these styles (RefMoji marks its sentences), and
-    `limit` only the first referents. `semantic` fills Example.semantic with the class of every pixel: True or
+    pictures (default `<root>/images`); without `opens_pictures` they need not be there, for who wants the truth alone.
+    `styles` keeps only sentences of these styles (RefMoji marks its sentences), and `limit` only the first referents.
+    `semantic` fills Example.semantic with the class of every pixel: True or
     "category" for categories, "supercategory" for the coarser ones; 0 is background, k + 1 the k-th in `classes`.
     """
 
     def __init__(
         self, root: Path | str, split: str, name: str = "refmoji", split_by: str | None = None,
         images: Path | str | None = None, semantic: bool | str = False, styles: Collection[str] | None = None,
-        limit: int | None = None,
+        limit: int | None = None, opens_pictures: bool = True,
     ) -> None:  # fmt: skip
         folder = Path(root)
         folder = folder / name if (folder / name / "instances.json").exists() else folder
@@ -50,7 +51,7 @@ class ReferDataset(Sequence[Example]):
         self._read_instances(_load(self.instances_path), {ref["image_id"] for ref in refs})
         self._check_anchors()
         self.classes, self._class_of = self._semantic_classes(semantic) if semantic else ((), {})
-        self._sized: set[Any] = set()
+        self._opens, self._sized = opens_pictures, set[Any]()
 
     def __len__(self) -> int:
         return len(self._refs)
@@ -97,6 +98,10 @@ class ReferDataset(Sequence[Example]):
     def texts(self) -> Iterator[str]:
         """Every sentence, for a text tokenizer that is trained from nothing."""
         return (sentence["sent"] for ref in self._refs for sentence in ref["sentences"])
+
+    def picture_paths(self) -> list[Path]:
+        """Where the split's pictures are to lie, as the annotations say; none is looked for."""
+        return [self.images / str(image["file_name"]) for image in self._images.values()]
 
     def objects(self, image_id: int | str) -> list[np.ndarray]:
         """The masks bool [H, W] of all annotated objects of a picture, referred to or not."""
@@ -148,7 +153,7 @@ class ReferDataset(Sequence[Example]):
             self._ann_ids.append(ids)
 
     def _picture(self, image: Record, ref: Record) -> Path:
-        """The path of a picture, which must lie under the image folder, exist and have the recorded size."""
+        """The path of a picture, which must lie under the image folder and, if pictures are opened, have the recorded size."""
         root = self.images.resolve()
         path = (root / str(image["file_name"])).resolve()
         if not path.is_relative_to(root):
@@ -156,7 +161,7 @@ class ReferDataset(Sequence[Example]):
                 f"{self.instances_path}: image {image['id']} has the path {image['file_name']!r}, which leaves "
                 f"{self.images}; correct file_name."
             )
-        if image["id"] in self._sized:
+        if not self._opens or image["id"] in self._sized:
             return path
         try:
             with Image.open(path) as handle:
@@ -203,6 +208,8 @@ class ReferDataset(Sequence[Example]):
         if kind not in (True, "category", "supercategory"):
             raise UserError(f"semantic={kind!r} is unknown; use category or supercategory.")
         key = "supercategory" if kind == "supercategory" else "name"
+        self._check_fields("category", self.categories, **{key: _is_word})
+        self._check_fields("annotation", self._annotations.values(), area=_near)
         names = tuple(dict.fromkeys(category[key] for category in self.categories))
         if len(names) > 254:
             raise UserError(

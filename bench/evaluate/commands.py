@@ -97,9 +97,7 @@ def open_truth(name: str, split: str, place: Place) -> ReferDataset:
             root = Path(data.root) / "eval" if load_card(name).kind == "synthetic" else Path(data.root)
     if place.images:
         return open_dataset(name, root, split, images=place.images)
-    dataset = open_dataset(name, root, split)
-    dataset._picture = lambda image, ref: dataset.images / str(image["file_name"])
-    return dataset
+    return open_dataset(name, root, split, opens_pictures=False)
 
 
 def _cell(metric: str, value: float) -> str:

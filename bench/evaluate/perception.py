@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ class PerceptionSet(Sequence[Example]):
     def __init__(self, dataset: ImageDataset, options: int = 4, several: bool = False, seed: int = 0) -> None:
         if not 2 <= options <= len(LETTERS):
             raise UserError(f"A question has 2 to {len(LETTERS)} options, not {options}.")
-        self.dataset, self.options, self.several, self.seed = dataset, options, several, seed
+        self.name, self.dataset = dataset.name, dataset
+        self.options, self.several, self.seed = options, several, seed
         self._neighbours = {index: group for _, group in dataset.by_image() for index in group}
 
     def __len__(self) -> int:
@@ -49,6 +51,9 @@ class PerceptionSet(Sequence[Example]):
 
     def by_image(self) -> Sequence[tuple[int | str, Sequence[int]]]:
         return self.dataset.by_image()
+
+    def picture_paths(self) -> Sequence[Path]:
+        return self.dataset.picture_paths()
 
     def texts(self) -> Iterator[str]:
         """None of its own: its expressions are the dataset's."""

@@ -14,10 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench.config import Profile
-from bench.data.captions import CaptionDataset
 from bench.data.cards import load_card, open_dataset
-from bench.data.folder import FolderDataset
-from bench.evaluate.perception import PerceptionSet
 from bench.train.order import ImageDataset, Source
 from bench.train.sources import embedded
 from methods.base import UserError
@@ -61,16 +58,9 @@ def _held_out(profile: Profile) -> dict[int | str, str]:
 def _pictures(dataset: ImageDataset) -> dict[int | str, Path]:
     """The pictures of a dataset and where they lie, as its annotations say; none of one that is built here, whose
     splits are disjoint."""
-    if isinstance(dataset, PerceptionSet):
-        dataset = dataset.dataset
     if embedded(dataset.name):
         return {}
-    if isinstance(dataset, FolderDataset):
-        paths = [dataset.root / name for name in dataset.paths]
-    else:
-        records = dataset._records if isinstance(dataset, CaptionDataset) else dataset._images.values()
-        paths = [dataset.images / record["file_name"] for record in records]
-    return {_key(path): path for path in paths}
+    return {_key(path): path for path in dataset.picture_paths()}
 
 
 def _key(path: Path) -> int | str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,11 +19,14 @@ from methods.base import Example, UserError
 
 
 class ImageDataset(Protocol):
-    """A dataset that knows which of its examples share a picture."""
+    """A dataset that knows which of its examples share a picture, and where its pictures are to lie."""
+
+    name: str
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Example: ...
     def by_image(self) -> Sequence[tuple[int | str, Sequence[int]]]: ...
+    def picture_paths(self) -> Sequence[Path]: ...
 
 
 @dataclass(frozen=True)

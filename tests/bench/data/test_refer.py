@@ -164,6 +164,28 @@ def test_unknown_split_and_style(tmp_path):
     fails(tmp_path, "semantic='depth' is unknown", semantic="depth")
 
 
+def test_class_maps_need_sizes_and_kinds(tmp_path):
+    data = json.loads((write(tmp_path) / "instances.json").read_text())
+    del data["annotations"][0]["area"]
+    (tmp_path / "instances.json").write_text(json.dumps(data))
+    assert ReferDataset(tmp_path, "val")[0].semantic is None
+    fails(tmp_path, "annotation .* has no usable area; correct it or leave it out", semantic=True)
+    del data["categories"][0]["supercategory"]
+    (tmp_path / "instances.json").write_text(json.dumps(data))
+    fails(tmp_path, "category .* has no usable supercategory", semantic="supercategory")
+
+
+def test_pictures_that_are_not_opened(tmp_path):
+    dataset = ReferDataset(write(tmp_path), "val", opens_pictures=False)
+    (tmp_path / "images" / "a.png").unlink()
+    assert dataset.picture_paths() == [tmp_path / "images/a.png"]
+    assert dataset[0].image == (tmp_path / "images/a.png").resolve()
+    data = json.loads((tmp_path / "instances.json").read_text())
+    data["images"][0]["file_name"] = "../a.png"
+    (tmp_path / "instances.json").write_text(json.dumps(data))
+    fails(tmp_path, "which leaves", opens_pictures=False)
+
+
 def test_broken_json_and_entries(tmp_path):
     write(tmp_path)
     (tmp_path / "refs(unc).json").write_text("[{")

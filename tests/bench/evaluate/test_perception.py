@@ -18,6 +18,8 @@ PICTURE = Image.new("RGB", (30, 10))
 class Words:
     """Pictures of three objects side by side, each with two sentences of its own."""
 
+    name = "words"
+
     def __init__(self, pictures: int = 8, sentences: int = 2):
         self.examples = []
         for image in range(pictures):
