@@ -153,7 +153,7 @@ class ReferDataset(Sequence[Example]):
             self._ann_ids.append(ids)
 
     def _picture(self, image: Record, ref: Record) -> Path:
-        """The path of a picture, which must lie under the image folder and, if pictures are opened, have the recorded size."""
+        """The path of a picture, which must lie under the image folder and, if it is opened, have the recorded size."""
         root = self.images.resolve()
         path = (root / str(image["file_name"])).resolve()
         if not path.is_relative_to(root):

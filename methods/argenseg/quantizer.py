@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from methods.precision import exactly
+
 SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # 680 tokens
 SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)  # 2240 tokens
 
@@ -63,7 +65,7 @@ def exact(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(function)
     def in_float32(self: ResidualQuantizer, values: Tensor, *rest: Any) -> Tensor:
-        with torch.autocast(values.device.type, enabled=False):
+        with exactly(values.device):
             return function(self, values.float(), *rest)
 
     return in_float32

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from methods.argenseg.quantizer import SCALES_256, ResidualQuantizer
 from methods.base import UserError
 from methods.enlarge import channels_last, double, plus, swish
+from methods.precision import exactly
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class VQVAE(nn.Module):
     @torch.no_grad()
     def encode_pictures(self, pictures: Tensor) -> Tensor:
         """[B, 3, R, R] in -1..1 -> ids int64 [B, T]; float32 without TF32, whatever the caller's settings."""
-        with torch.autocast(pictures.device.type, enabled=False), exact_convolutions():
+        with exactly(pictures.device):
             return self.quantize.encode(self.features(pictures.float()))
 
     def encode(self, masks: Tensor) -> Tensor:
@@ -257,14 +258,3 @@ class VQVAE(nn.Module):
     def grey(self, features: Tensor) -> Tensor:
         """Accumulated features -> grey pictures in 0..1 [B, R, R]."""
         return self.colours(features).mean(1)
-
-
-class exact_convolutions:
-    """Context in which cuDNN convolutions do not use TF32, which would change ids."""
-
-    def __enter__(self) -> None:
-        self.before = torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.allow_tf32 = False
-
-    def __exit__(self, *_: object) -> None:
-        torch.backends.cudnn.allow_tf32 = self.before

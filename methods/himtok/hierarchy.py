@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from methods.base import UserError
 from methods.himtok.tokenizer import MaskTokenizer
+from methods.precision import exactly
 
 PUBLISHED_GRID = 256  # sigma is given in pixels of this grid
 
@@ -77,7 +78,7 @@ def blurred(masks: Tensor, levels: Tensor, tokens: int) -> Tensor:
 def _blur(matrix: Tensor, masks: Tensor) -> Tensor:
     """Both axes, in the masks' own precision whatever autocast says."""
     matrix = matrix.to(masks)
-    with torch.autocast(masks.device.type, enabled=False):
+    with exactly(masks.device):
         return matrix @ masks @ matrix.mT
 
 
@@ -146,7 +147,7 @@ def released_label(masks: Tensor, index: int) -> Tensor:
 def released_mask_loss(probabilities: Tensor, target: Tensor, dice_weight: float) -> Tensor:
     """Cross-entropy over clamped probabilities plus Dice over the whole batch; both [B, R, R]."""
     probabilities = probabilities.float()
-    with torch.autocast(probabilities.device.type, enabled=False):  # which forbids this loss on a GPU
+    with exactly(probabilities.device):  # which forbids this loss on a GPU
         bce = F.binary_cross_entropy(probabilities.clamp(1e-6, 1 - 1e-6), target)
     overlap, total = (probabilities * target).sum(), probabilities.sum() + target.sum()
     return bce + dice_weight * (1 - (2 * overlap + 1e-6) / (total + 1e-6))

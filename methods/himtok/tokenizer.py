@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from methods.base import UserError
 from methods.himtok.pixels import PixelDecoder
 from methods.internvl.positions import grid_positions
+from methods.precision import exactly
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,12 @@ class Quantizer(nn.Module):
 
     def table(self) -> Tensor:
         """The effective codes [K, D] (not normalised)."""
-        with torch.autocast(self.embedding.weight.device.type, enabled=False):
+        with exactly(self.embedding.weight.device):
             return self.embedding_proj(self.embedding.weight.float())
 
     def ids(self, z: Tensor) -> Tensor:
         """z [B, T, D] -> ids int64 [B, T], the first of equally near codes."""
-        with torch.autocast(z.device.type, enabled=False):
+        with exactly(z.device):
             z, codes = F.normalize(z.float(), dim=-1), F.normalize(self.table(), dim=-1)
             distance = (z**2).sum(-1, keepdim=True) + (codes**2).sum(-1) - 2 * z @ codes.T
             return distance.argmin(-1)
@@ -163,7 +164,7 @@ class Quantizer(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """-> straight-through unit vectors [B, T, D], ids [B, T], codebook plus weighted commitment loss."""
         ids = self.ids(z)
-        with torch.autocast(z.device.type, enabled=False):
+        with exactly(z.device):
             z = F.normalize(z.float(), dim=-1)
             codes = F.normalize(self.table(), dim=-1)[ids]
             loss = self.commitment * F.mse_loss(codes.detach(), z) + F.mse_loss(codes, z.detach())
@@ -255,7 +256,7 @@ class MaskTokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, masks: Tensor) -> Tensor:
-        """float [B, 1, R, R] in 0..1 -> ids int64 [B, T]; float32 whatever the caller's autocast.
+        """float [B, 1, R, R] in 0..1 -> ids int64 [B, T]; float32 without TF32, whatever the caller's settings.
 
         Raises UserError for masks of another kind or size.
         """
@@ -263,7 +264,7 @@ class MaskTokenizer(nn.Module):
         if not masks.is_floating_point() or masks.ndim != 4 or masks.shape[1:] != wanted:
             found = f"{masks.dtype} {list(masks.shape)}"
             raise UserError(f"The masks are {found}, but must be floats in 0..1 of shape {list(wanted)} each.")
-        with torch.autocast(masks.device.type, enabled=False):
+        with exactly(masks.device):
             return self.quantize.ids(self.latents(masks.float()))
 
     def decode(self, ids: Tensor) -> Tensor:

@@ -228,10 +228,13 @@ def test_a_batch_encodes_like_its_rows(codec):
     assert torch.equal(ids, torch.cat([codec.encode(mask[None]) for mask in masks()]))
 
 
-def test_the_convolution_setting_is_given_back(codec):
-    before = torch.backends.cudnn.allow_tf32
+def test_masks_are_encoded_without_tf32(codec, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = []
+    hook = codec.quant_conv.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
     codec.encode(masks()[:1])
-    assert torch.backends.cudnn.allow_tf32 == before
+    hook.remove()
+    assert seen == [False] and torch.backends.cudnn.allow_tf32
 
 
 def test_ids_that_do_not_exist_are_named(codec):

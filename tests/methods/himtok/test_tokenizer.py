@@ -139,7 +139,17 @@ def test_ids_do_not_depend_on_the_callers_autocast(codec, masks):
         assert torch.equal(codec.encode(masks.bfloat16()), plain)
 
 
-@torch.no_grad()
+def test_masks_are_encoded_without_tf32(codec, masks, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = []
+    convolutions = [module for module in codec.encoder.modules() if isinstance(module, torch.nn.Conv2d)]
+    hooks = [c.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32)) for c in convolutions]
+    codec.encode(masks)
+    for hook in hooks:
+        hook.remove()
+    assert seen == [False] * len(convolutions) and seen and torch.backends.cudnn.allow_tf32
+
+
 @torch.no_grad()
 def test_attention_in_bfloat16_is_that_in_float32_but_for_rounding(codec, masks):
     plain = codec.latents(masks)
