@@ -237,7 +237,7 @@ def time_methods(profile: Profile) -> list[Record]:
 
 def _time_untrained(profile: Profile) -> list[Record]:
     """The same for the profile's architectures with random weights, a file of records for each case; a finished case
-    is not measured again, and one that does not fit in memory is left out."""
+    is not measured again, and one that does not fit in memory, or has tiles where the size has none, is left out."""
     config, device = profile.latency, device_of()
     torch.set_num_threads(config.threads)
     precision = resolve_precision(config.precision, device)
@@ -256,6 +256,9 @@ def _time_untrained(profile: Profile) -> list[Record]:
                 model = key, untrained.build(entry, case.size, device, precision)
                 if config.int8:
                     int8.quantise(model[1])
+            if not untrained.reads(model[1], case.tiles):
+                print(f"{case.variant}: this size cuts no picture into tiles; left out.", file=sys.stderr)
+                continue
             facts = facts_of(profile, entry.method, "", config.precision, model[1]) | {
                 "backbone": case.size, "dataset": "noise", "split": "",
                 "variant": case.variant + f", {int8.VARIANT}" * config.int8,

@@ -88,6 +88,11 @@ def build(config: UntrainedConfig, size: str, device: torch.device, precision: t
     return method.to(device).eval()
 
 
+def reads(method: Any, tiles: int) -> bool:
+    """Whether a picture of so many tiles reaches the method whole."""
+    return tiles == 1 or tiles - 1 <= method.options.max_tiles > 1
+
+
 @contextmanager
 def _default_precision(precision: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()

@@ -115,6 +115,12 @@ def test_a_case_is_timed_anew_with_other_settings_of_its_own_alone(profile, monk
     assert (timed(), timed()) == (["argenseg"], [])
 
 
+def test_tiles_of_a_size_that_has_none_are_left_out(profile, capsys):
+    profile.latency.tiles = [5]
+    assert pipeline.time_methods(profile) == []
+    assert "short on tiny, tiles=5: this size cuts no picture into tiles; left out." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("key", ["latency.tiles", "latency.untrained.HiMTok.tiles"])
 def test_numbers_of_tiles_that_no_square_picture_has_are_refused(key):
     for tiles in ("[2]", "[1,3]", "[4]", "[0]", "[17]"):
