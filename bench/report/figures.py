@@ -103,12 +103,14 @@ def codec_ceiling(records: Sequence[Record]) -> Figure | None:
     places = sorted(drawn, key=lambda place: (place[0], place[1] != "val", place[1]))
     look = _look(key[2] for key in curves)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2 * len(places), 3.6))
-        for axis, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places, strict=True):
+        figure = Figure(figsize=(5.2 * len(places), 4.0))
+        axes = figure.subplots(1, len(places), squeeze=False)[0]
+        for axis, place in zip(axes, places, strict=True):
             here = {key[2]: curves[key] for key in sorted(curves) if key[:2] == place}
             for name, curve in here.items():
                 _codec_curve(axis, curve, name, *look[name])
             _length_panel(axis, here.values(), "Codec ceiling, {} {}".format(*place), "gIoU of the round trip (%)")
+        shared_legend(figure, axes, 2)
     return figure
 
 
@@ -144,8 +146,8 @@ def ablation_lengths(records: Sequence[Record]) -> Figure | None:
             for name, curve in curves.items():
                 _band(axis, curve, metric, name, *look[name])
             _length_panel(axis, curves.values(), title, unit)
-            if len(curves) > FEW:
-                axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            crowd = {"fontsize": 7, "bbox_to_anchor": (1.0, 1.0)} if len(curves) > FEW else {"fontsize": 8}
+            axis.legend(loc="upper left", **crowd)
     return figure
 
 
@@ -177,7 +179,19 @@ def training_curves(logs: Mapping[str, Path]) -> Figure | None:
         for above, below in pairs[::across]:
             above.set_ylabel("training loss")
             below.set_ylabel("validation (%)")
+        shared_legend(figure, [below for _, below in pairs], len(COLOURS))
     return figure
+
+
+def shared_legend(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
+    """One legend above all panels, each name once, as it looks in the first panel that has it."""
+    known: dict[str, Any] = {}
+    for panel in panels:
+        for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
+            known.setdefault(name, handle)
+    if known:
+        columns = min(columns, len(known))
+        figure.legend(known.values(), known.keys(), loc="outside upper center", ncols=columns, fontsize=8)
 
 
 def _compact(svg: bytes) -> bytes:
@@ -290,7 +304,6 @@ def _band(
 def _length_panel(axis: Axes, curves: Iterable[Mapping[int, object]], title: str, unit: str) -> None:
     _token_axis(axis, sorted({tokens for curve in curves for tokens in curve}))
     axis.set(xlabel="mask tokens", ylabel=unit, ylim=(0, 100), title=title)
-    axis.legend(loc="upper left", fontsize=8)
 
 
 def _token_axis(axis: Axes, tokens: Sequence[int]) -> None:
@@ -324,8 +337,10 @@ def _loss_panel(axis: Axes, columns: Mapping[str, np.ndarray]) -> None:
         held = [columns[name][each] for each in bins]
         means = [each[~np.isnan(each)].mean() if not np.isnan(each).all() else np.nan for each in held]
         axis.plot(ends, means, color=colour, linewidth=1.6 if name == "loss" else 0.9, label=name)
-    axis.set_yscale("log")
-    _plain_log_ticks(axis.yaxis, *axis.get_ylim())
+    low, high = axis.get_ylim()
+    if len(parts) > 1 or high > 4 * low > 0:  # a loss that hardly moves is easier to read between plain ticks
+        axis.set_yscale("log")
+        _plain_log_ticks(axis.yaxis, *axis.get_ylim())
     axis.legend(fontsize=7)
 
 
@@ -335,5 +350,3 @@ def _validation_panel(axis: Axes, columns: Mapping[str, np.ndarray]) -> None:
     for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
         axis.plot(columns["samples"], 100 * columns[name], color=colour, marker=marker, markersize=3, label=name)
     axis.set_ylim(0, 100)
-    if names:
-        axis.legend(fontsize=7)

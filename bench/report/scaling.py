@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from bench.records import LATENCY, Record
-from bench.report.figures import COLOURS, MARKERS, STYLE
+from bench.report.figures import COLOURS, MARKERS, STYLE, shared_legend
 from bench.report.layout import Column, Table
 from bench.report.tables import label
 
@@ -78,15 +78,11 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
             figure = Figure(figsize=(3.1 * len(axes), 3.6))
             panels = figure.subplots(1, len(axes), squeeze=False)[0]
             for panel, (axis, lines) in zip(panels, axes.items(), strict=True):
-                for name, curve in lines.items():
+                for name, curve in sorted(lines.items()):
                     _draw(panel, curve, name, *look[name])
                 _finish(panel, axis, lines)
             panels[0].set_ylabel("ms per call")
-            known = {}
-            for panel in panels:
-                handles, labels = panel.get_legend_handles_labels()
-                known |= dict(zip(labels, handles, strict=True))
-            figure.legend([known[name] for name in names], names, loc="outside upper center", ncols=min(3, len(names)))
+            shared_legend(figure, panels, 3)
         drawn[f"scaling.{backbone}"] = figure
     return drawn
 

@@ -9,9 +9,7 @@ from bench.report import figures
 
 
 def texts(figure):
-    return {
-        item.get_text() for axis in figure.axes for item in axis.findobj(lambda artist: hasattr(artist, "get_text"))
-    }
+    return {item.get_text() for item in figure.findobj(lambda artist: hasattr(artist, "get_text"))}
 
 
 @pytest.mark.parametrize("draw", [figures.accuracy_over_latency, figures.codec_ceiling])
@@ -58,6 +56,21 @@ def test_ablated_lengths_and_codecs_have_a_panel_each(records):
     assert {"himtok", "himtok (hierarchy=off)", "Codecs trained in another way", "cIoU (%)"} <= found
     assert "argenseg (hierarchy=off)" not in found
     assert "himtok (hierarchy=off)" not in texts(figures.codec_ceiling([*records, *codecs]))
+
+
+def test_a_legend_for_all_panels_tells_each_name_once(tmp_path):
+    for name in ("a", "b"):
+        write_lines(tmp_path / name / "train.jsonl", [{"step": 1, "samples": 8, "loss": 1.0}])
+        write_lines(tmp_path / name / "validation.jsonl", [{"step": 1, "samples": 8, "giou": 0.5, "ciou": 0.4}])
+    (legend,) = figures.training_curves({name: tmp_path / name for name in ("a", "b")}).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["giou", "ciou"]
+
+
+@pytest.mark.parametrize("last, scale", [(0.5, "linear"), (0.1, "log")])
+def test_a_loss_that_hardly_moves_stands_between_plain_ticks(tmp_path, last, scale):
+    rows = [{"step": i, "samples": 8 * i, "loss": loss} for i, loss in ((1, 1.0), (2, last))]
+    write_lines(tmp_path / "a" / "train.jsonl", rows)
+    assert figures.training_curves({"a": tmp_path / "a"}).axes[0].get_yscale() == scale
 
 
 def test_training_curves_smooth_and_survive_a_log_without_validation(tmp_path):
