@@ -84,6 +84,8 @@ def examples() -> list[Example]:
 class Squares:
     """A dataset of `scene`s with the methods that the harness asks for."""
 
+    name = "squares"
+
     def __init__(self, pictures: int):
         self.examples = [example for number in range(pictures) for example in scene(number)]
 
