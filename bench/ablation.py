@@ -35,7 +35,7 @@ from bench.records import DIFFERENCE, PERCEPTION, Record, read_lines, read_recor
 from bench.report.findings import CLAIMS
 from bench.report.tables import shown
 from bench.train.engine import resolve_precision
-from bench.train.stages import model_of_stage
+from bench.train.stages import finished_model
 from methods.base import Method, Request
 from methods.registry import method_class
 
@@ -58,8 +58,8 @@ def ablation(profile: Profile) -> list[Record]:
         records += subject.token_budgets() + subject.boxes_after() + subject.settled() + subject.orders()
     write_records(f"{stem}.jsonl", records)
     for label, stage in profile.ablation.variants.items():
-        model = model_of_stage(profile, stage)
-        if not model.is_dir():
+        model = finished_model(profile, stage)
+        if model is None:
             print(f"{label}: stage {stage} was not trained here, its records stay as they are (`genseg train {stage}`)")
             continue
         trained = profile.stages[stage]
@@ -68,8 +68,9 @@ def ablation(profile: Profile) -> list[Record]:
         write_records(f"{stem}-{stage}.jsonl", found)
         records += found
     stage = profile.ablation.perception
-    if stage and model_of_stage(profile, stage).is_dir():
-        found = Subject(profile, profile.stages[stage].method, model_of_stage(profile, stage), scores).perception()
+    model = finished_model(profile, stage) if stage else None
+    if model:
+        found = Subject(profile, profile.stages[stage].method, model, scores).perception()
         write_records(f"{stem}-perception.jsonl", found)
         records += found
     records += differences(scores, Path(f"{stem}-differences.jsonl"), profile.evaluate.seed)

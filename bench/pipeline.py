@@ -41,6 +41,7 @@ from bench.train.settings import digest
 from bench.train.sources import configs_of, embedded, train_root
 from bench.train.stages import (
     eval_root,
+    finished_model,
     is_embedded,
     model_of_stage,
     needed_stages,
@@ -97,13 +98,12 @@ def shipped_model(profile: Profile, method: str) -> Path:
 
 
 def find_model(profile: Profile, method: str) -> Path:
-    """The folder of a method's weights: shipped, trained before, or trained now."""
+    """The folder of a method's weights: shipped, trained before with the profile's settings, or trained now."""
     shipped = shipped_model(profile, method)
     if profile.ship and (shipped / "config.json").is_file():
         return shipped
     stage = profile.models[method]
-    folder = model_of_stage(profile, stage)
-    return folder if folder.is_dir() else train(profile, [stage])[-1]
+    return finished_model(profile, stage) or train(profile, [stage])[-1]
 
 
 def ship(profile: Profile) -> list[Path]:
@@ -205,7 +205,7 @@ def time_methods(profile: Profile) -> list[Record]:
     questions = plan(dataset, "per_expression")
     requests = [Request(dataset[q.index].image, q.expressions) for q in questions[: config.requests]]
     weights = int8.VARIANT if config.int8 else ""
-    path = profile.results_dir / "records" / ("latency-int8.jsonl" if config.int8 else "latency.jsonl")
+    path = profile.results_dir / "records" / f"{named(profile, 'latency')}{'-int8' * config.int8}.jsonl"
     folders = {name: find_model(profile, name) for name in profile.models}
     stamps = {
         name: _stamps(profile, method=name, weights=digest(folder), backbone=profile.name, data=data_digest(profile))

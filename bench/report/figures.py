@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from PIL import Image
 
-from bench.records import CODEC, LATENCY, Record, read_lines, write_atomic
-from bench.report.tables import ablated, base_of, label, row_order, scores_of, tokens_of
+from bench.records import CODEC, Record, read_lines, write_atomic
+from bench.report.tables import ablated, base_of, label, row_order, scores_of, tokens_of, whole_time
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -69,11 +69,11 @@ def accuracy_over_latency(records: Sequence[Record], metric: str = "ciou", title
     for score in scores_of(records):
         if score.metric == metric:
             panels.setdefault((score.dataset, score.split, score.protocol), []).append(score)
-    timed = _timings(records)
-    panels = {place: scores for place, scores in panels.items() if any(label(s) in timed for s in scores)}
+    timed = {place: _timings(records, scores) for place, scores in panels.items()}
+    panels = {place: scores for place, scores in panels.items() if timed[place]}
     if not panels:
         return None
-    look = _look(label(score) for scores in panels.values() for score in scores if label(score) in timed)
+    look = _look(name for times in timed.values() for name in times)
     with matplotlib.rc_context(STYLE):
         across = min(len(panels), 3)
         down = -(-len(panels) // across)
@@ -83,7 +83,7 @@ def accuracy_over_latency(records: Sequence[Record], metric: str = "ciou", title
             axis.set_visible(False)
         shown = sorted(panels.items(), key=lambda panel: (panel[0][0], panel[0][1] != "val", panel[0]))
         for axis, (place, scores) in zip(axes, shown, strict=False):
-            _accuracy_panel(axis, scores, timed, look)
+            _accuracy_panel(axis, scores, timed[place], look)
             axis.set(
                 title="{} {}, {}".format(*place), xlabel="latency per image (ms, median to p90)", ylabel=f"{title} (%)"
             )
@@ -205,17 +205,10 @@ def _compact(svg: bytes) -> bytes:
     return svg.replace(b"</style>", rules + b"</style>", 1)
 
 
-def _timings(records: Iterable[Record]) -> dict[str, tuple[float, float]]:
-    """Label -> median and p90 of the whole request in ms."""
-    found: dict[str, dict[str, float]] = {}
-    for record in records:
-        if record.protocol == LATENCY and record.metric.startswith("latency/total/"):
-            found.setdefault(label(record), {})[record.metric.rsplit("/", 1)[1]] = record.value
-    return {
-        name: (times["median_ms"], times.get("p90_ms", times["median_ms"]))
-        for name, times in found.items()
-        if "median_ms" in times
-    }
+def _timings(records: Sequence[Record], scores: Iterable[Record]) -> dict[str, tuple[float, float]]:
+    """Label -> median and p90 of the whole request in ms, of the scored methods that were timed."""
+    times = {label(score): whole_time(records, score) for score in scores}
+    return {name: (time.median, time.p90 or time.median) for name, time in times.items() if time}
 
 
 def _look(names: Iterable[str]) -> dict[str, tuple[str, str]]:

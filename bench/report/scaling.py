@@ -30,11 +30,15 @@ def units(record: Record) -> int:
 
 
 def curves(records: Sequence[Record]) -> dict[str, Curves]:
-    """Backbone -> its curves; the backbone of a trained model is the profile's name."""
+    """Backbone -> its curves, with the dataset behind it where several were timed; the backbone of a trained model is
+    the profile's name."""
     found: dict[str, Curves] = {}
-    for record in sorted((r for r in records if r.protocol == LATENCY and r.metric.startswith("scaling/")), key=units):
-        axis = record.metric.split("/")[1]
-        found.setdefault(record.backbone, {}).setdefault(axis, {}).setdefault(label(record), []).append(record)
+    scaled = sorted((r for r in records if r.protocol == LATENCY and r.metric.startswith("scaling/")), key=units)
+    places = {(record.backbone, record.dataset) for record in scaled}
+    for record in scaled:
+        axis, alone = record.metric.split("/")[1], sum(name == record.backbone for name, _ in places) == 1
+        place = record.backbone if alone else f"{record.backbone}.{record.dataset}"
+        found.setdefault(place, {}).setdefault(axis, {}).setdefault(label(record), []).append(record)
     return {name: {axis: mine[axis] for axis in AXES if axis in mine} for name, mine in sorted(found.items())}
 
 

@@ -222,12 +222,13 @@ def published_list(figures: pd.DataFrame) -> Table:
 
 
 def latency(records: Sequence[Record]) -> list[Table]:
-    """One table per device and precision: stages, steps, tokens and memory of each method."""
+    """One table per device, precision and dataset: stages, steps, tokens and memory of each method."""
     timed = [record for record in records if record.protocol == LATENCY]
     stages = _stages(timed)
     columns = [
         Column("device", ""),
         Column("precision", ""),
+        Column("dataset", ""),
         Column("method", "method"),
         *(Column(stage, stage, "time") for stage in stages),
         Column("total", "total", "time"),
@@ -237,11 +238,13 @@ def latency(records: Sequence[Record]) -> list[Table]:
         Column("n", "n", "count"),
     ]
     tables = []
-    for device, precision in sorted({(record.device, record.precision) for record in timed}):
-        here = [record for record in timed if (record.device, record.precision) == (device, precision)]
+    for place in sorted({(record.device, record.precision, record.dataset) for record in timed}):
+        device, precision, dataset = place
+        here = [record for record in timed if (record.device, record.precision, record.dataset) == place]
         names = sorted({label(record) for record in here}, key=row_order)
-        rows = [{"device": device, "precision": precision} | _latency_row(here, name, stages) for name in names]
-        setting = ", ".join(filter(None, [device, precision, *sorted({record.note for record in here})]))
+        facts = {"device": device, "precision": precision, "dataset": dataset}
+        rows = [facts | _latency_row(here, name, stages) for name in names]
+        setting = ", ".join(filter(None, [device, precision, dataset, *sorted({record.note for record in here})]))
         tables.append(
             Table(
                 f"Latency per image in ms: median (90th percentile) — {setting}",
@@ -299,7 +302,7 @@ def _score_table(records: Sequence[Record], place: tuple[str, str, str], columns
         row = _figures(mine) | {"method": name, "n": first.n, "failures": first.failures}
         row |= {"checkpoint": first.checkpoint, "backbone": first.backbone}
         row["codec_giou"] = _ceiling(records, first)
-        row["latency_ms"] = _total(records, first)
+        row["latency_ms"] = whole_time(records, first)
         row["small_n"] = next((record.n for record in mine if record.metric == "small_ciou"), 0)
         rows.append(row | dict(zip(("dataset", "split", "protocol"), place, strict=True)))
     small, total = max(row["small_n"] for row in rows), max(row["n"] for row in rows)
@@ -329,12 +332,11 @@ def _ceiling(records: Iterable[Record], row: Record) -> Figure | None:
     return Figure(best.value, best.low, best.high) if best else None
 
 
-def _total(records: Iterable[Record], row: Record) -> Timing | None:
-    timed = {
-        record.metric: record.value
-        for record in records
-        if record.protocol == LATENCY and (record.method, record.variant) == (row.method, row.variant)
-    }
+def whole_time(records: Iterable[Record], row: Record) -> Timing | None:
+    """The time of whole requests to what the row's record is of, on its dataset; on another if only that was timed."""
+    mine = [r for r in records if r.protocol == LATENCY and (r.method, r.variant) == (row.method, row.variant)]
+    mine.sort(key=lambda record: record.dataset == row.dataset)
+    timed = {record.metric: record.value for record in mine}
     median = timed.get("latency/total/median_ms")
     return None if median is None else Timing(median, timed.get("latency/total/p90_ms"))
 

@@ -27,7 +27,7 @@ FILE = "settings.json"
 def settings_of(profile: Profile, name: str, stage: StageConfig, parts: Mapping[str, object]) -> dict[str, Any]:
     """All that decides a stage's result, by the profile's keys. parts: as `build` gets them; folders of other stages'
     models are told by the digest of their weights."""
-    kept = asdict(replace(stage, validate_every=0))  # it only looks on
+    kept = recipe_of(stage)
     kept["parts"] |= {key: f"weights {digest(value)}" for key, value in parts.items() if isinstance(value, Path)}
     sources = configs_of(profile, stage)
     built = [embedded(source.dataset) for source in sources.values()]
@@ -40,13 +40,22 @@ def settings_of(profile: Profile, name: str, stage: StageConfig, parts: Mapping[
     return {"stages": {name: kept}, "data": data, "train": {"precision": profile.train.precision}}
 
 
+def recipe_of(stage: StageConfig) -> dict[str, Any]:
+    """What decides a stage's result besides data and the weights that it builds on."""
+    return asdict(replace(stage, validate_every=0))  # it only looks on
+
+
 def keep(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write them beside a run that begins."""
     write_atomic(folder / FILE, json.dumps(settings, indent=1) + "\n")
 
 
 def compare(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raise UserError if the stage in a folder was made with others; a stage from before they were kept is taken."""
+    """Raise UserError if the stage in a folder was made with others; a stage from before they were kept is taken.
+
+    settings: as `settings_of` gives them, or some of their parts. A stage's part that is `stage:NAME` there, not the
+    digest of its weights, fits any.
+    """
     path = folder / FILE
     if not path.is_file():
         return
@@ -56,7 +65,8 @@ def compare(folder: Path, settings: Mapping[str, Any]) -> None:
         raise UserError(f"{path}: not readable ({error}); remove it to take the stage as it is.") from None
     for name, stage in then["stages"].items():
         then["stages"][name] = asdict(StageConfig()) | stage  # a key that came later had its default
-    changed = [f"{key} = {old} (now {new})" for key, old, new in _changes(then, json.loads(json.dumps(settings)))]
+    then, now = {key: then.get(key) for key in settings}, json.loads(json.dumps(settings))
+    changed = [f"{key} = {old} (now {new})" for key, old, new in _changes(then, now)]
     if changed:
         raise UserError(
             f"{folder}: was made with {', '.join(changed)}; set it back, remove the folder to train it anew, or give "
@@ -69,7 +79,7 @@ def _changes(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str, str]
     if isinstance(old, dict) and isinstance(new, dict):
         for name in old | new:
             yield from _changes(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-    elif old != new:
+    elif old != new and not (str(new).startswith("stage:") and str(old).startswith("weights ")):
         yield key, json.dumps(old), json.dumps(new)
 
 

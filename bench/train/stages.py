@@ -35,13 +35,30 @@ def model_of_stage(profile: Profile, name: str) -> Path:
     return stage_folder(profile, name) / DONE
 
 
+def seeded(profile: Profile, name: str) -> StageConfig:
+    """The stage with the profile's seed added to its own."""
+    return replace(profile.stages[name], seed=profile.seed + profile.stages[name].seed)
+
+
+def finished_model(profile: Profile, name: str) -> Path | None:
+    """The model of a stage that was trained to its end, None if it was not; no training data is needed.
+
+    Raises UserError if the stage, or one that it builds on, was made with other settings than the profile's. Data may
+    differ: a model can be asked about other pictures than it has learnt from.
+    """
+    if not model_of_stage(profile, name).is_dir():
+        return None
+    for each in needed_stages(profile, name):
+        settings.compare(stage_folder(profile, each), {"stages": {each: settings.recipe_of(seeded(profile, each))}})
+    return model_of_stage(profile, name)
+
+
 def train_stage(profile: Profile, name: str, text: str, device: torch.device, world: World = ALONE) -> Path:
     """Run one stage to its end and return its model's folder; a finished stage returns at once.
 
     text: the resolved profile, kept beside the run. Raises UserError if the stage was begun with other settings.
     """
-    folder = stage_folder(profile, name)
-    stage = replace(profile.stages[name], seed=profile.seed + profile.stages[name].seed)
+    folder, stage = stage_folder(profile, name), seeded(profile, name)
     parts = parts_of(profile, stage)
     made_with = settings.settings_of(profile, name, stage, parts)
     begun = (folder / DONE).is_dir() or bool(snapshots(folder))

@@ -197,6 +197,18 @@ def test_other_data_and_records_without_a_stamp_are_timed_anew(small, timed, mon
     assert timed == ["himtok", "argenseg"] * 3
 
 
+def test_times_on_another_dataset_have_a_file_of_their_own(small, timed):
+    pipeline.time_methods(small)
+    small.data.dataset = "refcoco"
+    assert {record.dataset for record in pipeline.time_methods(small)} == {"refcoco"}
+    assert timed == ["himtok", "argenseg"] * 2
+    small.data.dataset = "refmoji"
+    pipeline.time_methods(small)
+    assert timed == ["himtok", "argenseg"] * 2
+    folder = small.results_dir / "records"
+    assert {path.name for path in folder.glob("*.jsonl")} == {"latency.jsonl", "refcoco.latency.jsonl"}
+
+
 def test_times_with_scaling_serve_a_run_without(small, timed):
     small.latency.scaling = True
     pipeline.time_methods(small)

@@ -1,6 +1,7 @@
 """Figures: drawn when there is something to draw, and the same bytes each time."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,17 @@ def test_accuracy_names_methods_units_and_the_best_baseline(records):
     assert {"himtok", "argenseg", "baseline:largest-object", "cIoU (%)", "refmoji val, per_expression"} <= found
     assert "latency per image (ms, median to p90)" in found
     assert "baseline:empty" not in found
+
+
+def test_accuracy_stands_over_the_time_on_its_own_dataset(records):
+    """The second panel's points lie at twice the first's."""
+    other = [replace(r, dataset="z", value=r.value * (2 if r.protocol == "latency" else 1)) for r in records]
+    for mixed in ([*records, *other], [*other, *records]):
+        places = [
+            sorted(container[0].get_xdata()[0] for container in axis.containers)
+            for axis in figures.accuracy_over_latency(mixed).axes
+        ]
+        assert places == [[150.0, 210.4], [300.0, 420.8]]
 
 
 def test_codec_names_curves_and_ticks(records):

@@ -1,5 +1,7 @@
 """Lines through measured points, and the picture of them."""
 
+from dataclasses import replace
+
 import pytest
 
 from bench.records import Record
@@ -39,6 +41,13 @@ def test_lines_by_hand(points):
     )
     assert float(row["most units per second"]) == pytest.approx(8e3 / 260, abs=0.01)
     assert len(tables[0].rows) == 4
+
+
+def test_datasets_do_not_share_a_line(points):
+    slower = [replace(point, dataset="other", value=2 * point.value) for point in points if point.backbone == "nano"]
+    found = scaling.curves([*points, *slower])
+    assert list(found) == ["mid", "nano.d", "nano.other"]
+    assert scaling.line(found["nano.other"]["pictures"]["himtok"])[:2] == pytest.approx((10, 2))
 
 
 def test_one_point_is_a_flat_line():

@@ -109,7 +109,22 @@ def test_latency_has_every_stage_in_order(records):
     assert found["himtok"]["mask"] == Timing(120.0, 156.0)
     assert found["himtok"]["codec"] is None
     assert (found["himtok"]["steps"], found["himtok"]["peak_mib"], found["himtok"]["n"]) == (34, 1234.5, 200)
-    assert "a processor, 2 threads, float32, 10 warm-ups" in table.title
+    assert "a processor, 2 threads, float32, refmoji, 10 warm-ups" in table.title
+
+
+def test_each_dataset_has_times_of_its_own(records):
+    """And its scores stand beside them; a dataset that was not timed takes another's."""
+    timed = [r for r in records if r.protocol == "latency"]
+    slower = [replace(r, dataset="refcoco", value=2 * r.value) for r in timed]
+    scores = [replace(r, dataset=name) for name in ("refcoco", "refcocog") for r in score_records("himtok", 0.5)]
+    latencies = tables.latency([*records, *slower])
+    assert [rows(table)["himtok"]["total"].median for table in latencies] == [420.8, 210.4]
+    assert [", refcoco, " in table.title for table in latencies] == [True, False]
+    for order in (1, -1):
+        shown = tables.main_tables([*records, *scores, *[*timed, *slower][::order]])
+        totals = {table.rows[0]["dataset"]: rows(table)["himtok"]["latency_ms"].median for table in shown}
+        assert (totals["refcoco"], totals["refmoji"]) == (420.8, 210.4)
+        assert totals["refcocog"] in (420.8, 210.4)
 
 
 def test_codec_rises_with_its_tokens(records):

@@ -10,7 +10,7 @@ import torch
 
 from bench.config import load_profile
 from bench.train import settings, sources, stages
-from bench.train.stages import model_of_stage, train_stage
+from bench.train.stages import finished_model, model_of_stage, train_stage
 from bench.train.world import World
 from methods.base import UserError
 
@@ -121,6 +121,22 @@ def test_a_stage_is_refused_when_what_it_builds_on_was_trained_anew(train):
     shutil.rmtree("runs/first")
     train("first")  # the same bytes as before
     assert train("second") == folder
+
+
+def test_a_finished_model_counts_for_its_own_settings_whatever_its_data(train):
+    def found(*words):
+        return finished_model(load_profile("small.yaml", words), "second")
+
+    assert found() is None
+    train("first")
+    assert found("seed=7") is None
+    folder = train("second")
+    for word in [*SAME, "data.train_scenes=6", "data.dataset=refcoco", "train.precision=bfloat16"]:
+        assert found(word) == folder
+    for word in ("stages.second.lr=0.5", "stages.first.lr=0.5", "stages.second.parts.backbone=nano"):
+        assert word.split("=")[0] in refusal(found, word)
+    shutil.rmtree("runs/first")  # no longer needed
+    assert found() == folder
 
 
 def test_a_stage_from_before_settings_were_kept_is_taken_as_it_is(unfinished):
