@@ -95,7 +95,7 @@ class TrainConfig:
     save_minutes: float = 3.0
     validate_samples: int = 64  # 0: no validation
     zero: int = 0  # stage of DeepSpeed's ZeRO; 0: plain data parallelism without DeepSpeed
-    offload: bool = False  # optimiser states (with zero 3 the weights too) in the CPU's memory
+    offload: bool = False  # with zero: optimiser states (with zero 3 the weights too) in the CPU's memory
     checkpoint_activations: bool = False  # compute activations anew in the backward pass
     workers: int = 0  # processes that prepare samples, per process that trains
     broken_share: float = 0.01  # of the pictures that may be unusable before a run is stopped
@@ -254,6 +254,8 @@ def _check(profile: Profile, path: Path) -> None:
             raise UserError(f"{path}: the model of {method} comes from {name!r}, which is not a stage of this profile.")
     if profile.train.zero not in range(4):
         raise UserError(f"{path}: train.zero is {profile.train.zero}; choose 0, 1, 2 or 3.")
+    if profile.train.offload and not profile.train.zero:
+        raise UserError(f"{path}: train.offload is DeepSpeed's; give train.zero=1, 2 or 3 with it.")
     for name in [*profile.ablation.variants.values(), *filter(None, [profile.ablation.perception])]:
         if name not in profile.stages:
             raise UserError(f"{path}: the ablation names {name!r}, which is not a stage of this profile.")

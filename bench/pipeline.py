@@ -117,13 +117,18 @@ def ship(profile: Profile) -> list[Path]:
         write_atomic(words, json.dumps(json.loads(words.read_text()), ensure_ascii=False))  # half the size, unindented
         folders.append(shipped_model(profile, method))
         for name in needed_stages(profile, stage):
-            logs = profile.results_dir / "logs" / name
-            logs.mkdir(parents=True, exist_ok=True)
             for log in ("train.jsonl", "validation.jsonl"):
-                if (stage_folder(profile, name) / log).is_file():
-                    lines = (stage_folder(profile, name) / log).read_text().splitlines(keepends=True)
-                    write_atomic(logs / log, "".join(lines[:: -(-len(lines) // SHOWN) or 1]))
+                _keep_log(profile, name, log)
     return folders
+
+
+def _keep_log(profile: Profile, stage: str, log: str) -> None:
+    """Copy the log of a stage that ran here, or some of its lines if it is long, to results/<profile>/logs."""
+    path = stage_folder(profile, stage) / log
+    if path.is_file():
+        lines = path.read_text().splitlines(keepends=True)
+        kept = "".join(lines[:: -(-len(lines) // SHOWN) or 1])
+        write_atomic(profile.results_dir / "logs" / stage / log, kept)
 
 
 def evaluate(profile: Profile) -> list[Record]:
@@ -298,12 +303,18 @@ def _keep(path: Path, records: Sequence[Record], stamps: set[str]) -> None:
 
 
 def write_report(profile: Profile) -> list[Path]:
-    """Tables and figures from the records that exist."""
+    """Tables and figures from the records that exist; beside them what finished stages scored while they ran here,
+    but for those whose whole logs are shipped."""
 
     def opened(dataset: str, split: str) -> Any:
         return open_split(replace(profile, data=replace(profile.data, dataset=dataset)), split)
 
-    return build_report(profile.results_dir, profile.runs_dir, opened)
+    written = build_report(profile.results_dir, profile.runs_dir, opened)
+    for stage in profile.stages:
+        shipped = profile.results_dir / "logs" / stage / "train.jsonl"
+        if model_of_stage(profile, stage).is_dir() and not shipped.is_file():
+            _keep_log(profile, stage, "validation.jsonl")
+    return written
 
 
 def reproduce(profile: Profile) -> list[Path]:

@@ -1,7 +1,8 @@
 """Latency of single requests: batch 1, the next starts when the last has returned.
 
-The whole request is timed by the host clock with the device synchronised at both ends, from an opened file to a mask
-at the picture's size. Stages come from a second pass, because their own synchronisations would disturb the first.
+The whole request is timed by the host clock with the device synchronised at both ends, from what the request holds, a
+path or an opened picture, to a mask at the picture's size. Stages come from a second pass, because their own
+synchronisations would disturb the first.
 """
 
 from __future__ import annotations

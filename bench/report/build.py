@@ -43,9 +43,10 @@ def build(
     Raises UserError when there are no records.
     """
     profile_dir = Path(profile_dir)
-    records = read_records(profile_dir / "records")
+    records_dir = profile_dir / "records"
+    records = read_records(records_dir) if records_dir.exists() else []
     if not records:
-        raise UserError(f"{profile_dir / 'records'}: no records there; run `make reproduce` or `genseg eval` first.")
+        raise UserError(f"{records_dir}: no records there; run `make reproduce` or `genseg eval` first.")
     folder = profile_dir / "figures"
     shown = _tables(records, profile_dir.parent / "published")
     written = _write_tables(shown, profile_dir / "tables")

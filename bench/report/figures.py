@@ -156,7 +156,8 @@ def training_curves(logs: Mapping[str, Path]) -> Figure | None:
 
     logs: stage -> folder with train.jsonl and perhaps validation.jsonl.
     """
-    stages = {name: folder for name, folder in logs.items() if (folder / "train.jsonl").is_file()}
+    found = {name: _columns(folder / "train.jsonl") for name, folder in logs.items()}
+    stages = {name: columns for name, columns in found.items() if columns}  # one that has just begun has none
     if not stages:
         return None
     with matplotlib.rc_context(STYLE):
@@ -168,12 +169,12 @@ def training_curves(logs: Mapping[str, Path]) -> Figure | None:
         for pair in pairs[len(stages) :]:
             for axis in pair:
                 axis.set_visible(False)
-        for (above, below), (name, folder) in zip(pairs, stages.items(), strict=False):
+        for (above, below), (name, columns) in zip(pairs, stages.items(), strict=False):
             below.sharex(above)
             above.tick_params(labelbottom=False)
-            _loss_panel(above, _columns(folder / "train.jsonl"))
+            _loss_panel(above, columns)
             above.set_title(name)
-            _validation_panel(below, _columns(folder / "validation.jsonl"))
+            _validation_panel(below, _columns(logs[name] / "validation.jsonl"))
             below.set_xlabel("samples seen")
             below.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}"))
         for above, below in pairs[::across]:

@@ -106,7 +106,9 @@ def main_tables(records: Sequence[Record]) -> list[Table]:
     for place in _places(scores_of(records)):
         table = _score_table(records, place, (*SCORES, *GENERALISED, CEILING, SPEED, *COUNTS))
         devices = sorted({r.device for r in records if r.protocol == LATENCY and r.device})
-        notes = [f"Latency: batch 1, from the opened file to the mask at the picture's size, on {'; '.join(devices)}."]
+        notes = [
+            f"Latency: batch 1, from the picture's file to the mask at the picture's size, on {'; '.join(devices)}."
+        ]
         tables.append(replace(table, notes=[*table.notes, *(notes if devices else [])]))
     return tables
 
@@ -206,7 +208,8 @@ def published(figures: pd.DataFrame) -> Table:
         rows=rows,
         notes=[
             "Percent, to one decimal. No mark: the paper's own pages; †: a summary of it; ‡: quoted by somebody else. "
-            "(ft): fine-tuned on the RefCOCO family. Rows of different protocols do not compare with each other."
+            "(ft): fine-tuned, HiMTok on the RefCOCO family; ARGenSeg's paper does not say on what. Rows of different "
+            "protocols do not compare with each other."
         ],
     )
 

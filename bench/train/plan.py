@@ -29,6 +29,7 @@ from methods.registry import method_class, method_module
 
 MASKLESS = ("box", "caption", "question")  # tasks whose samples hold no mask
 GPUS = ("A100", "H100", "H200")
+FRESH = ("size", "image_first", "system")  # parts of a backbone from nothing, for which one of random weights stands
 GROUPS = ("start", "backbone", "tokenizer", "token_cache")  # parts that are folders
 BUCKET, LIVE = 5 * 10**8, 10**9  # DeepSpeed's defaults: elements that are reduced at once, and gathered at most
 
@@ -139,7 +140,7 @@ def _parts(profile: Profile, stage: StageConfig) -> dict[str, Any]:
         return found
     if not size:
         raise UserError("The plan needs the size of the backbone; add size=1B (2B, 4B, 8B, 26B, 38B, 78B).")
-    return found | {"backbone": f"random:{size}"}
+    return {key: value for key, value in found.items() if key not in FRESH} | {"backbone": f"random:{size}"}
 
 
 def _own_parts(profile: Profile, stage: StageConfig) -> dict[str, Any]:

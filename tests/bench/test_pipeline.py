@@ -258,6 +258,22 @@ def test_long_logs_ship_with_some_of_their_lines(small, lines, kept):
     assert shipped[:1] == ["0"][:kept]
 
 
+def test_a_report_keeps_what_stages_scored_unless_their_logs_are_shipped(small):
+    for name in ("himtok", "argenseg"):
+        (pipeline.stage_folder(small, name) / "validation.jsonl").write_text('{"step": 1}\n')
+    logs = small.results_dir / "logs"
+    (logs / "argenseg").mkdir(parents=True)
+    (logs / "argenseg" / "train.jsonl").write_text("")
+    with pytest.raises(UserError, match="no records"):
+        pipeline.write_report(small)
+    assert not (logs / "himtok").exists()
+    write_records(small.results_dir / "records" / "x.jsonl", [Record("himtok", "ciou", 0.5, "refmoji", "val", "codec")])
+    pipeline.write_report(small)
+    assert [str(path.relative_to(logs)) for path in sorted(logs.rglob("*.jsonl"))] == [
+        "argenseg/train.jsonl", "himtok/validation.jsonl",
+    ]  # fmt: skip
+
+
 def test_a_digest_names_weights_and_configuration(small):
     folder = pipeline.model_of_stage(small, "himtok")
     first = pipeline.digest(folder)

@@ -90,10 +90,12 @@ def test_training_curves_smooth_and_survive_a_log_without_validation(tmp_path):
     write_lines(tmp_path / "a" / "train.jsonl", rows)
     write_lines(tmp_path / "b" / "train.jsonl", [row | {"text": 1.0, "mask": 1.0} for row in rows[:1]])
     write_lines(tmp_path / "b" / "validation.jsonl", [{"step": 1, "samples": 8, "giou": 0.5, "failures": 1}])
-    figure = figures.training_curves({name: tmp_path / name for name in ("a", "b", "absent")})
+    write_lines(tmp_path / "begun" / "train.jsonl", [])
+    assert figures.training_curves({"begun": tmp_path / "begun"}) is None
+    figure = figures.training_curves({name: tmp_path / name for name in ("a", "b", "absent", "begun")})
     found = texts(figure)
     assert {"a", "b", "loss", "text", "mask", "giou", "samples seen"} <= found
-    assert not {"_gradient", "lr", "failures", "absent"} & found
+    assert not {"_gradient", "lr", "failures", "absent", "begun"} & found
     curve = next(line for line in figure.axes[0].lines if line.get_label() == "loss")
     assert len(curve.get_xdata()) == 50
     assert curve.get_xdata()[-1] == 8 * 119

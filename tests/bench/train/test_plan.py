@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from bench.cli import main
 from bench.config import StageConfig, TrainConfig, load_profile
 from bench.train.meter import FlopMeter
-from bench.train.plan import Machine, machine_of, memory_rows, plan_stage
+from bench.train.plan import Machine, _parts, machine_of, memory_rows, plan_stage
 from bench.train.trainable import enter
 from methods.base import UserError
 from methods.registry import method_class, method_module
@@ -86,6 +86,17 @@ def test_parameters_are_those_of_a_real_model(name, stage, tmp_path):
     assert (plan.steps, plan.samples, sorted(plan.memory)) == (10, 16, [0, 1, 2, 3])
     assert plan.tokens == 10 * 16 * (64 + 100 + len(method.mask_block()))
     assert plan.hours("A100", 0.4) > plan.hours("H100", 0.4) > 0
+
+
+@pytest.mark.parametrize("name", ["nano", "smoke"])
+def test_every_stage_of_the_small_profiles_has_a_plan(name):
+    profile = load_profile(name)
+    seen = set()
+    for stage in profile.stages:
+        parts = repr(sorted(_parts(profile, profile.stages[stage]).items()))
+        if parts not in seen:
+            assert plan_stage(profile, stage, Machine()).parameters > 10**5
+        seen.add(parts)
 
 
 def test_memory_by_stage():
