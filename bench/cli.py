@@ -7,6 +7,7 @@ be used ends in one sentence on stderr and exit code 2; an interruption in exit 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -26,6 +27,8 @@ PROFILE_COMMANDS = {
     "latency": "seconds per picture, stage by stage",
     "report": "tables and figures from the records that exist",
 }
+UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
+            errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}  # what the user can mend  # fmt: skip
 MACHINE = ("gpus", "memory", "mfu", "text", "answer", "tiles")  # settings of `plan` besides the profile's
 
 
@@ -58,6 +61,12 @@ def _run(arguments: Sequence[str] | None) -> None:
         options.run(options, extra)
     except UserError as error:
         print(f"genseg: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"genseg: {where}{error.strerror}; check the path, its permissions and the room left.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("genseg: interrupted; the same command goes on where it stopped.", file=sys.stderr)

@@ -237,6 +237,10 @@ def _reason(error: Exception) -> str:
 def _check(profile: Profile, path: Path) -> None:
     if not profile.latency.paths or not set(profile.latency.paths) <= {"fast", "graphs", "reference"}:
         raise UserError(f"{path}: latency.paths is {profile.latency.paths}; choose of fast, graphs and reference.")
+    for key in ("splits", "protocols"):
+        values = getattr(profile.evaluate, key)
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"{path}: evaluate.{key} is {values}; name at least one, and each once.")
     for key, tiles in _tiles(profile).items():
         if not set(tiles) <= {1, 5, 10}:  # squares of up to twelve tiles, as InternVL cuts them, and a thumbnail
             raise UserError(f"{path}: {key} is {tiles}; choose of 1, 5 (2 x 2 and a thumbnail) and 10 (3 x 3 and one).")

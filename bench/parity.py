@@ -33,14 +33,14 @@ def check(folder: Path) -> bool:
 def _recognised(folder: Path) -> list[tuple[Path, object]]:
     """Folders in and below `folder`, in the order of their names, each with the module that knows its form."""
     modules = [metrics, *(method_module(name, "parity") for name in METHODS)]
-    places = [Path(place) for place, _, _ in sorted(os.walk(folder))]
+    places = [Path(place) for place, _, _ in sorted(os.walk(folder, followlinks=True))]
     return [(place, module) for place in places for module in modules if module.recognises(place)]
 
 
 def _report(folder: Path, module: object) -> list[Check]:
     try:
         results = module.check(folder)
-    except (KeyError, ValueError, TypeError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"{folder}: vectors that cannot be read ({what}); copy the folder again.") from None
     table = Table("quantity", "ours", "reference", "verdict", title=str(folder), title_justify="left")

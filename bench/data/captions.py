@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from bench.data.refer import path_under
 from methods.base import Example, UserError
 
 KINDS = ("caption", "question", "what", "colour", "count", "where")
@@ -64,9 +65,8 @@ class CaptionDataset(Sequence[Example]):
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]
         record = self._records[index]
-        root = self.images.resolve()
-        path = (root / record["file_name"]).resolve()
-        if not path.is_relative_to(root):
+        path = path_under(self.images, record["file_name"])
+        if path is None:
             raise UserError(f"{self.path}: {record['file_name']!r} leaves {self.images}; correct file_name.")
         if not path.exists():
             raise UserError(f"{path}: missing picture of a question; build the dataset anew.")

@@ -9,7 +9,10 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import pickle
+import struct
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,14 @@ from methods.base import Box, Example, UserError
 SMALL = 0.04  # share of the picture below which a referent counts as small
 FAR = 1e5  # pixels: no picture is so large, and pycocotools fills the memory or crashes at coordinates far beyond
 Record = Mapping[str, Any]
+
+
+def path_under(folder: Path, name: str) -> Path | None:
+    """The absolute path of a file that is named relative to a folder; None if the name leads out of it. Links that
+    the user laid there are followed."""
+    root = os.path.abspath(folder)
+    path = Path(os.path.abspath(os.path.join(root, name)))
+    return path if path.is_relative_to(root) and "\0" not in name else None
 
 
 class ReferDataset(Sequence[Example]):
@@ -154,9 +165,8 @@ class ReferDataset(Sequence[Example]):
 
     def _picture(self, image: Record, ref: Record) -> Path:
         """The path of a picture, which must lie under the image folder and, if it is opened, have the recorded size."""
-        root = self.images.resolve()
-        path = (root / str(image["file_name"])).resolve()
-        if not path.is_relative_to(root):
+        path = path_under(self.images, str(image["file_name"]))
+        if path is None:
             raise UserError(
                 f"{self.instances_path}: image {image['id']} has the path {image['file_name']!r}, which leaves "
                 f"{self.images}; correct file_name."
@@ -165,12 +175,12 @@ class ReferDataset(Sequence[Example]):
             return path
         try:
             with Image.open(path) as handle:
-                size = handle.size if handle.getexif().get(0x0112, 1) < 5 else handle.size[::-1]
+                size = handle.size[::-1] if handle.getexif().get(0x0112) in (5, 6, 7, 8) else handle.size
         except FileNotFoundError:
             raise UserError(
                 f"{path}: missing picture of referent {ref['ref_id']}; download it or set the folder of the images."
             ) from None
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
             raise UserError(f"{path}: unreadable picture of referent {ref['ref_id']} ({error}); get it anew.") from None
         if size != (image["width"], image["height"]):
             raise UserError(
@@ -294,7 +304,7 @@ def _of_split(refs: Any, split: str, path: Path, styles: Collection[str] | None)
             sentences = [item for item in ref["sentences"] if styles is None or item.get("style") in styles]
             for key in ("ref_id", "ann_id", "image_id"):
                 ref[key]
-            hash(ref["image_id"])
+            hash((ref["image_id"], *(ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]])))
             if not all(isinstance(item["sent"], str) for item in sentences):
                 raise TypeError("a sentence is not text")
         except (KeyError, TypeError, AttributeError) as error:
@@ -302,8 +312,11 @@ def _of_split(refs: Any, split: str, path: Path, styles: Collection[str] | None)
         if sentences:
             kept.append({**ref, "sentences": sentences})
     if split not in found:
-        names = ", ".join(f"{name} ({count})" for name, count in sorted(found.items()))
+        names = ", ".join(f"{name} ({count})" for name, count in sorted(found.items(), key=str))
         raise UserError(f"{path}: has no split {split!r}; it has {names or 'no referents at all'}.")
+    doubled = [name for name, count in Counter(str(ref["ref_id"]) for ref in kept).items() if count > 1]
+    if doubled:
+        raise UserError(f"{path}: several referents of split {split!r} have the ref_id {doubled[0]}; number them anew.")
     if not kept:
         raise UserError(f"{path}: no sentence of split {split!r} has a style of {sorted(styles or ())}; choose others.")
     return kept

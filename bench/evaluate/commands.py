@@ -59,7 +59,13 @@ def score_file(path: Path, place: Place = FOUND, limit: int = 0) -> list[Record]
 
 def compare_files(first: Path, second: Path, place: Place = FOUND) -> dict[str, Difference]:
     """Print the paired differences, first minus second, of two files of predictions or of scores."""
-    found = compare(*(scores_of(path, place)[0] for path in (first, second)))
+    rows = [scores_of(path, place)[0] for path in (first, second)]
+    for name in ("dataset", "split", "protocol"):
+        values = [{str(row[name]) for row in each if row.get(name)} for each in rows]
+        if all(values) and values[0] != values[1]:
+            told = " and ".join(", ".join(sorted(each)) for each in values)
+            raise UserError(f"{first} and {second} are answers of {name} {told}; compare two files of the same.")
+    found = compare(*rows)
     adjusted = holm({metric: difference.p for metric, difference in found.items() if difference.p == difference.p})
     table = Table("metric", "difference", "95 % interval", "p", "p (Holm)", title=f"{first} minus {second}")
     for metric, difference in found.items():

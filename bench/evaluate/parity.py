@@ -47,10 +47,12 @@ def check_file(path: Path) -> list[Check]:
     content, kept = _read(path), []
     compared: dict[str, list[tuple[str, Any, Any]]] = {}
     for pair in content["pairs"]:
-        pred, gt, ignore = (pair[key] and rle.decode(pair[key]) for key in ("pred", "gt", "ignore"))
+        gt = rle.decode(pair["gt"])
+        pred = rle.decode(pair["pred"]) if pair["pred"] else np.zeros_like(gt)  # a missing mask is an empty one
+        ignore = rle.decode(pair["ignore"]) if pair.get("ignore") else None
         # The box of the mask stands in for the written one, so that both accuracies are exercised.
         sample = score(pred, gt, ignore, box_text=mask_box(pred))
-        for key, value in answers(sample, pred, gt).items():
+        for key, value in answers(sample, pred, gt, ignore).items():
             if key in pair:
                 compared.setdefault(key, []).append((pair["name"], value, pair[key]))
         if ignore is None:
@@ -60,9 +62,10 @@ def check_file(path: Path) -> list[Check]:
     return results + (_check_aggregate(aggregate(kept), expected) if expected else [])
 
 
-def answers(sample: SampleScore, pred: np.ndarray, gt: np.ndarray) -> dict[str, Any]:
+def answers(sample: SampleScore, pred: np.ndarray, gt: np.ndarray, ignore: np.ndarray | None = None) -> dict[str, Any]:
     """Our figures for one pair, under the names that the reference files use."""
     boxes = [mask_box(pred), mask_box(gt)]
+    seen, true = (pred, gt) if ignore is None else (pred & ~ignore, gt & ~ignore)
     return {
         "intersection": sample.intersection,
         "union": sample.union,
@@ -71,7 +74,7 @@ def answers(sample: SampleScore, pred: np.ndarray, gt: np.ndarray) -> dict[str, 
         "bf": sample.bf,
         "bf_precision": sample.bf_precision,
         "bf_recall": sample.bf_recall,
-        "bf_nonstrict": bf_score(pred, gt, strict=False).f,
+        "bf_nonstrict": bf_score(seen, true, strict=False).f,
         "bf_davis": sample.bf_davis,
         "biou": sample.biou,
         "box_pred": list(boxes[0]) if boxes[0] else None,

@@ -62,6 +62,7 @@ def score_predictions(path: Path | str, dataset: Examples) -> list[dict[str, Any
             raise UserError(f"{where}: reference {key[0]} was already predicted in line {seen[key]}; keep one of them.")
         seen[key] = number
         example = _choose([dataset[index] for index in places.get(key[0], [])], row, where)
+        _check_fits(row, example, where)
         rows.append(_scored(row, example, where, box_asked))
     return rows
 
@@ -199,6 +200,12 @@ def to_records(rows: Sequence[Mapping[str, Any]], **identity: Any) -> list[Recor
     if not all(sample.gt_area for sample in scores):
         found |= ratio_intervals(generalised, pictures, seed)
         counts |= {name: int(below.sum()) for name, (_, below) in generalised.items()}
+        there = [index for index, sample in enumerate(scores) if sample.gt_area]  # nothing has no box to be found
+        some = [scores[index] for index in there]
+        boxes = intervals(some, [pictures[index] for index in there], seed) if some else {}
+        found = {name: value for name, value in found.items() if "acc@" not in name}
+        found |= {name: value for name, value in boxes.items() if "acc@" in name}
+        counts |= {name: count for name, count in support(some).items() if "acc@" in name}
         notes |= dict.fromkeys(generalised, "an empty mask says that there is no target")
     return [
         Record(
@@ -252,6 +259,21 @@ def _choose(candidates: Sequence[Example], row: Mapping[str, Any], where: str) -
         raise UserError(f"{where}: the dataset has no reference {row['ref_id']!r}; name the split that was predicted.")
     matching = (example for example in candidates if row.get("expression") in example.expressions)
     return next(matching, candidates[0])
+
+
+def _check_fits(row: Mapping[str, Any], example: Example, where: str) -> None:
+    """Raise UserError for a line that names a sentence or a picture that its reference does not have."""
+    sentence, count = row.get("sent_id"), len(example.expressions)
+    if isinstance(sentence, int | float) and sentence != -1 and sentence not in range(count):
+        raise UserError(
+            f"{where}: sent_id is {sentence}, but reference {row['ref_id']} has {count} sentences; write the position "
+            f"of the sentence among them, from 0 on (not the dataset's own sent_id), or -1 for all at once."
+        )
+    if example.image_id != "" and str(row["image_id"]) != str(example.image_id):
+        raise UserError(
+            f"{where}: image_id is {row['image_id']!r}, but reference {row['ref_id']} is of image {example.image_id}; "
+            f"write that one, or name the dataset that was predicted."
+        )
 
 
 def _single(rows: Iterable[Mapping[str, Any]], name: str) -> str:

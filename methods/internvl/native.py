@@ -22,7 +22,7 @@ from methods.internvl import checkpoint
 from methods.internvl.config import BackboneSize, transformers_config
 from methods.internvl.method import InternVLMethod
 from methods.internvl.model import Backbone
-from methods.internvl.released import SHARD, SYSTEM, check_shapes, read_settings
+from methods.internvl.released import SHARD, SYSTEM, check_places, check_shapes, read_settings
 from methods.internvl.vocabulary import load_tokenizer
 from methods.internvl.weights import key_table, parse_config, read_tensors, to_native, write_tensors
 
@@ -40,8 +40,7 @@ FAMILIES = {"qwen2": "qwen2", "llama": "internlm2"}  # InternLM2 is arithmetical
 def convert(source: Path, target: Path) -> Path:
     """Original or native folder -> ours, or our `internvl` folder -> a native one; -> the folder written."""
     source, target = Path(source), Path(target)
-    if source.resolve() == target.resolve():
-        raise UserError(f"{target}: is what shall be converted; give another place to write to.")
+    check_places(source, target)
     settings = read_settings(source)
     tokenizer = load_tokenizer(source)
     if settings.get("method") == InternVLMethod.name:

@@ -42,6 +42,13 @@ def read_file(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
+def check_places(source: Path, target: Path) -> None:
+    """Raise UserError if writing `target` would replace what is read from `source`."""
+    read, written = source.resolve(), target.resolve()
+    if read == written or read.parent == written or (written.parent == read and written.exists()):
+        raise UserError(f"{target}: writing there would replace what is read from {source}; give another place.")
+
+
 def write_file(path: Path, tensors: Mapping[str, Tensor]) -> Path:
     """The inverse of read_file, in the form that the file's suffix says."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The command line: help, and one sentence with exit code 2 for everything that cannot be done."""
 
+import errno
 import subprocess
 import sys
 
@@ -181,6 +182,22 @@ def test_an_interruption_says_that_it_can_go_on(genseg, profile, monkeypatch):
     result = genseg("report", f"profile={profile}")
     assert result.code == 130
     assert result.complaint == "genseg: interrupted; the same command goes on where it stopped."
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied", "a/b"), NotADirectoryError(20, "Not a directory", "a/b")]
+)
+def test_a_place_that_cannot_be_used_is_one_sentence(genseg, profile, monkeypatch, error):
+    def failing(profile):
+        raise error
+
+    monkeypatch.setattr(pipeline, "write_report", failing)
+    result = genseg("report", f"profile={profile}")
+    assert result.code == 2
+    assert result.complaint == f"genseg: a/b: {error.strerror}; check the path, its permissions and the room left."
+    error.errno = errno.ECONNRESET
+    with pytest.raises(OSError):
+        cli.main(["report", f"profile={profile}"])
 
 
 def test_a_mistake_of_ours_is_not_hidden(profile, monkeypatch):

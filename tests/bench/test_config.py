@@ -145,7 +145,8 @@ def test_a_file_that_is_no_profile_is_named(path, content):
 
 @pytest.mark.parametrize(
     "override",
-    ["evaluate.batch=0", "train.threads=0", "train.log_every=0", "stages.base.steps=0", "stages.base.images=0",
+    ["evaluate.batch=0", "evaluate.splits=[]", "evaluate.splits=[val,val]", "evaluate.protocols=[]",
+     "train.threads=0", "train.log_every=0", "stages.base.steps=0", "stages.base.images=0",
      "stages.base.per_image=-1", "latency.requests=0", "evaluate.threads=-2", "latency.threads=0",
      "evaluate.limit=-1", "stages.base.betas=[0.9]", "seed=-1", "data.seed=-1", "stages.base.seed=-1",
      "evaluate.seed=-3", "train.validate_samples=-1", "stages.base.validate_every=-1", "latency.price=-0.5"],

@@ -35,6 +35,12 @@ def test_a_wrong_value_is_shown(goldens, tmp_path, capsys):
     assert "DIFFERS" in text
 
 
+def test_a_linked_set_is_found(goldens, tmp_path, capsys):
+    (tmp_path / "linked").symlink_to(goldens / "metrics")
+    assert check(tmp_path)
+    assert "in 1 sets" in capsys.readouterr().out
+
+
 def test_a_folder_without_vectors_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match=f"{folder.name}: no reference vectors of a known form"):

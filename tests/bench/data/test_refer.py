@@ -203,6 +203,19 @@ def test_ids_that_do_not_match(tmp_path):
     fails(write(tmp_path, image_id=[7]), "entry 0 is no referent")
 
 
+def test_pictures_that_are_links_are_followed(tmp_path):
+    dataset = ReferDataset(write(tmp_path), "val")
+    picture = tmp_path / "images" / "a.png"
+    picture.rename(tmp_path / "stored.png")
+    picture.symlink_to(tmp_path / "stored.png")
+    assert dataset[0].image == picture
+
+
+def test_two_referents_of_one_id_are_refused(tmp_path):
+    refs = json.loads((write(tmp_path) / "refs(unc).json").read_text())
+    fails(write(tmp_path, refs=refs * 2), "several referents of split 'val' have the ref_id 5")
+
+
 def test_a_path_may_not_leave_the_images(tmp_path):
     Image.new("RGB", (20, 16)).save(tmp_path / "secret.png")
     fails(write(tmp_path, image={"file_name": "../secret.png"}), "leaves .*images; correct file_name")

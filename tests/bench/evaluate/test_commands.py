@@ -113,6 +113,25 @@ def test_scores_that_lack_something_are_named(answers, tmp_path, change, complai
         score_file(tmp_path / "bad.jsonl")
 
 
+def test_files_of_different_splits_are_not_compared(answers, tmp_path):
+    rows = [row for _, row in read_lines(answers / "half.scores.jsonl")]
+    for name in ("dataset", "split", "protocol"):
+        write_lines(tmp_path / "other.scores.jsonl", [row | {name: "other"} for row in rows])
+        with pytest.raises(UserError, match=f"are answers of {name} .* and other; compare two files of the same"):
+            compare_files(answers / "half.scores.jsonl", tmp_path / "other.scores.jsonl", Place(answers / DATA))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [({"sent_id": 7}, "sent_id is 7, but reference .* has"), ({"image_id": "x0"}, "image_id is 'x0', but reference")],
+)
+def test_a_sentence_or_a_picture_that_a_referent_lacks_is_named(answers, tmp_path, change, complaint):
+    rows = [row for _, row in read_lines(answers / "right.jsonl")]
+    write_lines(tmp_path / "mine.jsonl", [rows[0] | change, *rows[1:]])
+    with pytest.raises(UserError, match=f"mine.jsonl, line 1: {complaint}"):
+        score_file(tmp_path / "mine.jsonl", Place(answers / DATA))
+
+
 def test_files_that_cannot_be_scored(answers, tmp_path):
     with pytest.raises(UserError, match="none.jsonl: cannot be read"):
         score_file(tmp_path / "none.jsonl", Place(answers / DATA))

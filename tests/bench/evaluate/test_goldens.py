@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from bench.evaluate import rle
 from bench.evaluate.parity import check
 from methods.base import UserError
 
@@ -35,6 +37,23 @@ def test_a_changed_answer_is_noticed(tmp_path):
     assert wrong["intersection"].startswith(f"1 of 39 differ; {first}: ")
     assert wrong["bf"].startswith(f"1 of 38 differ; {second}: ")
     assert wrong["bf_precision"].startswith(f"1 of 38 differ; {third}: ")
+
+
+def test_ignored_pixels_a_missing_answer_and_no_ignore_at_all(tmp_path):
+    """A bump that lies in the ignored region changes no boundary; null is an empty mask."""
+    gt = np.zeros((60, 60), bool)
+    gt[10:40, 10:40] = True
+    bump, ignore = gt.copy(), np.zeros_like(gt)
+    bump[20:30, 40:50] = ignore[18:32, 40:52] = True
+    pairs = [
+        {"name": "bump", "pred": rle.encode(bump), "gt": rle.encode(gt), "ignore": rle.encode(ignore), "bf": 1.0,
+         "bf_nonstrict": 1.0},
+        {"name": "nothing", "pred": None, "gt": rle.encode(gt), "iou": 0.0, "box_pred": None},
+    ]  # fmt: skip
+    (tmp_path / "own.json").write_text(json.dumps({"pairs": pairs}))
+    results = check(tmp_path)
+    assert {result.name for result in results} == {"bf", "bf_nonstrict", "iou", "box_pred"}
+    assert [result for result in results if not result.ok] == []
 
 
 def test_a_folder_without_answers_is_refused(tmp_path):

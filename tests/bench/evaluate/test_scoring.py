@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,6 +158,19 @@ def test_samples_without_a_target_add_relas_figures(tmp_path):
     assert {name: records[name].value for name in shared} == {name: figures[name] for name in shared}
     assert [records[name].n for name in ("giou", "n_acc", "t_acc", "pr@0.9")] == [4, 2, 2, 2]
     assert "no target" in records["n_acc"].note
+
+
+def test_nothing_has_no_box_to_be_missed(tmp_path):
+    """True answers, every second to a question without a target: all boxes that are there are found."""
+    nothing = block(0, 0)
+    dataset = [example(1, block(10, 10), "red car"), replace(example(2, nothing, "no car"), box=None)]
+    lines = [line(1, block(10, 10), box=[0, 0, 10, 10]), line(2, nothing, "no car")]
+    for rows, boxes in ((lines, 1), (lines[1:], 0)):
+        found = {record.metric: record for record in to_records(scored(tmp_path, rows, dataset), method="toy")}
+        accuracies = [found[name] for name in found if "acc@" in name]
+        assert bool(accuracies) == bool(boxes)
+        assert all((record.value, record.n) == (1, 1) for record in accuracies)
+        assert found["n_acc"].value == 1
 
 
 def test_one_picture_gives_no_interval(tmp_path):

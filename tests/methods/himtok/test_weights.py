@@ -190,6 +190,10 @@ def test_folders_of_other_things(build, tmp_path):
     refused(tmp_path / "clean", tmp_path / "released", "encoder_layout clean")
     with pytest.raises(UserError, match="another place"):
         convert(tmp_path / "clean", tmp_path / "clean")
+    for source, target in (("clean", "clean/model.safetensors"), ("clean/model.safetensors", "clean")):
+        before = (tmp_path / "clean" / "model.safetensors").read_bytes()
+        refused(tmp_path / source, tmp_path / target, "would replace what is read")
+        assert (tmp_path / "clean" / "model.safetensors").read_bytes() == before
 
 
 def test_a_backbone_without_masks_is_no_himtok(whole, tmp_path):
