@@ -127,10 +127,14 @@ class ReferDataset(Sequence[Example]):
         try:
             self.categories = list(data["categories"])
             self._images = {image["id"]: image for image in data["images"] if image["id"] in image_ids}
-            self._annotations = {ann["id"]: ann for ann in data["annotations"] if ann["image_id"] in image_ids}
+            annotations = [ann for ann in data["annotations"] if ann["image_id"] in image_ids]
+            self._annotations = {ann["id"]: ann for ann in annotations}
             self._names = {category["id"]: category.get("name") for category in self.categories}
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.instances_path}: not COCO instances ({error!r}); give the original file.") from None
+        doubled = [name for name, count in Counter(ann["id"] for ann in annotations).items() if count > 1]
+        if doubled:
+            raise UserError(f"{self.instances_path}: several annotations have the id {doubled[0]}; number them anew.")
         self._check_fields("image", self._images.values(), file_name=_is_word, width=_is_side, height=_is_side)
         self._check_fields("annotation", self._annotations.values(), bbox=_is_box, category_id=_is_word)
         self._check_fields("category", self.categories, name=_is_word)
@@ -251,7 +255,7 @@ def find_refs(folder: Path, split_by: str | None) -> Path:
         raise UserError(f"{folder}: has no {wanted}; give the folder that holds it and instances.json.")
     if len({path.stem for path in found}) > 1:
         names = ", ".join(path.name for path in found)
-        raise UserError(f"{folder}: has several refs files ({names}); choose one with split_by.")
+        raise UserError(f"{folder}: has several refs files ({names}); leave one of them there.")
     return found[0]
 
 
@@ -346,7 +350,7 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
 def _compressed(part: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
     size = [int(value) for value in part["size"]]
     if size != [height, width]:
-        raise ValueError(f"RLE of {size[1]}x{size[0]} pixels for a picture of {width}x{height}")
+        raise ValueError(f"RLE of size {size} for a picture of {[height, width]} (height, width)")
     counts = part["counts"]
     if isinstance(counts, list):
         if any(not isinstance(count, int) or count < 0 for count in counts):

@@ -101,6 +101,8 @@ def open_truth(name: str, split: str, place: Place) -> ReferDataset:
         data = load_profile(place.profile or USUAL).data
         if place.profile or data.dataset == name:
             root = Path(data.root) / "eval" if load_card(name).kind == "synthetic" else Path(data.root)
+    if load_card(name).reader != "refer":
+        raise UserError(f"{name} holds no referents with masks, so that its answers have no score here.")
     if place.images:
         return open_dataset(name, root, split, images=place.images)
     return open_dataset(name, root, split, opens_pictures=False)

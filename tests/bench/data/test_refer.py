@@ -154,7 +154,7 @@ def test_missing_files(tmp_path):
 def test_several_refs_files_must_be_chosen_from(tmp_path):
     write(tmp_path)
     (tmp_path / "refs(google).p").write_bytes(pickle.dumps([]))
-    fails(tmp_path, r"several refs files \(refs\(google\).p, refs\(unc\).json\); choose one with split_by")
+    fails(tmp_path, r"several refs files \(refs\(google\).p, refs\(unc\).json\); leave one of them there")
     assert len(ReferDataset(tmp_path, "val", split_by="unc")) == 1
 
 
@@ -211,6 +211,13 @@ def test_pictures_that_are_links_are_followed(tmp_path):
     assert dataset[0].image == picture
 
 
+def test_two_annotations_of_one_id_are_refused(tmp_path):
+    data = json.loads((write(tmp_path) / "instances.json").read_text())
+    data["annotations"][1]["id"] = 1
+    (tmp_path / "instances.json").write_text(json.dumps(data))
+    fails(tmp_path, "several annotations have the id 1; number them anew")
+
+
 def test_two_referents_of_one_id_are_refused(tmp_path):
     refs = json.loads((write(tmp_path) / "refs(unc).json").read_text())
     fails(write(tmp_path, refs=refs * 2), "several referents of split 'val' have the ref_id 5")
@@ -223,7 +230,8 @@ def test_a_path_may_not_leave_the_images(tmp_path):
 
 
 def test_masks_of_another_size(tmp_path):
-    fails(write(tmp_path, segmentation=encoded(np.ones((8, 8)))), "RLE of 8x8 pixels for a picture of 20x16")
+    fails(write(tmp_path, segmentation=encoded(np.ones((8, 8)))), r"RLE of size \[8, 8\] for a picture of \[16, 20\]")
+    fails(write(tmp_path, segmentation=encoded(np.ones((8, 8))) | {"size": []}), r"RLE of size \[\] for a picture")
     fails(write(tmp_path, segmentation={"size": [16, 20], "counts": [3, 4]}), "add up to 7 of 320 pixels")
     fails(write(tmp_path, segmentation=[[1, 2, 3, 4]]), "a polygon needs at least three points")
     fails(write(tmp_path, segmentation=[]), "neither polygons nor RLE")

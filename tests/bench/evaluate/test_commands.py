@@ -138,6 +138,8 @@ def test_files_that_cannot_be_scored(answers, tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(UserError, match="empty.jsonl: empty"):
         score_file(tmp_path / "empty.jsonl", Place(answers / DATA))
+    with pytest.raises(UserError, match="captions holds no referents with masks"):
+        score_file(answers / "right.jsonl", Place(answers / DATA, dataset="captions"))
     row = json.loads((answers / "right.jsonl").read_text().splitlines()[0])
     del row["split"]
     write_lines(tmp_path / "nowhere.jsonl", [row])
