@@ -214,10 +214,10 @@ def _save(run: Run, engine: Engine, standing: Standing) -> None:
 
 def _validate(run: Run, engine: Engine, step: int, progress: Progress) -> None:
     with engine.whole():
+        run.method.eval()
+        values = run.validate(run.method)  # by every process: ZeRO 3 gathers a part wherever it is used
+        run.method.train()
         if run.world.first:
-            run.method.eval()
-            values = run.validate(run.method)
-            run.method.train()
             line = {"step": step, "samples": step * samples_per_step(run.stage)}
             append(run.folder / "validation.jsonl", line | values)
             progress.note(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
