@@ -4,17 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import backends
+
+# Where PyTorch keeps what a float32 product may be rounded to: cuBLAS, cuDNN, and oneDNN on a CPU.
+PRODUCTS = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
 
 
 @contextmanager
 def exactly(device: torch.device) -> Iterator[None]:
-    """Within, on that device, float32 stays float32: no autocast, and cuDNN's convolutions do not use TF32."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    """Within, on that device, float32 stays float32: no autocast, no TF32 and no bfloat16 in its products."""
+    products, older = [place.fp32_precision for place in PRODUCTS], _older_settings()
+    # The older settings too, because PyTorch refuses to read them where they contradict the newer ones.
+    _set_older("highest" if older[0] else None, False if older[1] is not None else None)
+    for place in PRODUCTS:
+        place.fp32_precision = "ieee"
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        _set_older(*older)
+        for place, precision in zip(PRODUCTS, products, strict=True):
+            place.fp32_precision = precision
+
+
+def _older_settings() -> tuple[str | None, bool | None]:
+    """(precision of matrix products, TF32 of cuDNN), None for one that the newer settings contradict."""
+    found: list[Any] = []
+    for read in (torch.get_float32_matmul_precision, lambda: backends.cudnn.allow_tf32):
+        try:
+            found.append(read())
+        except RuntimeError:
+            found.append(None)
+    return found[0], found[1]
+
+
+def _set_older(products: str | None, convolutions: bool | None) -> None:
+    if products is not None:
+        torch.set_float32_matmul_precision(products)
+    if convolutions is not None:
+        backends.cudnn.allow_tf32 = convolutions

@@ -224,9 +224,8 @@ class HiMTok(InternVLMethod):
         if code.any():
             losses["_codes"] = each[code].mean().detach()
         if self.stage == "align":
-            masked = self._mask_losses(hidden, batch, blocks) if blocks is not None else {}
-            if not masked:  # every batch uses the same parameters, or ZeRO's processes would wait for different ones
-                losses["text"] = losses["text"] + 0 * self._idle(hidden)
+            masked = self._mask_losses(hidden, batch, blocks)
+            losses["text"] = losses["text"] + masked.pop("idle")
             losses |= masked
         return losses
 
@@ -244,13 +243,6 @@ class HiMTok(InternVLMethod):
             ]
         return weights[:, 1:][labels[:, 1:] != IGNORED]
 
-    def _idle(self, hidden: Tensor) -> Tensor:
-        """The mask losses of some state and no mask, to be multiplied by 0."""
-        states = hidden[:1, -1:].expand(-1, self.codec.length, -1)
-        logits = self.backbone.head(states, self.low, self.low + self.codec.size).float()
-        empty = logits.new_zeros(1, self.codec.resolution, self.codec.resolution)
-        return sum(hierarchical_loss(self.codec, logits.softmax(-1), empty, self.hierarchy).values())
-
     def _fill(self, batch: dict[str, Any]) -> Blocks | None:
         """Write the masks' codes over the placeholders -> where every block's codes are."""
         if "masks" not in batch:
@@ -258,27 +250,36 @@ class HiMTok(InternVLMethod):
         codes = self.low + self.codec.encode(batch["masks"])
         return fill_codes(batch["ids"], batch["labels"], self.start_id, self.end_id, codes)
 
-    def _mask_losses(self, hidden: Tensor, batch: dict[str, Any], blocks: Blocks) -> dict[str, Tensor]:
+    def _mask_losses(self, hidden: Tensor, batch: dict[str, Any], blocks: Blocks | None) -> dict[str, Tensor]:
         """Soft codes of the blocks that are answers, decoded and compared with their masks.
 
         A block of fewer tokens than the codec's has one loss, "prefix", with the mask as sharp as the hierarchical loss
-        wants it at that length.
+        wants it at that length. Every batch uses the same modules in the same order, or ZeRO's processes would get
+        stuck: a kind of block that it lacks has the loss of some state and no mask, and "idle" is 0 times those.
         """
-        rows, columns, counts = blocks
-        answers = batch["labels"][rows, columns[:, :1]][:, 0] != IGNORED
-        states = hidden[rows[answers], columns[answers] - 1]  # the state before a token predicts it
+        side = self.codec.resolution
+        states, masks = hidden[:1, -1:].expand(-1, self.codec.length, -1), hidden.new_zeros(1, side, side).float()
+        counts, spare = batch["ids"].new_ones(1), batch["ids"].new_ones(1, dtype=torch.bool)
+        if blocks is not None:
+            rows, columns, written = blocks
+            answers = batch["labels"][rows, columns[:, :1]][:, 0] != IGNORED
+            states = torch.cat([hidden[rows[answers], columns[answers] - 1], states])  # the one before predicts a token
+            masks, counts = torch.cat([batch["masks"][answers, 0], masks]), torch.cat([written[answers], counts])
+            spare = torch.cat([torch.zeros_like(counts[1:], dtype=torch.bool), spare])
         logits = self.backbone.head(states, self.low, self.low + self.codec.size).float()
         probabilities = (logits / self.hierarchy.temperature).softmax(-1)
-        masks, counts, losses = batch["masks"][answers, 0], counts[answers], {}
-        whole = counts == self.codec.length
-        if whole.any():
-            losses |= hierarchical_loss(self.codec, probabilities[whole], masks[whole], self.hierarchy)
-        if not whole.all():
-            codes, kept = self.codec.mix(probabilities[~whole]), counts[~whole]
-            sharp = self.hierarchy.variant == "off"
-            target = masks[~whole] if sharp else blurred(masks[~whole], kept, self.codec.length)
-            losses["prefix"] = mask_loss(self.codec.logits(codes, kept), target, self.hierarchy.dice)
-        return losses
+        whole = (counts == self.codec.length) & ~spare
+        short = ~whole & ~spare
+        some = whole if whole.any() else spare
+        losses = hierarchical_loss(self.codec, probabilities[some], masks[some], self.hierarchy)
+        used = dict.fromkeys(losses, whole.any()) | {"prefix": short.any()}
+        some = short if short.any() else spare
+        codes, kept, target = self.codec.mix(probabilities[some]), counts[some], masks[some]
+        if self.hierarchy.variant != "off":
+            target = blurred(target, kept, self.codec.length)
+        losses["prefix"] = mask_loss(self.codec.logits(codes, kept), target, self.hierarchy.dice)
+        idle = 0 * sum(loss for name, loss in losses.items() if not used[name])
+        return {name: loss for name, loss in losses.items() if used[name]} | {"idle": idle}
 
     # ---- answering ------------------------------------------------------------------------------------------
 

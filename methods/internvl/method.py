@@ -220,6 +220,10 @@ class InternVLMethod(Method, nn.Module):
             patches = self.backbone.patches(batch["pixels"])
             tokens = self.backbone.project(patches)[batch["tile_of"]].flatten(0, 1)
             embeddings = self.backbone.place_images(embeddings, ids, tokens)
+        elif self.training:  # every batch uses the same modules in the same order, or ZeRO's processes would get stuck
+            side = self.backbone.size.image_size
+            blank = self.backbone.patches(torch.zeros(1, 3, side, side, device=ids.device))
+            embeddings = embeddings + 0 * self.backbone.project(blank).sum()
         positions = batch.get("positions")
         if positions is not None and mask is None:
             mask = sample_lengths(batch["lengths"])

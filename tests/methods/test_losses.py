@@ -1,0 +1,55 @@
+"""What the losses of every method share: ZeRO 3 gathers a part where it is used, on all processes at the same time."""
+
+import numpy as np
+import pytest
+import torch
+
+from bench.train.trainable import frozen_parts
+from methods.base import TrainingSample
+from methods.internvl.chat import Turn
+
+STAGES = {"himtok": "align", "argenseg": "joint"}
+
+
+def words(method) -> TrainingSample:
+    """A sample without a picture and without a mask."""
+    return TrainingSample(*method.chat.encode([Turn("user", "what is red?"), Turn("assistant", "a ball.")], 0))
+
+
+def batches(method, examples) -> dict[str, dict]:
+    tasks = ["segment", "box"] + (["segment_tokens"] if method.name == "himtok" else [])
+    rng = np.random.default_rng(1)
+    samples = {task: [method.prepare(example, task, rng) for example in examples[:2]] for task in tasks}
+    samples |= {"words": [words(method)], "all": [each for some in samples.values() for each in some]}
+    return {kind: method.collate(some) for kind, some in samples.items()}
+
+
+def used(method, batch) -> list[str]:
+    """The parts that a loss calls, in order, without those that every process holds whole."""
+    whole = {id(inner) for *_, part in frozen_parts(method) for inner in part.modules()}
+    calls: list[str] = []
+    hooks = [
+        part.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+        for name, part in method.named_modules()
+        if id(part) not in whole and any(True for _ in part.parameters(recurse=False))
+    ]
+    torch.manual_seed(0)
+    losses = method.loss(batch)
+    for hook in hooks:
+        hook.remove()
+    assert all(loss.isfinite() for loss in losses.values())
+    total = sum(loss for name, loss in losses.items() if not name.startswith("_"))
+    method.zero_grad()
+    total.backward()
+    lacking = {name for name, p in method.named_parameters() if p.requires_grad and p.grad is None}
+    return [*calls, *sorted(lacking)]
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_every_batch_uses_the_same_parts_in_the_same_order(build, examples, name):
+    method = build(name).train()
+    method.enter_stage(STAGES[name])
+    found = {kind: used(method, batch) for kind, batch in batches(method, examples).items()}
+    assert len(found["all"]) > 10
+    for kind, calls in found.items():
+        assert calls == found["all"], kind
