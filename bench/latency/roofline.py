@@ -2,9 +2,10 @@
 
 Floating-point operations and bytes are counted from the shapes of one real request, operation by operation: a matrix
 product, convolution or attention counts its multiplications and additions, and reads its weights (or keys and values)
-once. Activations are not counted, because they may stay in a cache; so the floor is a lower bound. Bandwidth and matrix
-rate are measured on the machine itself. A stage cannot take less than the larger of bytes / bandwidth and operations /
-rate; whichever is larger binds it.
+once, in the product's precision. Autocast's conversion of weights is not counted, as a model could hold them converted,
+nor are activations, because they may stay in a cache; so the floor is a lower bound. Bandwidth and matrix rate are
+measured on the machine itself. A stage cannot take less than the larger of bytes / bandwidth and operations / rate;
+whichever is larger binds it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from methods.base import Method, Request
+from methods.flops import attention_flops
 
+aten = torch.ops.aten
 BIG = {"cuda": (16384, 65536), "cpu": (1536, 8192)}  # sides of the square product, and of the matrix read once
 REPEATS = 7
 
@@ -60,6 +64,7 @@ class Counter(TorchDispatchMode):
         """weights: addresses of the storages that hold parameters and buffers."""
         super().__init__()
         self.weights = weights
+        self.copies: dict[int, StorageWeakRef] = {}  # of weights, made by autocast
         self.open: list[str] = []
         self.work: dict[str, Work] = defaultdict(Work)
 
@@ -82,13 +87,14 @@ class Counter(TorchDispatchMode):
         flops, read = 0.0, 0.0
         if attends:
             q, k, v = tensors[:3]
-            flops = 2.0 * q.numel() * k.shape[-2] + 2.0 * q.shape[:-1].numel() * v.shape[-2] * v.shape[-1]
+            flops = attention_flops(q.shape, k.shape, v.shape)
             read = k.numel() * k.element_size() + v.numel() * v.element_size()
         elif func._overloadpacket in flop_registry:
             flops = flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
-            mine = [t for t in tensors if t.untyped_storage().data_ptr() in self.weights]
-            read = sum(t.numel() * t.element_size() for t in mine)
-        integers = [t for t in tensors if t.dtype == torch.int8 and t.untyped_storage().data_ptr() in self.weights]
+            read = sum(t.numel() * t.element_size() for t in tensors if self._is_weight(t))
+        elif func is aten._to_copy.default and args[0].is_floating_point() and self._is_weight(args[0]):
+            self.copies[out.untyped_storage().data_ptr()] = StorageWeakRef(out.untyped_storage())
+        integers = [t for t in tensors if t.dtype == torch.int8 and self._is_weight(t)]
         if integers:  # copied before a product, or read by it
             read += integers[0].numel()
             flops += 2.0 * tensors[0].numel() * len(integers[0]) if "int8pack_mm" in str(func) else 0.0
@@ -96,6 +102,11 @@ class Counter(TorchDispatchMode):
             self.work[name].flops += flops
             self.work[name].bytes += read
         return out
+
+    def _is_weight(self, tensor: Tensor) -> bool:
+        address = tensor.untyped_storage().data_ptr()
+        copy = self.copies.get(address)
+        return address in self.weights or (copy is not None and not copy.expired())
 
 
 def count(method: Method, request: Request) -> dict[str, Work]:

@@ -7,6 +7,7 @@ inputs and weights). Where a module and all in it is frozen, it is taken twice i
 
 from __future__ import annotations
 
+import re
 import resource
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from methods.flops import flop_counter
+
 # Dense bfloat16 in TFLOP/s, from NVIDIA's data sheets (SXM; the sparse figures are twice these).
 PEAK_TFLOPS = {"A100": 312.0, "A800": 312.0, "H100": 989.0, "H800": 989.0, "H200": 989.0}
 
@@ -26,8 +29,8 @@ def peak_flops(device: torch.device) -> float | None:
     """FLOP/s that a device can do at best, None if unknown."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((1e12 * value for key, value in PEAK_TFLOPS.items() if key in name), None)
+    words = re.split(r"\W+", torch.cuda.get_device_name(device))  # "RTX A1000" is no A100
+    return next((1e12 * value for key, value in PEAK_TFLOPS.items() if key in words), None)
 
 
 def memory_gigabytes(device: torch.device) -> float:
@@ -51,7 +54,7 @@ class FlopMeter:
             yield
             return
         spared: list[int] = []
-        with FlopCounterMode(display=False) as counter, _frozen(module, counter, spared):
+        with flop_counter() as counter, _frozen(module, counter, spared):
             yield
         self.per_token = (3 * counter.get_total_flops() - sum(spared)) / tokens
 

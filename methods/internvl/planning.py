@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
+from methods.flops import flop_counter
 from methods.internvl.method import LOGITS, InternVLMethod
 
 LOGIT_BYTES = 14  # of one logit: bfloat16, float32, its log-softmax, and the gradient of that
@@ -145,7 +145,7 @@ def _run(part: Part, precision: torch.dtype, own: set[int]) -> tuple[float, floa
         return tensor
 
     half = torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16)
-    with FlopCounterMode(display=False) as counter, half, saved_tensors_hooks(keep, lambda tensor: tensor):
+    with flop_counter() as counter, half, saved_tensors_hooks(keep, lambda tensor: tensor):
         with torch.set_grad_enabled(part.trained):
             part.run()
     factor = 3.0 if part.trained else 1.0

@@ -27,6 +27,23 @@ def test_products_by_hand():
     assert (sliced.flops, sliced.bytes) == (2 * 3 * 5 * 2, 4 * 10)
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_weight_that_autocast_converts_is_read_in_the_products_precision(cached):
+    """And what takes its copy's place in memory is no weight."""
+    x, weight = torch.ones(64, 64), torch.ones(64, 64, requires_grad=cached)
+
+    def work():
+        with torch.autocast("cpu", torch.bfloat16):
+            for _ in range(3):
+                F.linear(x, weight)
+            y = x.bfloat16()
+            for _ in range(3):
+                y = y @ x.bfloat16()
+
+    found = counted(work, weight)
+    assert (found.flops, found.bytes) == (6 * 2 * 64**3, 3 * 2 * 64 * 64)
+
+
 def test_convolutions_by_hand():
     image, kernel = torch.ones(1, 2, 6, 6), torch.ones(4, 2, 3, 3).bfloat16().float()
     found = counted(lambda: F.conv2d(image, kernel, padding=1), kernel)
@@ -80,6 +97,14 @@ def test_a_request_reads_every_layer_once_a_step(imposed):
     assert sum(step.bytes for step in steps) < work["mask"].bytes
     assert all(a.flops <= b.flops for a, b in zip(steps[:-1], steps[1:-1], strict=False))  # more keys, larger scales
     assert {"vision", "prefill", "mask", "codec"} <= work.keys()
+
+
+def test_in_bfloat16_a_request_reads_half(imposed):
+    whole = count(imposed, ASKED)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = count(imposed, ASKED)
+    for stage in ("vision", "prefill", "codec"):
+        assert 0.45 < half[stage].bytes / whole[stage].bytes < 0.75, stage  # not of what stays in float32
 
 
 def test_the_reference_path_does_more(imposed):

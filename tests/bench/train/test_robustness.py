@@ -13,7 +13,7 @@ from bench.train import batches
 from bench.train.batches import MicroBatches, micro_images, stream
 from bench.train.engine import freeze, parameter_groups, rate
 from bench.train.loop import Run, run_stage
-from bench.train.meter import FlopMeter, memory_gigabytes
+from bench.train.meter import FlopMeter, memory_gigabytes, peak_flops
 from bench.train.order import Order, Source
 from bench.train.snapshot import snapshots
 from bench.train.trainable import enter
@@ -260,6 +260,41 @@ def test_model_flops_of_trained_and_frozen_layers(frozen, first, second, way):
     assert not module.inner["first"]._forward_hooks
     assert FlopMeter(None).utilisation(5.0) is None
     assert memory_gigabytes(CPU) > 0
+
+
+class Attention(torch.nn.Module):
+    """Two heads of queries for each one of keys, as Qwen2 and InternLM2 have them."""
+
+    def __init__(self, kernel):
+        super().__init__()
+        self.kernel = kernel
+        self.weight = torch.nn.Parameter(torch.ones(1, 4, 5, 8))
+
+    def forward(self, keys):
+        return self.kernel(self.weight, keys, keys)
+
+
+@pytest.mark.parametrize(
+    ("device", "kernel"),
+    [
+        ("cpu", lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)),
+        ("meta", lambda q, k, v: torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]),  # that of a GPU
+    ],
+)
+def test_flops_of_fused_attention_with_grouped_heads(device, kernel):
+    module, meter = Attention(kernel).to(device), FlopMeter(1e6)
+    with meter.counting(module, 10):
+        module(torch.ones(1, 2, 7, 8, device=device))
+    assert meter.per_token == 3 * 2 * (2 * 4 * 5 * 7 * 8) / 10
+
+
+@pytest.mark.parametrize(
+    ("device", "peak"),
+    [("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA H200", 989e12), ("NVIDIA RTX A1000 Laptop GPU", None)],
+)
+def test_a_devices_peak_is_known_by_its_name(monkeypatch, device, peak):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: device)
+    assert peak_flops(torch.device("cuda")) == peak
 
 
 def test_the_speed_is_logged(make):
