@@ -11,9 +11,8 @@ from PIL import Image
 from bench import pipeline
 from bench.config import Profile
 from bench.report.sheet import ANSWER, overlay
-from bench.segment import check_expression, describe, request_of
+from bench.segment import check_expression, describe, load, request_of
 from methods.base import Method, UserError, open_image
-from methods.registry import method_class
 
 EXAMPLES = 8
 
@@ -25,10 +24,7 @@ def serve(profile: Profile, port: int) -> None:
     """
     gradio = _gradio()
     pipeline.prepare_data(profile, train=False)
-    models = {
-        name: method_class(name).from_pretrained(pipeline.find_model(profile, name)).to(pipeline.device_of())
-        for name in profile.models
-    }
+    models = {name: load(name, pipeline.find_model(profile, name)) for name in profile.models}
     root = pipeline.eval_root(profile)
     page = build(gradio, models, examples(pipeline.open_split(profile, "val")), profile.description)
     try:

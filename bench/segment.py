@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -10,7 +11,7 @@ from PIL import Image
 from bench.config import Profile
 from bench.pipeline import device_of, find_model
 from bench.report.sheet import ANSWER, draw_answers, overlay
-from methods.base import Prediction, Request, UserError, open_image
+from methods.base import Method, Prediction, Request, UserError, open_image
 from methods.registry import method_class
 
 
@@ -26,11 +27,17 @@ def segment_file(
         raise UserError(f"Profile {profile.name} has no model of {method!r}; choose {' or '.join(profile.models)}.")
     picture = open_image(image)
     folder = checkpoint or find_model(profile, method)
-    model = method_class(method).from_pretrained(folder).to(device_of())
-    prediction = model.segment([request_of(picture, expression)])[0]
+    prediction = load(method, folder).segment([request_of(picture, expression)])[0]
     _save(overlay(picture, prediction.mask, ANSWER, prediction.box), out)
     yield f"{out}: {expression!r} by {method} ({folder})"
     yield from describe(prediction)
+
+
+def load(method: str, folder: Path) -> Method:
+    """The model in a folder, on the device, to say truly how long each stage of an answer took."""
+    model = method_class(method).from_pretrained(folder).to(device_of())
+    model.decoding = replace(model.decoding, detail="stages")
+    return model
 
 
 def describe(prediction: Prediction) -> Iterator[str]:
@@ -66,7 +73,7 @@ def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
         raise UserError(f"{questions}: holds no questions; write lines of picture<tab>expression.")
     answers = {}
     for name in profile.models:
-        model = method_class(name).from_pretrained(find_model(profile, name)).to(device_of())
+        model = load(name, find_model(profile, name))
         answers[name] = [model.segment([request_of(*question)])[0] for question in asked]
     _save(draw_answers(asked, answers), out)
     yield f"{out}: {len(asked)} questions to {' and '.join(answers)}"

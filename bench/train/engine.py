@@ -46,6 +46,10 @@ class Engine(Protocol):
         """A context in which the module's parameters are complete on every process."""
         ...
 
+    def close(self) -> None:
+        """Give back the memory; neither engine nor module is of use afterwards."""
+        ...
+
 
 class LossError(FloatingPointError):
     """A loss that is no number, with the names of the samples that gave it."""
@@ -130,8 +134,8 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """ "auto" is bfloat16 where the device multiplies it faster than float32, else float32."""
     if name == "auto":
-        amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-        return torch.bfloat16 if device.type == "cuda" or amx else torch.float32
+        fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()  # as every CPU with AMX has it
+        return torch.bfloat16 if device.type == "cuda" or fast else torch.float32
     if name not in ("float32", "bfloat16"):
         raise UserError(f"There is no precision {name!r}; choose auto, float32 or bfloat16.")
     return getattr(torch, name)
@@ -220,6 +224,9 @@ class LocalEngine:
     @contextmanager
     def whole(self) -> Iterator[None]:
         yield
+
+    def close(self) -> None:
+        self.optimizers.clear()
 
 
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -24,7 +24,7 @@ from bench.config import StageConfig, TrainConfig
 from bench.progress import Progress
 from bench.train.batches import MicroBatch, MicroBatches, micro_images, stream
 from bench.train.engine import Engine, LocalEngine, LossError, rate, resolve_precision
-from bench.train.meter import FlopMeter, peak_flops
+from bench.train.meter import FlopMeter, count_memory_anew, peak_flops
 from bench.train.order import Order
 from bench.train.sight import Sight, append
 from bench.train.snapshot import load_snapshot, save_snapshot, snapshots
@@ -65,6 +65,7 @@ class Standing:
 def run_stage(run: Run, device: torch.device) -> Path:
     """Train to the end (from the last snapshot if there is one) and return the folder of the saved model."""
     torch.set_num_threads(run.train.threads)
+    count_memory_anew(device)
     run.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(run.stage.seed)
     enter(run.method, run.stage, run.train)
@@ -77,6 +78,7 @@ def run_stage(run: Run, device: torch.device) -> Path:
     with Progress(run.name, run.stage.steps, standing.step) as progress, _terminated() as stop:
         _train(run, engine, standing, batches, sight, meter, progress, stop)
     _save_model(run, engine)
+    engine.close()
     return run.folder / DONE
 
 

@@ -7,6 +7,7 @@ inputs and weights). Where a module and all in it is frozen, it is taken twice i
 
 from __future__ import annotations
 
+import gc
 import re
 import resource
 import time
@@ -33,8 +34,16 @@ def peak_flops(device: torch.device) -> float | None:
     return next((1e12 * value for key, value in PEAK_TFLOPS.items() if key in words), None)
 
 
+def count_memory_anew(device: torch.device) -> None:
+    """Give back what earlier stages of this process have left on a GPU, and forget their peak."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def memory_gigabytes(device: torch.device) -> float:
-    """The largest memory that this process has used so far: the device's, or without one the machine's."""
+    """The largest memory since then that this process has used of a GPU, or without one ever of the machine."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

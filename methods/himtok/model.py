@@ -144,8 +144,8 @@ class HiMTok(InternVLMethod):
         codes = F.normalize(self.codec.quantize.table(), dim=-1)
         generator = torch.Generator("cpu").manual_seed(seed)
         for table in (self.backbone.language_model.embed_tokens.weight, self.backbone.native.lm_head.weight):
-            old = table[: self.start_id]
-            projection = torch.randn(codes.shape[1], table.shape[1], generator=generator).to(table)
+            old, size = table[: self.start_id].float(), (codes.shape[1], table.shape[1])
+            projection = torch.randn(size, generator=generator, device="cpu", dtype=torch.float32).to(codes)
             table[self.low : self.low + self.codec.size] = old.mean(0) + old.std(0) * (codes @ projection)
 
     def config(self) -> dict[str, Any]:

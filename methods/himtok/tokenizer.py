@@ -152,7 +152,7 @@ class Quantizer(nn.Module):
     def table(self) -> Tensor:
         """The effective codes [K, D] (not normalised)."""
         with exactly(self.embedding.weight.device):
-            return self.embedding_proj(self.embedding.weight.float())
+            return F.linear(self.embedding.weight.float(), self.embedding_proj.weight.float())
 
     def ids(self, z: Tensor) -> Tensor:
         """z [B, T, D] -> ids int64 [B, T], the first of equally near codes."""

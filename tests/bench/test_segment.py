@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from bench import segment
-from methods.base import Prediction
+from methods.base import Decoding, Prediction
 
 SIDE = {"width": 70, "height": 50}
 
@@ -56,6 +56,11 @@ PICTURES = {
 }
 
 
+@pytest.mark.parametrize("name", ["himtok", "argenseg"])
+def test_the_clock_waits_for_the_device_at_each_stage(models, name):
+    assert segment.load(name, models[name]).decoding.detail == "stages"
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_of_every_kind(ask, tmp_path, name):
     PICTURES[name](tmp_path / name)
@@ -85,6 +90,8 @@ def test_the_answer_says_what_was_done(ask, tmp_path, method, tokens):
 
 def test_a_written_box_is_named(ask, tmp_path, monkeypatch):
     class Known:
+        decoding = Decoding()
+
         @classmethod
         def from_pretrained(cls, folder):
             return cls()

@@ -37,7 +37,7 @@ def measure(method: str, processes: int, zero: int) -> tuple[float, float, float
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         place = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        place |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+        place |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
         command = [sys.executable, str(WORKER), "random:nano", json.dumps([run])]
         members = [
             subprocess.Popen(

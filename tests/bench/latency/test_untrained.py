@@ -1,6 +1,7 @@
 """Architectures with random weights: built, timed on both paths, recorded and not measured twice."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -29,9 +30,12 @@ def test_both_paths_answer_alike_in_float32(name):
     assert len({number for answer in answers for number in answer.token_ids}) > 3  # the choices are no ties
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_half_precision_model_is_never_held_in_full(name):
-    method = build(SMALL[name], "tiny", CPU, torch.bfloat16)
+STARTS = [("himtok", "mean"), ("himtok", "codes"), ("argenseg", "zeros"), ("argenseg", "var"), ("argenseg", "grid")]
+
+
+@pytest.mark.parametrize(("name", "start"), STARTS)
+def test_a_half_precision_model_is_never_held_in_full(name, start):
+    method = build(replace(SMALL[name], parts=SMALL[name].parts | {"init": start}), "tiny", CPU, torch.bfloat16)
     assert {p.dtype for p in method.backbone.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in method.codec.parameters()} == {torch.float32}
     assert torch.get_default_dtype() == torch.float32

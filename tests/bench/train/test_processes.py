@@ -29,7 +29,7 @@ def start(tmp_path, backbone_folder):
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         place = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        place |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+        place |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
         command = [sys.executable, str(WORKER), str(backbone_folder), json.dumps(runs)]
         members = []
         for rank in range(processes):
@@ -125,6 +125,33 @@ def test_zero_on_one_process_offloads_and_checkpoints_activations(start, run):
     codes, said = start(1, alone, given)
     assert codes == [0], said[-3000:]
     assert_alike(given, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_stages_of_one_process_leave_no_memory_behind(start, run, zero):
+    stages = [run(f"stage-{number}", zero=zero, settings={"steps": 2}, live=True) for number in range(3)]
+    codes, said = start(1, *stages)
+    assert codes == [0], said[-3000:]
+    first, *later = [int((Path(stage["folder"]) / "live").read_text()) for stage in stages]
+    assert max(later) < first + 1e5  # the model alone has 5 MB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 3])
+def test_two_processes_validate_as_one(start, run, zero):
+    """Every process asks the model, whose parts ZeRO 3 gathers; the first one writes what it found."""
+    settings = {"steps": 4, "validate_every": 2}
+    alone, shared = (run(name, "argenseg", z, settings, validate=True) for name, z in (("one", 0), ("two", zero)))
+    for processes, given in ((1, alone), (2, shared)):
+        codes, said = start(processes, given)
+        assert codes == [0] * processes, said[-3000:]
+    assert_alike(shared, alone)
+    found = [(Path(given["folder"]) / "validation.jsonl").read_text().splitlines() for given in (alone, shared)]
+    values = [[json.loads(line) for line in lines] for lines in found]
+    assert [value["step"] for value in values[1]] == [2, 4]
+    for one, two in zip(*values, strict=True):
+        assert two == pytest.approx(one, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """One process of a run, started by test_processes.py: `worker.py BACKBONE JSON`, its place in the environment.
 
-The JSON is a list of runs {folder, method, stage, settings, train, parts, kill, stop, clock}; `kill` is a step before
-whose update this process kills itself, if it is the last rank and has not done so in an earlier start; `clock` notes
-the processor time of each process before each micro-batch in `seconds-RANK`.
+The JSON is a list of runs {folder, method, stage, settings, train, parts, kill, stop, clock, validate, live}; `kill` is
+a step before whose update this process kills itself, if it is the last rank and has not done so in an earlier start;
+`clock` notes the processor time of each process before each micro-batch in `seconds-RANK`, `live` the bytes of all
+tensors after the run in `live`.
 """
 
 import faulthandler
+import gc
 import json
 import os
 import signal
@@ -14,13 +16,14 @@ import time
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bench.config import StageConfig, TrainConfig
 from bench.train.loop import Run, run_stage
 from bench.train.order import Order, Source
 from bench.train.world import join
-from methods.base import UserError
+from methods.base import Request, UserError
 from methods.registry import method_class
 
 spec = spec_from_file_location("shared_fixtures", Path(__file__).parents[2] / "conftest.py")
@@ -42,7 +45,24 @@ def prepare(backbone: str, given: dict, world) -> Run:
     data = conftest.Squares(6)
     order = Order([Source(dict.fromkeys(tasks, data), tasks)], stage.images, stage.per_image, stage.seed)
     method = build(given["method"], backbone, given.get("parts", {}))
-    return Run("test", Path(given["folder"]), method, order, stage, train, None, world)
+    validate = squares_seen if given.get("validate") else None
+    return Run("test", Path(given["folder"]), method, order, stage, train, validate, world)
+
+
+@torch.no_grad()
+def squares_seen(method) -> dict[str, float]:
+    """How likely a model finds the true answers, and how large it draws a mask."""
+    example = conftest.Squares(1)[0]
+    batch = method.collate([method.prepare(example, "box", np.random.default_rng(0))])
+    masks = method.segment([Request(example.image, example.expressions)])[0].probabilities
+    return {"loss": float(method.loss(batch)["text"]), "drawn": 0.0 if masks is None else float(masks.mean())}
+
+
+def live_bytes() -> int:
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter)]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
 
 
 def arm(run: Run, given: dict) -> None:
@@ -81,6 +101,9 @@ def main() -> None:
         arm(run, given)
         try:
             run_stage(run, torch.device("cpu"))
+            if given.get("live"):
+                folder, run = run.folder, None
+                (folder / "live").write_text(str(live_bytes()))
         except SystemExit as end:  # at once, as bench.cli does, and for its reason
             os._exit(end.code)
         except UserError as error:
