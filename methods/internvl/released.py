@@ -48,7 +48,7 @@ def check_places(source: Path, target: Path) -> None:
     if read == written or read.parent == written or (written.parent == read and written.exists()):
         raise UserError(f"{target}: writing there would replace what is read from {source}; give another place.")
     if target.is_file() or (target / "config.json").exists():  # which is written last
-        raise UserError(f"{target}: holds a checkpoint already; remove it or give another place.")
+        raise UserError(f"{target}: holds a checkpoint already, which {source} would replace; give another place.")
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor]) -> Path:
