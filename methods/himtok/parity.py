@@ -14,9 +14,11 @@ from methods.himtok.hierarchy import HierarchyConfig, hierarchical_loss, release
 from methods.himtok.model import fill_codes
 from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
 from methods.internvl.chat import IGNORED
+from methods.internvl.tiles import choose_grid, grids
 from methods.parity import Check, close, named_weights, read, same
 
-PROBABILITY, LOGIT, LOSS = 2e-4, 2e-3, 1e-4  # tolerances; ids are exact
+PROBABILITY, LOGIT, LOSS, ACTIVATION = 2e-4, 2e-3, 1e-4, 5e-5  # tolerances; ids are exact
+TILE = 448  # side in pixels
 TEMPERATURE = 0.5
 
 
@@ -27,18 +29,20 @@ def recognises(folder: Path) -> bool:
 
 @torch.no_grad()
 def check(folder: Path) -> list[Check]:
-    """Ids, decodings, labels, losses, gradients and placement; intermediate activations, `prepare_image`, the
-    arithmetic of the released evaluation and the vectors of released size are not read."""
+    """Ids, decodings, activations, labels, losses, gradients, placement, tile grids; `prepare_image`, which only pads
+    where nothing here does, the evaluation's other arithmetic and the vectors of released size are not read."""
     facts = json.loads((folder / "golden.json").read_text())
     codec = load_codec(folder, facts)
     encoded = read(folder, "encode")
     return [
         *_encode(codec, encoded, facts),
         *_decode(codec, encoded, folder, facts),
+        *_activations(codec, encoded, folder, facts),
         *_labels(folder),
         *_losses(codec, folder, facts),
         *_gradients(codec, folder, facts),
         *_placement(codec, folder, facts),
+        *_tiles(folder),
     ]
 
 
@@ -114,6 +118,54 @@ def _variant(codec: MaskTokenizer, variant: str, ids: Tensor, count: int) -> Ten
         codes[:, count:] = 0
         return codec.logits(codes)
     return codec.logits(codes[:, :count])
+
+
+def _activations(codec: MaskTokenizer, encoded: dict[str, Tensor], folder: Path, facts: dict[str, Any]) -> list[Check]:
+    """What leaves the parts on the way, by the reference's names; the encoder's first three for the masks 4 and 5."""
+    encoder, decoder, pixels = codec.encoder, codec.decoder, codec.pixel_decoder
+    parts = {
+        "patch_embed": encoder.patch_embed, "enc_ln_pre": encoder.ln_pre,
+        "enc_last_block_LND": encoder.transformer[-1], "enc_ln_post_latents": encoder.ln_post,
+        "decoder_embed": decoder.decoder_embed, "dec_ln_pre": decoder.ln_pre, "dec_ln_post_patches": decoder.ln_post,
+        "dec_ffn": decoder.ffn, "pix_conv_in": pixels.conv_in, "pixel_decoder_out": pixels,
+    }  # fmt: skip
+    found: dict[str, Tensor] = {}
+    hooks = [
+        part.register_forward_hook(lambda *call, name=name: found.update({name: call[-1]}))
+        for name, part in parts.items()
+    ]
+    names, checks = facts["mask_names"], []
+    try:
+        codec.latents(encoded["masks"].float()[:, None])
+        for name, reference in sorted(read(folder, "encode_intermediates").items()):
+            ours = found[name] if name == "enc_ln_post_latents" else found[name][4:6]
+            ours = ours.transpose(0, 1) if name.endswith("_LND") else ours
+            checks.append(close(f"activation {name}", ours, reference, ACTIVATION))
+        for path in sorted(folder.glob("decode_intermediates_*.safetensors")):
+            mask, _, count = path.stem.removeprefix("decode_intermediates_").rpartition("_T")
+            drawn = _variant(codec, "logits", encoded["token_ids"][[names.index(mask)]], int(count)).sigmoid()
+            found["mask_prob"] = drawn[:, None]
+            for name, reference in sorted(read(folder, path.stem).items()):
+                tolerance = PROBABILITY if name in ("mask_prob", "pixel_decoder_out") else ACTIVATION
+                checks.append(close(f"{mask} T{count} {name}", found[name], reference, tolerance))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return checks
+
+
+def _tiles(folder: Path) -> list[Check]:
+    """The grids of tiles that pictures are cut into; not every set of vectors has them."""
+    path = folder / "eval_arithmetic.json"
+    cut = json.loads(path.read_text())["dynamic_tiles"] if path.is_file() else {}
+    checks = []
+    for most, reference in cut.items():
+        order, cases = torch.tensor(grids(int(most))), reference["cases"]
+        checks.append(same(f"grids of at most {most} tiles", order, torch.tensor(reference["candidate_order"])))
+        chosen = torch.tensor([choose_grid(*case["size"], TILE, int(most)) for case in cases])
+        wanted = torch.tensor([case["grid"] for case in cases])
+        checks.append(same(f"chosen of at most {most} tiles", chosen, wanted))
+    return checks
 
 
 def _labels(folder: Path) -> list[Check]:
