@@ -196,8 +196,8 @@ def shared_legend(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
 
 
 def _compact(svg: bytes) -> bytes:
-    """Half the size: a tenth of a point is enough, no turn is none, each style is told once, nobody reads indentation or
-    the names of groups."""
+    """Half the size: a tenth of a point is enough, no turn is none, each style is told once, nobody reads indentation
+    or the names of groups."""
     svg = re.sub(rb' (?:d|x|y)="[^"]+"', lambda place: re.sub(rb"(\.\d)\d+", rb"\1", place[0]), svg)
     svg = re.sub(rb' transform="rotate\(-0 [^"]*"', b"", svg)
     svg = re.sub(rb"\n +", b"\n", re.sub(rb'<g id="[^"]*">', b"<g>", svg))
