@@ -14,10 +14,10 @@ from rich.table import Table
 
 from bench.data.cards import card_names, load_card
 from bench.data.refer import ReferDataset
-from bench.data.refmoji.build import build
-from bench.data.refmoji.checks import check_refmoji
-from bench.data.refmoji.sheet import sheet
 from bench.records import write_atomic
+from bench.refmoji.build import build
+from bench.refmoji.checks import check_refmoji
+from bench.refmoji.sheet import sheet
 from methods.base import UserError
 
 __all__ = ["build", "check", "list_cards", "show"]

@@ -1,15 +1,18 @@
-"""The command line, called in this process, and a small profile."""
+"""The command line, called in this process, a small profile, and small datasets that are built once per session."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 from bench import pipeline
 from bench.cli import main
 from bench.config import load_profile
+from bench.refmoji.build import build
 
 PROFILE = """
 name: small
@@ -90,3 +93,25 @@ def small(profile_in, squares, build, writing, monkeypatch):
         method = writing(build(name, **({"codec": "short"} if name == "argenseg" else {})))
         method.save_pretrained(pipeline.model_of_stage(profile, name))
     return profile
+
+
+@pytest.fixture(scope="session")
+def easy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Level easy: 12 training scenes and three evaluation splits."""
+    root = tmp_path_factory.mktemp("refmoji") / "easy"
+    build("easy", root, splits=["val", "testA", "novel"], train_scenes=12, progress=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def full_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Level full: 12 training scenes, with expressions for several objects and for none."""
+    root = tmp_path_factory.mktemp("refmoji") / "full"
+    build("full", root, splits=[], train_scenes=12, progress=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def read() -> Any:
+    """read(root, name) -> the content of a JSON file."""
+    return lambda root, name: json.loads((root / name).read_text(encoding="utf-8"))

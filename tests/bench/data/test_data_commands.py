@@ -12,8 +12,8 @@ from bench.data.captions import KINDS, CaptionDataset
 from bench.data.cards import card_names, load_card, open_dataset
 from bench.data.commands import check, list_cards, show
 from bench.data.refer import ReferDataset
-from bench.data.refmoji.levels import LEVELS
-from bench.data.refmoji.lexicon import Entry, lexicon
+from bench.refmoji.levels import LEVELS
+from bench.refmoji.lexicon import Entry, lexicon
 from methods.base import UserError, open_image
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.data.refmoji.claims import Claim, Phrase
-from bench.data.refmoji.layout import pick
-from bench.data.refmoji.lexicon import lexicon
-from bench.data.refmoji.seen import Seen, View
+from bench.refmoji.claims import Claim, Phrase
+from bench.refmoji.layout import pick
+from bench.refmoji.lexicon import lexicon
+from bench.refmoji.seen import Seen, View
 
 # RefCOCO+ forbids saying where something is. No expression of that style has one of these words.
 LOCATION_WORDS = frozenset(

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-FOLDER = Path(__file__).resolve().parents[3] / "datasets" / "refmoji"
+FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "refmoji"
 NOVEL_PERCENT = 20  # share of the head nouns that never appear in training
 
 

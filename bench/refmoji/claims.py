@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.data.refmoji.lexicon import lexicon
-from bench.data.refmoji.seen import Seen, View
+from bench.refmoji.lexicon import lexicon
+from bench.refmoji.seen import Seen, View
 
 NEIGHBOURS = {  # colours that may be taken for each other
     "red": ("pink", "orange", "brown"), "orange": ("red", "yellow", "brown"), "yellow": ("orange",),

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench.data.commands import build, check
-from bench.data.refmoji import build as building
-from bench.data.refmoji import manifest
-from bench.data.refmoji.levels import LEVELS, classes, level_named
+from bench.refmoji import build as building
+from bench.refmoji import manifest
+from bench.refmoji.levels import LEVELS, classes, level_named
 from methods.base import UserError
 
 

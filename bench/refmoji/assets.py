@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from bench.data.refmoji.lexicon import FOLDER
+from bench.refmoji.lexicon import FOLDER
 from methods.base import UserError
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")

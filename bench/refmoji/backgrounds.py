@@ -16,8 +16,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageFilter
 
-from bench.data.refmoji.lexicon import FOLDER, lexicon
-from bench.data.refmoji.textures import Colour, blend, blur, flat, noise, on_ground, planks, resized, skyline
+from bench.refmoji.lexicon import FOLDER, lexicon
+from bench.refmoji.textures import Colour, blend, blur, flat, noise, on_ground, planks, resized, skyline
 
 BANKS = {"train": 3, "eval": 4}
 EVAL_COUNT = 4  # backgrounds per kind in the evaluation bank

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.data.refer import decode
-from bench.data.refmoji.assets import COLOURS, colour_name, colour_shares, pack
-from bench.data.refmoji.claims import phrase_from_json, unambiguous
-from bench.data.refmoji.expressions import Speaker
-from bench.data.refmoji.levels import EASY, FULL, STYLES, classes
-from bench.data.refmoji.lexicon import lexicon
-from bench.data.refmoji.phrases import LOCATION_WORDS
-from bench.data.refmoji.seen import Seen, View
-from bench.data.refmoji.special import absent, by_use, holds, several
+from bench.refmoji.assets import COLOURS, colour_name, colour_shares, pack
+from bench.refmoji.claims import phrase_from_json, unambiguous
+from bench.refmoji.expressions import Speaker
+from bench.refmoji.levels import EASY, FULL, STYLES, classes
+from bench.refmoji.lexicon import lexicon
+from bench.refmoji.phrases import LOCATION_WORDS
+from bench.refmoji.seen import Seen, View
+from bench.refmoji.special import absent, by_use, holds, several
 
 
 # --------------------------------------------------------------------------------------- from the files alone

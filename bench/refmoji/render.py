@@ -14,9 +14,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageFilter
 
-from bench.data.refmoji.assets import OPAQUE, PAD, Pack, Sprite
-from bench.data.refmoji.backgrounds import BackgroundBank
-from bench.data.refmoji.scene import Backdrop, Placed, Scene
+from bench.refmoji.assets import OPAQUE, PAD, Pack, Sprite
+from bench.refmoji.backgrounds import BackgroundBank
+from bench.refmoji.scene import Backdrop, Placed, Scene
 
 DETAIL = 0.62  # a sprite is taken from the smallest reduction that is not shown larger than 1 / (2 * DETAIL)
 

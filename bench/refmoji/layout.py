@@ -12,12 +12,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from bench.data.refmoji.assets import HUES, Pack
-from bench.data.refmoji.backgrounds import BackgroundBank
-from bench.data.refmoji.levels import Level
-from bench.data.refmoji.lexicon import Entry, lexicon
-from bench.data.refmoji.render import extent, silhouette
-from bench.data.refmoji.scene import Backdrop, Placed, Scene
+from bench.refmoji.assets import HUES, Pack
+from bench.refmoji.backgrounds import BackgroundBank
+from bench.refmoji.levels import Level
+from bench.refmoji.lexicon import Entry, lexicon
+from bench.refmoji.render import extent, silhouette
+from bench.refmoji.scene import Backdrop, Placed, Scene
 
 EASY_BACKGROUNDS = tuple("meadow street desert snow room wood cloth marble concrete carpet plain court".split())
 ATTEMPTS = 6  # places tried for one object

@@ -28,13 +28,13 @@ import numpy as np
 import PIL
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.data.refmoji import manifest
-from bench.data.refmoji.draft import draft, image_facts, redraw
-from bench.data.refmoji.levels import SPLIT_NUMBERS, classes, level_named
-from bench.data.refmoji.lexicon import lexicon
-from bench.data.refmoji.render import Picture
-from bench.data.refmoji.scene import Scene
 from bench.records import write_atomic
+from bench.refmoji import manifest
+from bench.refmoji.draft import draft, image_facts, redraw
+from bench.refmoji.levels import SPLIT_NUMBERS, classes, level_named
+from bench.refmoji.lexicon import lexicon
+from bench.refmoji.render import Picture
+from bench.refmoji.scene import Scene
 from methods.base import UserError
 
 VERSION = 1  # of the generator: raise it when the same seed gives another dataset

@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cache
 
-from bench.data.refmoji.lexicon import Entry, lexicon
+from bench.refmoji.lexicon import Entry, lexicon
 from methods.base import UserError
 
 EASY_CLASSES = tuple(

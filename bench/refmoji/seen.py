@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from bench.data.refmoji.assets import COLOURS, Pack, colour_name
-from bench.data.refmoji.lexicon import Entry, lexicon
-from bench.data.refmoji.render import Picture, extent
-from bench.data.refmoji.scene import Scene
+from bench.refmoji.assets import COLOURS, Pack, colour_name
+from bench.refmoji.lexicon import Entry, lexicon
+from bench.refmoji.render import Picture, extent
+from bench.refmoji.scene import Scene
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from bench.data.refer import SMALL, decode
-from bench.data.refmoji.build import CAPTIONS, INSTANCES, REFS, SUMMARY, read_json
-from bench.data.refmoji.draft import pack_of
-from bench.data.refmoji.levels import Level, classes, level_named
-from bench.data.refmoji.manifest import verify
-from bench.data.refmoji.phrases import LOCATION_WORDS
-from bench.data.refmoji.seen import View, view_of
-from bench.data.refmoji.special import holds
+from bench.refmoji.build import CAPTIONS, INSTANCES, REFS, SUMMARY, read_json
+from bench.refmoji.draft import pack_of
+from bench.refmoji.levels import Level, classes, level_named
+from bench.refmoji.manifest import verify
+from bench.refmoji.phrases import LOCATION_WORDS
+from bench.refmoji.seen import View, view_of
+from bench.refmoji.special import holds
 from methods.base import UserError
 
 REGENERATED = 3  # scenes per evaluation split that are made again from their seeds

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.refmoji.assets import COLOURS
-from bench.data.refmoji.claims import could_be, phrase_from_json, unambiguous
-from bench.data.refmoji.expressions import Speaker
-from bench.data.refmoji.layout import pick
-from bench.data.refmoji.lexicon import Entry, lexicon
-from bench.data.refmoji.seen import Seen, View
+from bench.refmoji.assets import COLOURS
+from bench.refmoji.claims import could_be, phrase_from_json, unambiguous
+from bench.refmoji.expressions import Speaker
+from bench.refmoji.layout import pick
+from bench.refmoji.lexicon import Entry, lexicon
+from bench.refmoji.seen import Seen, View
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 OUTER_GAP = 0.06  # of the width, between the two outermost of a kind and the next

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.refmoji.claims import TESTS, Claim, could_be
-from bench.data.refmoji.expressions import Speaker
-from bench.data.refmoji.layout import pick
-from bench.data.refmoji.lexicon import Entry, lexicon
-from bench.data.refmoji.phrases import TAILS
-from bench.data.refmoji.seen import Seen, View
-from bench.data.refmoji.special import NUMBERS
+from bench.refmoji.claims import TESTS, Claim, could_be
+from bench.refmoji.expressions import Speaker
+from bench.refmoji.layout import pick
+from bench.refmoji.lexicon import Entry, lexicon
+from bench.refmoji.phrases import TAILS
+from bench.refmoji.seen import Seen, View
+from bench.refmoji.special import NUMBERS
 
 DESCRIBE = ("Describe the picture.", "What is in this picture?", "Give a short description of the image.",
             "What does the image show?", "Write a caption for this picture.")  # fmt: skip

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from bench.data.refer import decode
-from bench.data.refmoji.assets import COLOURS, HUES, OPAQUE, colour_name, colour_shares, pack, recolour
-from bench.data.refmoji.backgrounds import PAINTERS, bank
-from bench.data.refmoji.draft import bank_of, cast_of, draft, pack_of, redraw
-from bench.data.refmoji.layout import compose
-from bench.data.refmoji.levels import EASY, FULL, LEVELS
-from bench.data.refmoji.render import render, stamp
-from bench.data.refmoji.scene import Scene
+from bench.refmoji.assets import COLOURS, HUES, OPAQUE, colour_name, colour_shares, pack, recolour
+from bench.refmoji.backgrounds import PAINTERS, bank
+from bench.refmoji.draft import bank_of, cast_of, draft, pack_of, redraw
+from bench.refmoji.layout import compose
+from bench.refmoji.levels import EASY, FULL, LEVELS
+from bench.refmoji.render import render, stamp
+from bench.refmoji.scene import Scene
 
 
 @pytest.fixture(scope="module", params=["easy", "full"])

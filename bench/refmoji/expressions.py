@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.refmoji.claims import RELATIONS, Claim, Phrase, after, left_over, rivals_of
-from bench.data.refmoji.layout import pick
-from bench.data.refmoji.levels import STYLES, Level
-from bench.data.refmoji.phrases import LOCATION_WORDS, Wording
-from bench.data.refmoji.seen import Seen, View
+from bench.refmoji.claims import RELATIONS, Claim, Phrase, after, left_over, rivals_of
+from bench.refmoji.layout import pick
+from bench.refmoji.levels import STYLES, Level
+from bench.refmoji.phrases import LOCATION_WORDS, Wording
+from bench.refmoji.seen import Seen, View
 
 # How often a style uses a kind, if it can. Kinds that a style lacks here are never used by it.
 HABITS = {

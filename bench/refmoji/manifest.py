@@ -1,7 +1,7 @@
 """The frozen evaluation questions: layouts and expressions of every evaluation split, committed as gzipped JSON.
 
 A build draws the evaluation pictures from here. A change of the renderer may then move edge pixels, but never the
-questions. `python -m bench.data.refmoji.manifest LEVEL` writes the file anew after a wanted change of the generator.
+questions. `python -m bench.refmoji.manifest LEVEL` writes the file anew after a wanted change of the generator.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bench.data.refmoji.draft import Draft, draft
-from bench.data.refmoji.levels import SPLIT_NUMBERS, Level, level_named
-from bench.data.refmoji.lexicon import FOLDER
+from bench.refmoji.draft import Draft, draft
+from bench.refmoji.levels import SPLIT_NUMBERS, Level, level_named
+from bench.refmoji.lexicon import FOLDER
 from methods.base import UserError
 
 SEED = 0  # of the evaluation scenes, whatever the training seed
@@ -33,7 +33,7 @@ def load(level: str) -> dict[str, list[dict[str, Any]]]:
     try:
         return json.loads(gzip.decompress(path.read_bytes()))["splits"]
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; restore it or run python -m bench.data.refmoji.manifest {level}.") from None
+        raise UserError(f"{path}: missing; restore it or run python -m bench.refmoji.manifest {level}.") from None
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a readable manifest ({error}); restore it from the repository.") from None
 
@@ -64,7 +64,7 @@ def verify(level: Level, scenes: int | None = None) -> None:
             if json.loads(json.dumps(made)) != frozen[split][number]:
                 raise UserError(
                     f"{manifest_path(level.name)}: scene {number} of {split} no longer follows from its seed; undo the "
-                    f"change of the generator or freeze the questions anew (python -m bench.data.refmoji.manifest)."
+                    f"change of the generator or freeze the questions anew (python -m bench.refmoji.manifest)."
                 )
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.refmoji.assets import Pack, pack
-from bench.data.refmoji.backgrounds import BackgroundBank, bank
-from bench.data.refmoji.expressions import Speaker, candidates, choose_targets, referents
-from bench.data.refmoji.layout import Cast, compose
-from bench.data.refmoji.levels import SPLIT_NUMBERS, Level, classes
-from bench.data.refmoji.questions import questions
-from bench.data.refmoji.render import Picture, render
-from bench.data.refmoji.scene import Scene
-from bench.data.refmoji.seen import Seen, annotate, view_of
-from bench.data.refmoji.special import absent, by_use, several
+from bench.refmoji.assets import Pack, pack
+from bench.refmoji.backgrounds import BackgroundBank, bank
+from bench.refmoji.expressions import Speaker, candidates, choose_targets, referents
+from bench.refmoji.layout import Cast, compose
+from bench.refmoji.levels import SPLIT_NUMBERS, Level, classes
+from bench.refmoji.questions import questions
+from bench.refmoji.render import Picture, render
+from bench.refmoji.scene import Scene
+from bench.refmoji.seen import Seen, annotate, view_of
+from bench.refmoji.special import absent, by_use, several
 
 SPRITE_SIDE = {"easy": 144, "medium": 200, "full": 224}  # pixels: no object is drawn much larger than that
 EVAL_REFERENTS = 3  # most per picture of an evaluation split
