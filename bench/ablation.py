@@ -31,12 +31,13 @@ from bench.evaluate.runner import predict_codec, predict_method
 from bench.evaluate.scoring import compare
 from bench.evaluate.statistics import ratio_intervals
 from bench.latency import orders
-from bench.records import DIFFERENCE, PERCEPTION, Record, read_lines, read_records, write_records
+from bench.records import DIFFERENCE, PERCEPTION, Record, read_records, write_records
 from bench.report.findings import CLAIMS
 from bench.report.tables import shown
 from bench.train.engine import resolve_precision
 from bench.train.stages import finished_model
 from methods.base import Method, Request
+from methods.files import read_lines
 from methods.registry import method_class
 
 SPLIT = "val"

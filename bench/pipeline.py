@@ -33,7 +33,7 @@ from bench.evaluate.scoring import score_predictions, to_records
 from bench.latency import int8, untrained
 from bench.latency.scaling import scale
 from bench.latency.session import time_paths
-from bench.records import Record, read_lines, read_records, write_atomic, write_records
+from bench.records import Record, read_records, write_records
 from bench.report.build import build as build_report
 from bench.report.tables import shown
 from bench.train.engine import resolve_precision
@@ -50,6 +50,7 @@ from bench.train.stages import (
 )
 from bench.train.world import join
 from methods.base import Method, Request, UserError
+from methods.files import read_lines, write_atomic
 from methods.registry import method_class
 
 PACKAGES = ("torch", "transformers")

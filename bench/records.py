@@ -24,21 +24,19 @@ counts, as the metric's name says:
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from methods.base import UserError
+from methods.files import fill, read_lines, write_lines
 
 CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN = "codec", "latency", "perception", "orders", "breakdown"
 DIFFERENCE = "difference"
 REQUIRED = ("method", "metric", "value", "dataset", "split", "protocol")
 EMPTY = (None, "", {})
+REPAIR = "make the records again with `genseg score` or `genseg eval`"
 UNSCORED = (CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN, DIFFERENCE)  # the protocols that score no generation
 
 
@@ -89,68 +87,14 @@ def read_records(source: Path | str) -> list[Record]:
     source = Path(source)
     if source.is_dir():
         return [record for path in sorted(source.glob("*.jsonl")) for record in read_records(path)]
-    return [_parse(row, f"{source}, line {number}") for number, row in read_lines(source)]
-
-
-def read_lines(path: Path | str) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON-lines file with their line numbers from 1. Raises UserError with file and line."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a JSON-lines file.") from None
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON keeps U+2028 and its like as they are
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(
-                f"{path}, line {number}: not JSON ({error}); delete the line or make the file anew."
-            ) from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not a JSON object; delete the line or make the file anew.")
-        rows.append((number, row))
-    return rows
-
-
-def write_lines(path: Path | str, rows: Iterable[dict[str, Any]]) -> Path:
-    """Write objects as JSON lines in the order given; NaN becomes null."""
-    return write_atomic(path, "".join(json.dumps(_without_nan(row), ensure_ascii=False) + "\n" for row in rows))
-
-
-def write_atomic(path: Path | str, content: str | bytes) -> Path:
-    """Write a file so that a reader, or a crash, never sees half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path
+    rows = read_lines(source, REPAIR)
+    return [fill(Record, _told(row), f"{source}, line {number}", REPAIR) for number, row in rows]
 
 
 def _order(record: Record) -> tuple[Any, ...]:
     return *record.key, record.checkpoint, record.value
 
 
-def _parse(row: dict[str, Any], where: str) -> Record:
-    known = {entry.name for entry in fields(Record)}
-    unknown = sorted(row.keys() - known)
-    missing = [name for name in REQUIRED if row.get(name) is None]
-    if unknown or missing:
-        fault = f"unknown field {unknown[0]!r}" if unknown else f"no field {missing[0]!r}"
-        raise UserError(f"{where}: {fault}; make the records anew with `genseg score`.")
-    wrong = [name for name in ("value", "low", "high") if not isinstance(row.get(name, 0.0), int | float | None)]
-    if wrong:
-        raise UserError(f"{where}: {wrong[0]!r} is no number; make the records anew with `genseg score`.")
-    return Record(**row)
-
-
-def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the fields that are null, which stand for their defaults."""
+    return {name: value for name, value in row.items() if value is not None}

@@ -14,11 +14,11 @@ from rich.table import Table
 
 from bench.data.cards import card_names, load_card
 from bench.data.refer import ReferDataset
-from bench.records import write_atomic
 from bench.refmoji.build import build
 from bench.refmoji.checks import check_refmoji
 from bench.refmoji.sheet import sheet
 from methods.base import UserError
+from methods.files import write_atomic
 
 __all__ = ["build", "check", "list_cards", "show"]
 

@@ -14,8 +14,9 @@ from bench.data.cards import load_card, open_dataset
 from bench.data.refer import ReferDataset
 from bench.evaluate.scoring import check_scores, compare, score_predictions, to_records, unanswered
 from bench.evaluate.statistics import Difference, holm
-from bench.records import Record, read_lines, write_lines, write_records
+from bench.records import Record, write_records
 from methods.base import UserError
+from methods.files import read_lines, write_lines
 
 COUNTS = ("failures", "n", "small_n")
 USUAL = "nano"  # the profile of `make reproduce`

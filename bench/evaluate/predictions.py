@@ -17,8 +17,8 @@ from typing import IO, Any, TypeVar
 
 from bench.evaluate import rle
 from bench.progress import Progress
-from bench.records import write_atomic
 from methods.base import Example, Prediction, UserError
+from methods.files import write_atomic
 
 Item = TypeVar("Item")
 

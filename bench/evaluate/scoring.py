@@ -24,9 +24,10 @@ from bench.evaluate.metrics import SampleScore, score, support
 from bench.evaluate.plan import Question, plan
 from bench.evaluate.predictions import line
 from bench.evaluate.statistics import Difference, differences, intervals, ratio_intervals
-from bench.records import Record, read_lines
+from bench.records import Record
 from bench.train.order import ImageDataset
 from methods.base import Box, Example, Prediction, UserError
+from methods.files import read_lines
 
 NEEDED = ("ref_id", "image_id")
 PLACE = ("dataset", "split", "protocol")

@@ -28,7 +28,6 @@ import numpy as np
 import PIL
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.records import write_atomic
 from bench.refmoji import manifest
 from bench.refmoji.draft import draft, image_facts, redraw
 from bench.refmoji.levels import SPLIT_NUMBERS, classes, level_named
@@ -36,6 +35,7 @@ from bench.refmoji.lexicon import lexicon
 from bench.refmoji.render import Picture
 from bench.refmoji.scene import Scene
 from methods.base import UserError
+from methods.files import write_atomic
 
 VERSION = 1  # of the generator: raise it when the same seed gives another dataset
 SHARD = 50  # scenes

@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from PIL import Image
 
-from bench.records import CODEC, Record, read_lines, write_atomic
+from bench.records import CODEC, Record
 from bench.report.tables import ablated, base_of, label, row_order, scores_of, tokens_of, whole_time
+from methods.files import read_lines, write_atomic
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

@@ -17,9 +17,9 @@ import torch
 from safetensors import safe_open
 
 from bench.config import Profile, StageConfig
-from bench.records import write_atomic
 from bench.train.sources import configs_of, embedded
 from methods.base import UserError
+from methods.files import write_atomic
 
 FILE = "settings.json"
 

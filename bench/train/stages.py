@@ -14,7 +14,6 @@ from bench.data.cards import load_card, open_dataset
 from bench.evaluate.metrics import box_iou
 from bench.evaluate.plan import plan
 from bench.evaluate.runner import round_trip
-from bench.records import write_atomic
 from bench.train import settings
 from bench.train.leaks import refuse_leaks
 from bench.train.loop import DONE, Run, run_stage
@@ -23,6 +22,7 @@ from bench.train.snapshot import snapshots
 from bench.train.sources import corpus_of, embedded, open_sources
 from bench.train.world import ALONE, World
 from methods.base import Method, Request, UserError
+from methods.files import write_atomic
 from methods.registry import method_class
 
 

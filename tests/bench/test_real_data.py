@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bench import pipeline
-from bench.records import read_lines, read_records, write_lines
+from bench.records import read_records
+from methods.files import read_lines, write_lines
 
 PICTURES = 3
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from bench.records import Record, read_lines, read_records, write_atomic, write_lines, write_records
+from bench.records import Record, read_records, write_records
 from methods.base import UserError
+from methods.files import read_lines, write_atomic, write_lines
 
 
 def record(**changes):
@@ -62,16 +63,16 @@ def test_a_value_that_could_not_be_read_again_is_refused(tmp_path, value):
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("{", "line 2: not JSON"),
+        ("{", "line 2: not valid JSON"),
         ("[1]", "line 2: not a JSON object"),
-        ('{"method": "a"}', "line 2: no field 'metric'"),
+        ('{"method": "a"}', "line 2: no field 'dataset'"),
         (
             json.dumps({"method": "a", "metric": "m", "value": 1, "dataset": "", "split": "", "protocol": "", "x": 1}),
             "'x'",
         ),
         (
             json.dumps({"method": "a", "metric": "m", "value": "1", "dataset": "", "split": "", "protocol": ""}),
-            "'value'",
+            "value is '1', not a number",
         ),
     ],
 )

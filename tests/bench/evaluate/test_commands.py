@@ -10,8 +10,9 @@ from bench.data.cards import open_dataset
 from bench.data.commands import build
 from bench.evaluate.commands import Place, compare_files, score_file
 from bench.evaluate.predictions import line
-from bench.records import read_lines, read_records, write_lines
+from bench.records import read_records
 from methods.base import Prediction, UserError
+from methods.files import read_lines, write_lines
 
 DATA = "data/refmoji-easy/eval"
 

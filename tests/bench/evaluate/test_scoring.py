@@ -12,8 +12,9 @@ from bench.evaluate import rle
 from bench.evaluate.grefcoco import aggregate_generalised, score_generalised
 from bench.evaluate.metrics import SampleScore, aggregate
 from bench.evaluate.scoring import compare, score_predictions, to_records
-from bench.records import read_records, write_lines, write_records
+from bench.records import read_records, write_records
 from methods.base import Example, UserError
+from methods.files import write_lines
 
 
 def block(height, width):

@@ -9,9 +9,10 @@ from PIL import Image
 
 from bench.evaluate import rle
 from bench.evaluate.metrics import score
-from bench.records import write_lines, write_records
+from bench.records import write_records
 from bench.report import build
 from methods.base import Example, UserError
+from methods.files import write_lines
 
 PUBLISHED = Path(__file__).parents[3] / "results" / "published"
 TABLES = ("main", "accuracy", "ablation", "codec", "latency", "claim", "published")

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from bench.records import Record, write_lines
+from bench.records import Record
 from bench.report import figures
+from methods.files import write_lines
 
 
 def texts(figure):
