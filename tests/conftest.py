@@ -23,6 +23,7 @@ from methods.registry import method_class
 HIMTOK_CODEC = {
     "resolution": 64, "patch": 16, "width": 64, "encoder_layers": 1, "decoder_layers": 1, "heads": 4, "codes": 64,
     "ffn_out": 32, "pixel_base": 8, "pixel_multipliers": [1, 1, 1, 1, 1], "pixel_blocks": 1,
+    "pixel_mid_blocks": 2,
 }  # fmt: skip
 ARGENSEG_CODEC = {"resolution": 64, "width": 32, "multipliers": [1, 1, 1], "blocks": 1, "codes": 128}
 SHORT_CODEC = {"resolution": 32, "width": 32, "multipliers": [1, 1, 1, 1], "blocks": 1, "codes": 64,

@@ -50,11 +50,11 @@ class Level(nn.Module):
 class PixelDecoder(nn.Module):
     """[B, C, G, G] -> [B, 3, G * 2^(levels - 1), ...]; levels are stored finest first, run coarsest first."""
 
-    def __init__(self, channels: int, base: int, multipliers: tuple[int, ...], blocks: int):
+    def __init__(self, channels: int, base: int, multipliers: tuple[int, ...], blocks: int, mid_blocks: int):
         super().__init__()
         widths = [base * m for m in multipliers]
         self.conv_in = nn.Conv2d(channels, widths[-1], 3, padding=1)
-        self.mid = nn.ModuleList(ResidualBlock(widths[-1], widths[-1]) for _ in range(2))
+        self.mid = nn.ModuleList(ResidualBlock(widths[-1], widths[-1]) for _ in range(mid_blocks))
         wider = widths[1:] + widths[-1:]
         self.up = nn.ModuleList(
             Level(above, own, blocks, upsample=level > 0)

@@ -49,7 +49,8 @@ class CodecConfig:
     ffn_out: int = 1024
     pixel_base: int = 128
     pixel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    pixel_blocks: int = 2
+    pixel_blocks: int = 2  # residual blocks of each level of the pixel decoder
+    pixel_mid_blocks: int | None = None  # and before the first level; None: as many, like the official one
     encoder_layout: str = "clean"
     code_space: str = "normalised"
 
@@ -68,6 +69,10 @@ class CodecConfig:
     @property
     def grid(self) -> int:
         return self.resolution // self.patch
+
+    @property
+    def mid_blocks(self) -> int:
+        return self.pixel_blocks if self.pixel_mid_blocks is None else self.pixel_mid_blocks
 
 
 class Block(nn.Module):
@@ -220,7 +225,7 @@ class MaskTokenizer(nn.Module):
         self.quantize = Quantizer(config)
         self.decoder = Detokenizer(config)
         self.pixel_decoder = PixelDecoder(
-            config.ffn_out, config.pixel_base, config.pixel_multipliers, config.pixel_blocks
+            config.ffn_out, config.pixel_base, config.pixel_multipliers, config.pixel_blocks, config.mid_blocks
         )
 
     @torch.no_grad()

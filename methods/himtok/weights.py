@@ -92,13 +92,14 @@ def sizes_of(tensors: Mapping[str, Tensor], source: Path) -> CodecConfig:
     widths = [shape(f"pixel_decoder.up.{i}.block.0.conv2.weight")[0] for i in range(levels)]
     (latents, width), wide = shape("latent_tokens"), shape("decoder.ln_pre.weight")[0]
     codes, code_width = shape("quantize.embedding.weight")
+    blocks, middle = count("pixel_decoder.up.0.block.", ".conv1.weight"), count("pixel_decoder.mid.", ".conv1.weight")
     return CodecConfig(
         resolution=math.isqrt(shape("encoder.positional_embedding")[0] - 1) * patch, patch=patch, width=width,
         encoder_layers=count("encoder.transformer.", ".ln_1.weight"), heads=max(1, width // HEAD_WIDTH),
         decoder_layers=count("decoder.transformer.", ".ln_1.weight"), decoder_width=wide,
         decoder_heads=max(1, wide // HEAD_WIDTH), latents=latents, codes=codes, code_width=code_width,
         ffn_out=shape("decoder.ffn.2.weight")[0], pixel_base=base, pixel_multipliers=tuple(w // base for w in widths),
-        pixel_blocks=count("pixel_decoder.up.0.block.", ".conv1.weight"), encoder_layout="released",
+        pixel_blocks=blocks, pixel_mid_blocks=None if middle == blocks else middle, encoder_layout="released",
         code_space="released",
     )  # fmt: skip
 

@@ -180,7 +180,7 @@ def test_logits_are_five_times_the_mean_channel_above_one_half(codec, masks):
 
 @pytest.mark.parametrize(("multipliers", "factor"), [((1,), 1), ((1, 2), 2), ((1, 1, 2, 2, 4), 16)])
 def test_the_pixel_decoder_doubles_on_every_level_but_the_last(multipliers, factor):
-    decoder = PixelDecoder(6, 32, multipliers, 2)
+    decoder = PixelDecoder(6, 32, multipliers, 2, 1)
     assert decoder(torch.randn(2, 6, 3, 3)).shape == (2, 3, 3 * factor, 3 * factor)
 
 

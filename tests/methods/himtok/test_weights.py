@@ -61,7 +61,18 @@ def test_the_table_names_the_released_tensors(goldens):
     assert len(set(codec_table(RELEASED).values())) == len(released)
 
 
-@pytest.mark.parametrize("config", [RELEASED, TINY], ids=["released", "tiny"])
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_the_pixel_decoder_has_as_many_middle_blocks_as_blocks_of_a_level(blocks):
+    """As the released code builds it: both counts are one setting there."""
+    decoder = MaskTokenizer(replace(TINY, pixel_blocks=blocks)).pixel_decoder
+    assert (len(decoder.mid), {len(level.block) for level in decoder.up}) == (blocks, {blocks})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [RELEASED, TINY, replace(TINY, pixel_blocks=1), replace(TINY, pixel_blocks=1, pixel_mid_blocks=2)],
+    ids=["released", "tiny", "one block", "two middle blocks"],
+)
 def test_the_sizes_are_read_off_the_shapes(config):
     shapes = codec_shapes(config)
     assert sizes_of({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, Path("x")) == config
