@@ -156,7 +156,7 @@ def _costs(
 ) -> dict[str, dict[str, float]]:
     """FLOPs, tokens and bytes of a micro-batch with masks, of one without, and of the largest; `share` of the samples
     hold a mask."""
-    planning = method_module(stage.method, "planning")
+    planning = method_module(stage.method, "cost")
     pictures = stage.micro_images or max(1, stage.images // machine.gpus)
     samples = pictures * stage.per_image
     most = method.options.max_tiles + (method.options.max_tiles > 1)  # the thumbnail

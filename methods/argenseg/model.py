@@ -23,21 +23,21 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.argenseg import tasks
-from methods.argenseg.cache import TokenCache
+from methods.argenseg import prompts as tasks
 from methods.argenseg.form import Form
 from methods.argenseg.layout import scale_mask, slot_places, write_labels
+from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
 from methods.argenseg.masks import picture_of, released_grey, to_bytes, truncated
-from methods.argenseg.pictures import PictureHeads, picture_batch, picture_sample, random_crop, tokenizer_loss
 from methods.argenseg.schedule import Guided, HiddenMap, ScaleByScale, TokenByToken
-from methods.argenseg.tokenizer import VQVAE, CodecConfig
+from methods.argenseg.token_cache import TokenCache
+from methods.argenseg.tokenizer_training import PictureHeads, picture_batch, picture_sample, random_crop, tokenizer_loss
 from methods.base import Example, Prediction, Request, TrainingSample, UserError, open_image
 from methods.internvl import checkpoint
-from methods.internvl import tasks as shared
+from methods.internvl import prompts as shared
+from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED, Turn
-from methods.internvl.engine import Answer, Block, Decoder
+from methods.internvl.generation.engine import Answer, Block, Decoder
 from methods.internvl.method import InternVLMethod, Options, check_parts, made, tuples
-from methods.internvl.model import Backbone
 from methods.internvl.positions import grid_positions
 from methods.internvl.vocabulary import add_tokens, load_tokenizer, token_id
 

@@ -28,8 +28,8 @@ from methods.argenseg.weights import OWN
 from methods.base import UserError
 from methods.internvl import weights as internvl
 from methods.internvl.chat import IGNORED, Chat, Turn
-from methods.internvl.engine import Answer, Block, decode
-from methods.internvl.stepper import Stepper
+from methods.internvl.generation.engine import Answer, Block, decode
+from methods.internvl.generation.kv_cache import Stepper
 from methods.parity import Check, close, read, same
 
 INPUT, HIDDEN, LOGIT, LOSS, GRADIENT, PICTURE = 1e-5, 1e-4, 1e-4, 1e-4, 2e-6, 1e-3  # tolerances; ids are exact

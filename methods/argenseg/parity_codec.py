@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from methods.argenseg.layout import slot_places, write_labels
+from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
 from methods.argenseg.masks import picture_of, released_grey, to_bytes
 from methods.argenseg.quantizer import phi_of_scale
 from methods.argenseg.schedule import keep_likely
-from methods.argenseg.tokenizer import VQVAE, CodecConfig
 from methods.base import UserError
 from methods.internvl.chat import IGNORED
 from methods.parity import Check, close, named_weights, read, same

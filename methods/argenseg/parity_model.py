@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from methods.argenseg.form import Form
+from methods.argenseg.mask_tokenizer import VQVAE
 from methods.argenseg.model import ARGenSeg
-from methods.argenseg.tokenizer import VQVAE
 from methods.argenseg.weights import to_ours
 from methods.internvl import weights as internvl
+from methods.internvl.backbone import Backbone
 from methods.internvl.method import Options
-from methods.internvl.model import Backbone
 from methods.parity import Check, read, same
 
 OVERRIDES = "weight_overrides"

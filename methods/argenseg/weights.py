@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from methods.argenseg.form import Form
+from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
 from methods.argenseg.model import ARGenSeg
 from methods.argenseg.quantizer import SCALES_256, SCALES_512
-from methods.argenseg.tokenizer import VQVAE, CodecConfig
 from methods.base import UserError
 from methods.internvl import checkpoint, released
 from methods.internvl import weights as internvl
+from methods.internvl.backbone import Backbone
 from methods.internvl.config import BackboneSize
 from methods.internvl.method import Options
-from methods.internvl.model import Backbone
 from methods.internvl.vocabulary import load_tokenizer
 
 RELEASED_CODEC = "image_tokenizer."  # of the whole model; VAR's own file has no prefix

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from methods.base import UserError
-from methods.himtok.tokenizer import MaskTokenizer
+from methods.himtok.mask_tokenizer import MaskTokenizer
 from methods.precision import exactly
 
 PUBLISHED_GRID = 256  # sigma is given in pixels of this grid

@@ -18,20 +18,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from methods.base import Example, Prediction, Request, TrainingSample, UserError, open_image
-from methods.himtok import tasks
-from methods.himtok.codebook import CodebookKeeper, tokenizer_loss
+from methods.himtok import prompts as tasks
+from methods.himtok.adaptive_length import Spent, length_curve
 from methods.himtok.hierarchy import HierarchyConfig, blurred, hierarchical_loss, mask_loss
+from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer, squashed
+from methods.himtok.prompts import END, START, Templates, code_token
 from methods.himtok.schedule import Stopping, TokenByToken
-from methods.himtok.settling import Spent, length_curve
-from methods.himtok.tasks import END, START, Templates, code_token
-from methods.himtok.tokenizer import CodecConfig, MaskTokenizer, squashed
+from methods.himtok.tokenizer_training import CodebookKeeper, tokenizer_loss
 from methods.internvl import checkpoint
-from methods.internvl import tasks as shared
+from methods.internvl import prompts as shared
+from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED, MASK, Turn
-from methods.internvl.clock import Clock
-from methods.internvl.engine import Block
+from methods.internvl.generation.engine import Block
+from methods.internvl.generation.timing import Clock
 from methods.internvl.method import InternVLMethod, Options, check_parts, made, tuples
-from methods.internvl.model import Backbone
 from methods.internvl.vocabulary import add_tokens, load_tokenizer, token_id
 
 # Of a block's cross-entropy: every token alike (the paper), or every octave 1, 2, 3-4, 5-8, ... alike (ours). The first

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from methods.himtok.hierarchy import HierarchyConfig, hierarchical_loss, released_label
+from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
 from methods.himtok.model import fill_codes
-from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
 from methods.internvl.chat import IGNORED
 from methods.internvl.tiles import choose_grid, grids
 from methods.parity import Check, close, named_weights, read, same

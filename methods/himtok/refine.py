@@ -25,7 +25,7 @@ from transformers import SamModel
 
 from methods.base import Example, Prediction, UserError, open_image
 from methods.himtok.hierarchy import mask_loss
-from methods.himtok.tokenizer import MaskTokenizer, squashed
+from methods.himtok.mask_tokenizer import MaskTokenizer, squashed
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # SAM's
 SHARPNESS = 6.0  # probabilities become logits (2p - 1) * 6

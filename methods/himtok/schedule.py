@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from methods.base import UserError
-from methods.himtok.tokenizer import MaskTokenizer
-from methods.internvl.model import Backbone
+from methods.himtok.mask_tokenizer import MaskTokenizer
+from methods.internvl.backbone import Backbone
 
 
 @dataclass(frozen=True)

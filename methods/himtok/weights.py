@@ -18,13 +18,13 @@ from torch import Tensor
 
 from methods.base import UserError
 from methods.himtok.hierarchy import HierarchyConfig
+from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
 from methods.himtok.model import BOX_SCALE, HiMTok
-from methods.himtok.tasks import Templates
-from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
+from methods.himtok.prompts import Templates
 from methods.internvl import checkpoint
 from methods.internvl import weights as internvl
+from methods.internvl.backbone import Backbone
 from methods.internvl.method import Options
-from methods.internvl.model import Backbone
 from methods.internvl.released import (
     FILES,
     SYSTEM,

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
 from methods.base import UserError
+from methods.internvl.backbone import Backbone
 from methods.internvl.config import BackboneSize
-from methods.internvl.model import Backbone
 from methods.internvl.vocabulary import IMAGE_CONTEXT, load_tokenizer, token_id
 from methods.internvl.weights import read_tensors, write_tensors
 

@@ -21,14 +21,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpoint_pass
 
 from methods.base import Codec, Example, Method, Prediction, Request, TrainingSample, UserError, open_image
-from methods.internvl import checkpoint, tasks
+from methods.internvl import checkpoint
+from methods.internvl import prompts as tasks
 from methods.internvl.attention import sample_lengths
+from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED, MASK, Chat, Turn
-from methods.internvl.clock import Clock
 from methods.internvl.config import VOCABULARY, named_size
-from methods.internvl.engine import Answer, Block, Draft, decode
-from methods.internvl.int8 import quantise
-from methods.internvl.model import Backbone
+from methods.internvl.generation.engine import Answer, Block, Draft, decode
+from methods.internvl.generation.int8 import quantise
+from methods.internvl.generation.timing import Clock
 from methods.internvl.pretraining import PretrainingHeads, patch_targets
 from methods.internvl.tiles import make_tiles
 from methods.internvl.vocabulary import SPECIALS, load_tokenizer, stand_in, train_tokenizer

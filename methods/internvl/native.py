@@ -19,9 +19,9 @@ from transformers import InternVLConfig
 
 from methods.base import UserError
 from methods.internvl import checkpoint
+from methods.internvl.backbone import Backbone
 from methods.internvl.config import BackboneSize, transformers_config
 from methods.internvl.method import InternVLMethod
-from methods.internvl.model import Backbone
 from methods.internvl.released import SHARD, SYSTEM, check_places, check_shapes, read_settings
 from methods.internvl.vocabulary import load_tokenizer
 from methods.internvl.weights import key_table, parse_config, read_tensors, to_native, write_tensors

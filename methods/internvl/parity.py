@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED
-from methods.internvl.model import Backbone
 from methods.internvl.weights import join, key_table, read_config, read_tensors, to_native, to_original
 from methods.parity import Check, close, read, same
 

@@ -38,7 +38,7 @@ def build(name: str, stage: str):
 
 def load_of(name: str, batch, samples: int):
     """The planned load of a real batch in which every sample has a mask."""
-    planning = method_module(name, "planning")
+    planning = method_module(name, "cost")
     learned = int((batch["labels"][:, 1:] != -100).sum())
     return planning.Load(len(batch["pixels"]), 1, samples, batch["ids"].shape[1], learned, len(batch["masks"]))
 
@@ -64,7 +64,7 @@ def test_flops_and_activations_are_those_of_a_real_step(name, stage, examples):
     measured = sum(storage.nbytes() for pointer, storage in kept.items() if pointer not in own)
     load = load_of(name, batch, len(samples))
     with FakeTensorMode():
-        cost = method_module(name, "planning").cost(build(name, stage), load, torch.float32)
+        cost = method_module(name, "cost").cost(build(name, stage), load, torch.float32)
     assert cost.flops == pytest.approx(meter.per_token * tokens, rel=0.01)
     assert cost.kept + cost.logits == pytest.approx(measured, rel=0.2)
     assert cost.checkpointed < cost.kept

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from methods.argenseg import tasks
+from methods.argenseg import prompts as tasks
 from methods.argenseg.form import Form
-from methods.argenseg.pictures import random_crop
 from methods.argenseg.schedule import Guided
+from methods.argenseg.tokenizer_training import random_crop
 from methods.base import UserError
 
 

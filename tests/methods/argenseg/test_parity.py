@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from methods.argenseg import parity
+from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
 from methods.argenseg.parity_model import made_weight
 from methods.argenseg.quantizer import SCALES_256, phi_of_scale
 from methods.argenseg.schedule import keep_likely
-from methods.argenseg.tokenizer import VQVAE, CodecConfig
 from methods.base import UserError
 
 

@@ -17,9 +17,9 @@ from transformers import (
     ViTModel,
 )
 
+from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
 from methods.argenseg.perceptual import Perceptual
-from methods.argenseg.pictures import PictureHeads, tokenizer_loss
-from methods.argenseg.tokenizer import VQVAE, CodecConfig
+from methods.argenseg.tokenizer_training import PictureHeads, tokenizer_loss
 from methods.base import UserError
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

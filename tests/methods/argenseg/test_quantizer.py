@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
 from methods.argenseg.quantizer import SCALES_256, SCALES_512, ResidualQuantizer, area_matrix, bicubic_matrix
-from methods.argenseg.tokenizer import VQVAE, CodecConfig
 from methods.base import UserError
 
 CLOSE = dict(rtol=0, atol=1e-5)

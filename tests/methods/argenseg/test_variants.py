@@ -15,8 +15,8 @@ from methods.argenseg.quantizer import SCALES_512
 from methods.argenseg.schedule import HiddenMap, ScaleByScale, TokenByToken
 from methods.base import Request, UserError
 from methods.internvl.chat import Turn
-from methods.internvl.engine import Decoder
-from methods.internvl.tasks import with_image
+from methods.internvl.generation.engine import Decoder
+from methods.internvl.prompts import with_image
 
 CLOSE = dict(rtol=0, atol=1e-4)
 CODEC = {"resolution": 32, "width": 32, "multipliers": [1, 1, 1, 1], "blocks": 1, "codes": 64}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
 from methods.argenseg.model import ARGenSeg
-from methods.argenseg.tokenizer import VQVAE, CodecConfig
 from methods.argenseg.weights import convert, sizes_of
 from methods.base import UserError
 from methods.internvl.vocabulary import add_tokens

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from methods.himtok.hierarchy import blurred
-from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
+from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
 
 SMALL = CodecConfig(
     width=64, encoder_layers=2, decoder_layers=2, heads=4, ffn_out=64, pixel_base=32, pixel_multipliers=(1, 1, 1, 2, 2),

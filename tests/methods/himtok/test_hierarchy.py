@@ -12,7 +12,7 @@ from scipy.ndimage import convolve1d
 from methods.base import UserError
 from methods.himtok import hierarchy
 from methods.himtok.hierarchy import HierarchyConfig, blur_matrix, blurred, draw_levels, mask_loss, sigma
-from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
+from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
 
 
 @pytest.mark.parametrize(("level", "width"), [(1, 48), (4, 18), (16, 3.88235), (31, 1.125)])

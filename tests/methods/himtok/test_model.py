@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from methods.base import Request, TrainingSample, UserError
-from methods.himtok.tasks import END, START, Templates, code_token
+from methods.himtok.prompts import END, START, Templates, code_token
 from methods.internvl.chat import IGNORED
 from methods.internvl.vocabulary import token_id
 

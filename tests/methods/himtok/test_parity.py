@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from methods.base import UserError
 from methods.himtok import parity
 from methods.himtok.hierarchy import HierarchyConfig, hierarchical_loss, released_label
+from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
 from methods.himtok.model import fill_codes
-from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
 
 NAMES = ["a", "b", "c", "d", "multi_region", "ring_with_hole", "g", "h"]
 SIZE = {"enc": [64, 1, 4], "dec": [64, 1, 4], "z_channels": 32, "hidden_channels": 8, "channel_mult": [1, 1, 1, 1, 1],

@@ -9,8 +9,8 @@ from PIL import Image
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
 from methods.base import Example, Prediction, Request, UserError
+from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
 from methods.himtok.refine import Refiner, degraded, fine_tune
-from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
 
 CODEC = CodecConfig(
     resolution=64, patch=16, width=32, encoder_layers=1, decoder_layers=1, heads=2, codes=64, ffn_out=32, pixel_base=8,

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from methods.base import Decoding, Request, UserError
+from methods.himtok.prompts import code_token
 from methods.himtok.schedule import Stopping, TokenByToken, change
-from methods.himtok.tasks import code_token
 
 
 def ask(method, examples, **settings):

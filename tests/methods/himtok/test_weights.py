@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from methods.base import Request, UserError
 from methods.himtok.hierarchy import HierarchyConfig
+from methods.himtok.mask_tokenizer import CodecConfig, Encoder, MaskTokenizer
 from methods.himtok.model import HiMTok
-from methods.himtok.tokenizer import CodecConfig, Encoder, MaskTokenizer
 from methods.himtok.weights import codec_shapes, codec_table, convert, sizes_of
 from methods.internvl.released import SYSTEM
 from methods.internvl.weights import key_table, read_config

@@ -9,7 +9,7 @@ from PIL import Image
 
 from methods.base import Example, Prediction, Request, UserError
 from methods.internvl.chat import IGNORED
-from methods.internvl.engine import Answer
+from methods.internvl.generation.engine import Answer
 from methods.internvl.method import tuples
 
 CLOSE = dict(rtol=0, atol=1e-4)

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from methods.base import Request, UserError
+from methods.internvl.backbone import Backbone
 from methods.internvl.config import SIZES, VOCABULARY
 from methods.internvl.method import InternVLMethod
-from methods.internvl.model import Backbone
 from methods.internvl.released import SYSTEM, original_config
 from methods.internvl.vocabulary import SPECIALS, load_tokenizer, stand_in, token_id, train_tokenizer
 from methods.internvl.weights import convert, read_tensors, to_original, write_tensors

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.internvl.decoder import Decoder
-from methods.internvl.model import Backbone
-from methods.internvl.stepper import Stepper, room
+from methods.internvl.backbone import Backbone
+from methods.internvl.generation.decoder import Decoder
+from methods.internvl.generation.kv_cache import Stepper, room
 
 WARMUPS = 3  # passes before a recording, in which libraries choose their kernels and workspaces
 

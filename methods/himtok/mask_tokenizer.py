@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.base import UserError
-from methods.himtok.pixels import PixelDecoder
+from methods.himtok.pixel_decoder import PixelDecoder
 from methods.internvl.positions import grid_positions
 from methods.precision import exactly
 

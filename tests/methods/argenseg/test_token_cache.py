@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from methods.argenseg.cache import TokenCache
+from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
 from methods.argenseg.model import ARGenSeg
-from methods.argenseg.tokenizer import VQVAE, CodecConfig
+from methods.argenseg.token_cache import TokenCache
 from methods.base import UserError
 
 

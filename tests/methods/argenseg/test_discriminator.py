@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from methods.argenseg.adversary import Adversary, pull
-from methods.argenseg.pictures import PictureHeads, tokenizer_loss
-from methods.argenseg.tokenizer import VQVAE, CodecConfig
+from methods.argenseg.discriminator import Adversary, pull
+from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
+from methods.argenseg.tokenizer_training import PictureHeads, tokenizer_loss
 from methods.base import UserError
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from methods.base import Decoding, Request
-from methods.internvl.int8 import Int8Linear
+from methods.internvl.generation.int8 import Int8Linear
 
 
 @settings(max_examples=40, deadline=None)

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from methods.base import Schedule
-from methods.internvl.clock import Clock
-from methods.internvl.model import Backbone
-from methods.internvl.stepper import Stepper
+from methods.internvl.backbone import Backbone
+from methods.internvl.generation.kv_cache import Stepper
+from methods.internvl.generation.timing import Clock
 
 
 class Decoder:

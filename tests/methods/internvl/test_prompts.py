@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.base import UserError
-from methods.internvl.tasks import BOX_REQUESTS, converse, join_expressions, read_box, with_image, write_box
+from methods.internvl.prompts import BOX_REQUESTS, converse, join_expressions, read_box, with_image, write_box
 
 RNG = np.random.default_rng(0)
 

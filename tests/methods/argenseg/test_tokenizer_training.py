@@ -7,8 +7,14 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from methods.argenseg.pictures import CodebookKeeper, PictureHeads, picture_batch, residual_cells, tokenizer_loss
-from methods.argenseg.tokenizer import VQVAE, CodecConfig
+from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
+from methods.argenseg.tokenizer_training import (
+    CodebookKeeper,
+    PictureHeads,
+    picture_batch,
+    residual_cells,
+    tokenizer_loss,
+)
 from methods.base import TrainingSample, UserError
 
 

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.argenseg.adversary import Adversary
+from methods.argenseg.discriminator import Adversary
+from methods.argenseg.mask_tokenizer import VQVAE
 from methods.argenseg.perceptual import Perceptual
-from methods.argenseg.tokenizer import VQVAE
 from methods.base import Example, TrainingSample, UserError, open_image
 
 

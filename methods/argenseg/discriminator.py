@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from methods.argenseg.tokenizer import norm
+from methods.argenseg.mask_tokenizer import norm
 from methods.base import UserError
 
 MOST = 1e4  # of the adaptive weight

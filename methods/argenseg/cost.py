@@ -1,11 +1,11 @@
-"""What ARGenSeg's codec adds to the cost of a micro-batch; see methods/internvl/planning.py."""
+"""What ARGenSeg's codec adds to the cost of a micro-batch; see methods/internvl/cost.py."""
 
 from __future__ import annotations
 
 import torch
 
 from methods.argenseg.model import ARGenSeg
-from methods.internvl.planning import Cost, Load, Part, total
+from methods.internvl.cost import Cost, Load, Part, total
 
 
 def cost(method: ARGenSeg, load: Load, precision: torch.dtype) -> Cost:

@@ -14,9 +14,9 @@ from PIL import Image
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from methods.base import Decoding, Request
-from methods.internvl import graphs
-from methods.internvl.graphs import FixedStepper, Recording, kept_stepper
-from methods.internvl.stepper import SPARE, Stepper, room
+from methods.internvl.generation import cuda_graphs as graphs
+from methods.internvl.generation.cuda_graphs import FixedStepper, Recording, kept_stepper
+from methods.internvl.generation.kv_cache import SPARE, Stepper, room
 
 FAST, GRAPHS = Decoding("fast"), Decoding("graphs")
 WORDS = ("the car", "a red one on the left", "it", "the second square from the left, behind the blue one")

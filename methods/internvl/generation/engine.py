@@ -23,10 +23,10 @@ from torch import Tensor
 
 from methods.base import Decoding, Schedule
 from methods.enlarge import as_released
-from methods.internvl.clock import Clock
-from methods.internvl.decoder import Decoder, ReleasedDecoder
-from methods.internvl.graphs import GraphDecoder
-from methods.internvl.model import Backbone
+from methods.internvl.backbone import Backbone
+from methods.internvl.generation.cuda_graphs import GraphDecoder
+from methods.internvl.generation.decoder import Decoder, ReleasedDecoder
+from methods.internvl.generation.timing import Clock
 
 TEXT, WAITING, DONE = 0, 1, 2
 DECODERS = {"fast": Decoder, "graphs": GraphDecoder, "reference": ReleasedDecoder}  # by Decoding.path

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.argenseg.tokenizer import VQVAE
+from methods.argenseg.mask_tokenizer import VQVAE
 from methods.base import UserError
 
 ENCODING = ("encoder.", "quant_conv.", "quantize.embedding.", "quantize.quant_resi.")

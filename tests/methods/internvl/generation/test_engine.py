@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from methods.base import Request
-from methods.internvl.clock import Clock
-from methods.internvl.engine import Block, Decoder, decode
+from methods.internvl.generation.engine import Block, Decoder, decode
+from methods.internvl.generation.timing import Clock
 
 CLOSE = dict(rtol=0, atol=1e-4)
 ASKED = Request(Image.new("RGB", (8, 8)), ("the car",))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from methods.base import UserError
+from methods.internvl.backbone import Backbone
 from methods.internvl.config import SIZES, named_size, transformers_config
-from methods.internvl.model import Backbone
 
 TINY = named_size("tiny")
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from methods.base import Request, UserError
-from methods.himtok import tasks
-from methods.himtok.tasks import END, SLOTS, START, TASKS, Templates, family_of
+from methods.himtok import prompts as tasks
+from methods.himtok.prompts import END, SLOTS, START, TASKS, Templates, family_of
 from methods.internvl.chat import IGNORED
-from methods.internvl.tasks import BOX_REQUESTS
+from methods.internvl.prompts import BOX_REQUESTS
 
 OPTIONS = {"options": ("a blue one", "the red square", "two of them")}
 BLOCK = re.compile(rf"{re.escape(START)}((?:<\|mt_\d+\|>)*){re.escape(END)}")

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from methods.base import Example, Request, UserError
-from methods.internvl import tasks as shared
+from methods.internvl import prompts as shared
 from methods.internvl.chat import MASK, Turn
 
 START, END = "<|mt_start|>", "<|mt_end|>"

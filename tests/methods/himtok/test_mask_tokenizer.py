@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.base import UserError
-from methods.himtok.pixels import PixelDecoder
-from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
+from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
+from methods.himtok.pixel_decoder import PixelDecoder
 
 TINY = CodecConfig(
     resolution=64, patch=16, width=64, encoder_layers=2, decoder_layers=1, heads=4, codes=64, ffn_out=32, pixel_base=8,

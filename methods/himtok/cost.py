@@ -1,11 +1,11 @@
-"""What HiMTok's codec adds to the cost of a micro-batch; see methods/internvl/planning.py."""
+"""What HiMTok's codec adds to the cost of a micro-batch; see methods/internvl/cost.py."""
 
 from __future__ import annotations
 
 import torch
 
 from methods.himtok.model import HiMTok
-from methods.internvl.planning import Cost, Load, Part, total, trains
+from methods.internvl.cost import Cost, Load, Part, total, trains
 
 
 def cost(method: HiMTok, load: Load, precision: torch.dtype) -> Cost:

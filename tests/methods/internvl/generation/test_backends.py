@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from methods.base import Decoding, Request, UserError
-from methods.internvl.decoder import Decoder
-from methods.internvl.stepper import SPARE, Stepper
+from methods.internvl.generation.decoder import Decoder
+from methods.internvl.generation.kv_cache import SPARE, Stepper
 
 REFERENCE, WRITTEN, CHECKED = Decoding("reference"), Decoding(text="written"), Decoding(text="checked")
 IMPOSED = Decoding(text="imposed")
@@ -146,8 +146,8 @@ def test_the_layers_in_pieces_equal_transformers_in_one_pass(build, cuts, batch)
 @torch.no_grad()
 def test_llama_layers_too(tmp_path):
     """The 2B, 8B and larger sizes are Llamas; the same with more keys than were allocated at first."""
+    from methods.internvl.backbone import Backbone
     from methods.internvl.config import SIZES
-    from methods.internvl.model import Backbone
 
     torch.manual_seed(0)
     backbone = Backbone(replace(SIZES["tiny"], text_family="internlm2"), 50, 3).eval()

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from methods.himtok import codebook
-from methods.himtok.codebook import CodebookKeeper, tokenizer_loss
+from methods.himtok import tokenizer_training as codebook
 from methods.himtok.hierarchy import blurred, mask_loss
-from methods.himtok.tokenizer import CodecConfig, MaskTokenizer
+from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
+from methods.himtok.tokenizer_training import CodebookKeeper, tokenizer_loss
 
 SMALL = {
     "resolution": 64, "width": 64, "encoder_layers": 1, "decoder_layers": 1, "heads": 4, "codes": 16, "ffn_out": 32,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.himtok.hierarchy import blurred, draw_levels, mask_loss
-from methods.himtok.tokenizer import MaskTokenizer
+from methods.himtok.mask_tokenizer import MaskTokenizer
 
 
 class CodebookKeeper(nn.Module):

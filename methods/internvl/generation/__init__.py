@@ -1,0 +1,1 @@
+"""Decoding with blocks of mask tokens: engine, key-value cache, CUDA graphs, timing."""
