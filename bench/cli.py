@@ -7,7 +7,6 @@ be used ends in one sentence on stderr and exit code 2; an interruption in exit 
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import re
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from methods.base import UserError
+from methods.files import check_text, number, printable
 
 PROFILE_COMMANDS = {
     "reproduce": "evaluate and time the profile's models (trained first if none are shipped), then report",
@@ -27,14 +27,15 @@ PROFILE_COMMANDS = {
     "latency": "seconds per picture, stage by stage",
     "report": "tables and figures from the records that exist",
 }
-UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
-            errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}  # what the user can mend  # fmt: skip
 MACHINE = ("gpus", "memory", "mfu", "text", "answer", "tiles")  # settings of `plan` besides the profile's
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded behind the user's back
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         _run(arguments)
     except SystemExit as end:
@@ -57,16 +58,18 @@ def _run(arguments: Sequence[str] | None) -> None:
         options, extra = _parser().parse_known_args(arguments)
         unknown = [word for word in extra if word.startswith("-") or "=" not in word]
         if unknown:
-            raise UserError(f"{unknown[0]!r} is no option of `genseg {options.command}`; see `genseg -h`.")
+            raise UserError(f"Unknown option {printable(repr(unknown[0]), 80)}; see `genseg {options.command} -h`.")
         options.run(options, extra)
     except UserError as error:
-        print(f"genseg: {error}", file=sys.stderr)
+        print(f"genseg: {printable(error)}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # what read our output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
-        if error.errno not in UNUSABLE:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"genseg: {where}{error.strerror}; check the path, its permissions and the room left.", file=sys.stderr)
+        where = f"{printable(error.filename)}: " if error.filename else ""
+        reason = error.strerror or printable(error, 120)
+        print(f"genseg: {where}{reason}; check the path, its permissions and the room left.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("genseg: interrupted; the same command goes on where it stopped.", file=sys.stderr)
@@ -77,7 +80,19 @@ class _Parser(argparse.ArgumentParser):
     """Says in one sentence, as every other mistake is answered, what it could not read."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see `{self.prog} -h`.")
+        raise UserError(f"{printable(message, 200)}; see `{self.prog} -h`.")
+
+
+def _path(text: str) -> Path:
+    """A path from the command line; ~ is the home, and a name may hold bytes that are no text."""
+    if "\0" in text:
+        raise UserError(f"{printable(text, 80)}: no path holds a zero character; leave it out.")
+    return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
+
+
+def _number(low: float, high: float, whole: bool = True) -> Any:
+    """A reader of an option's number, with bounds."""
+    return lambda text: number(text, "The option's value", low, high, whole)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,37 +111,38 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("action", choices=("list", "build", "check", "show"))
     data.set_defaults(run=_data)
     segment = commands.add_parser("segment", help="segment what a sentence describes in your own picture")
-    segment.add_argument("image", type=Path, help="a picture; or a text file of picture<tab>expression, for a sheet")
+    segment.add_argument("image", type=_path, help="a picture; or a text file of picture<tab>expression, for a sheet")
     segment.add_argument("expression", nargs="?", help="what to segment; left out with a list")
     segment.add_argument("--method", default="himtok", help="a method of the profile (default: himtok; lists: all)")
-    segment.add_argument("--out", type=Path, default=Path("overlay.png"))
-    segment.add_argument("--checkpoint", type=Path, help="a model's folder instead of the profile's")
+    segment.add_argument("--out", type=_path, default=Path("overlay.png"))
+    segment.add_argument("--checkpoint", type=_path, help="a model's folder instead of the profile's")
     segment.set_defaults(run=_segment)
     generate = commands.add_parser("generate", help="a picture from a sentence")
     generate.add_argument("caption")
     generate.add_argument("--method", default="argenseg", help="a method whose tokens are those of a picture")
-    generate.add_argument("--out", type=Path, default=Path("picture.png"))
-    generate.add_argument("--checkpoint", type=Path, help="a model's folder instead of the profile's")
-    generate.add_argument("--guidance", type=float, default=4.0, help="of classifier-free guidance (default: 4)")
-    generate.add_argument("--seed", type=int, help="draw the tokens instead of taking the likeliest")
+    generate.add_argument("--out", type=_path, default=Path("picture.png"))
+    generate.add_argument("--checkpoint", type=_path, help="a model's folder instead of the profile's")
+    scale = _number(0, 1000, whole=False)
+    generate.add_argument("--guidance", type=scale, default=4.0, help="of classifier-free guidance (default: 4)")
+    generate.add_argument("--seed", type=_number(0, 2**31 - 1), help="draw the tokens instead of taking the likeliest")
     generate.set_defaults(run=_generate)
     demo = commands.add_parser("demo", help="a page in the browser that asks every method about your pictures")
-    demo.add_argument("--port", type=int, default=7860)
+    demo.add_argument("--port", type=_number(1, 65535), default=7860)
     demo.set_defaults(run=_demo)
     convert = commands.add_parser("convert", help="released checkpoints into this project's layout, or back")
-    convert.add_argument("source", type=Path)
-    convert.add_argument("target", type=Path)
+    convert.add_argument("source", type=_path)
+    convert.add_argument("target", type=_path)
     convert.add_argument("--method", required=True, help="whose checkpoint it is: internvl, himtok or argenseg")
     convert.set_defaults(run=_convert)
     score = commands.add_parser("score", help="figures of a file of predictions: root= dataset= split= images= limit=")
-    score.add_argument("predictions", type=Path)
+    score.add_argument("predictions", type=_path)
     score.set_defaults(run=_score)
     compare = commands.add_parser("compare", help="paired differences of two files of predictions or scores")
-    compare.add_argument("first", type=Path)
-    compare.add_argument("second", type=Path)
+    compare.add_argument("first", type=_path)
+    compare.add_argument("second", type=_path)
     compare.set_defaults(run=_compare)
     parity = commands.add_parser("parity", help="compare this code with reference vectors in a folder")
-    parity.add_argument("folder", type=Path)
+    parity.add_argument("folder", type=_path)
     parity.set_defaults(run=_parity)
     commands.add_parser("doctor", help="what this machine has and what will run on it").set_defaults(run=_doctor)
     return parser
@@ -134,9 +150,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def split_profile(words: Sequence[str]) -> tuple[str, list[str]]:
     """(name or path of the profile, the other key=value words)."""
-    values = dict(word.split("=", 1) for word in words)
+    values = settings_of(words)
     name = values.pop("profile", "nano")
     return name, [f"{key}={value}" for key, value in values.items()]
+
+
+def settings_of(words: Sequence[str]) -> dict[str, str]:
+    """key=value words by key; of a key that is given twice the last. Raises UserError for bytes that are no text."""
+    return dict(check_text(word, printable(word, 80)).split("=", 1) for word in words)
 
 
 def _with_profile(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -163,7 +184,7 @@ def _with_profile(options: argparse.Namespace, words: Sequence[str]) -> None:
     elif options.command == "plan":
         from bench.train.plan import machine_of, print_plan
 
-        print_plan(profile, named, machine_of(dict(w.split("=", 1) for w in machine)))
+        print_plan(profile, named, machine_of(settings_of(machine)))
     else:
         steps[options.command](profile)
 
@@ -171,37 +192,37 @@ def _with_profile(options: argparse.Namespace, words: Sequence[str]) -> None:
 def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.data import commands
 
-    values = dict(word.split("=", 1) for word in words)
-    root = Path(values.pop("root", "data/refmoji"))
-
-    def whole(key: str, default: int) -> int:
-        text = values.pop(key, str(default))
-        if not text.isdecimal():
-            raise UserError(f"{key}={text}: give a whole number.")
-        return int(text)
+    values = settings_of(words)
+    root = _path(values.pop("root", "data/refmoji"))
 
     if options.action == "list":
         commands.list_cards()
     elif options.action == "build":
         splits = values.pop("splits").split(",") if "splits" in values else None
-        level, numbers = values.pop("level", "easy"), {k: whole(k, d) for k, d in _BUILD_NUMBERS.items()}
+        level, numbers = values.pop("level", "easy"), {k: whole_of(values, k, *d) for k, d in _BUILD_NUMBERS.items()}
         _none_left(values)
         commands.build(level=level, root=root, splits=splits, **numbers)
     elif options.action == "check":
         _none_left(values)
         commands.check(root)
     else:
-        split, out, count = values.pop("split", "val"), Path(values.pop("out", "sheet.png")), whole("count", 24)
+        split, out = values.pop("split", "val"), _path(values.pop("out", "sheet.png"))
+        count = whole_of(values, "count", 24, 1, 10_000)
         _none_left(values)
         commands.show(root, split, out, count)
 
 
-_BUILD_NUMBERS = {"train_scenes": 0, "seed": 0, "workers": 1}
+_BUILD_NUMBERS = {"train_scenes": (0, 0, 10**8), "seed": (0, 0, 2**31 - 1), "workers": (1, 1, 1024)}
+
+
+def whole_of(values: dict[str, str], key: str, default: int, low: int, high: int) -> int:
+    """Take a whole number out of the settings. Raises UserError if it is none, or out of bounds."""
+    return number(values.pop(key, default), key, low, high, whole=True)
 
 
 def _none_left(values: dict[str, str]) -> None:
     if values:
-        raise UserError(f"{next(iter(values))!r} is no setting of this command; see the README.")
+        raise UserError(f"Unknown setting {printable(repr(next(iter(values))), 80)} of this command; see the README.")
 
 
 def _segment(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -245,31 +266,29 @@ def _demo(options: argparse.Namespace, words: Sequence[str]) -> None:
 def _convert(options: argparse.Namespace, words: Sequence[str]) -> None:
     from methods.registry import method_module
 
-    _none_left(dict(word.split("=", 1) for word in words))
+    _none_left(settings_of(words))
     print(method_module(options.method, "weights").convert(options.source, options.target))
 
 
 def _score(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.evaluate.commands import score_file
 
-    values = dict(word.split("=", 1) for word in words)
-    limit = values.pop("limit", "0")
-    if not limit.isdecimal():
-        raise UserError(f"limit={limit}: give a whole number.")
-    score_file(options.predictions, _place(values), int(limit))
+    values = settings_of(words)
+    limit = whole_of(values, "limit", 0, 0, 10**9)
+    score_file(options.predictions, _place(values), limit)
 
 
 def _compare(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.evaluate.commands import compare_files
 
-    compare_files(options.first, options.second, _place(dict(word.split("=", 1) for word in words)))
+    compare_files(options.first, options.second, _place(settings_of(words)))
 
 
 def _place(values: dict[str, str]) -> Any:
     """Where the truth of a file of predictions is; a profile stands for the root of its evaluation data."""
     from bench.evaluate.commands import Place
 
-    folders = {name: Path(values.pop(name)) for name in ("root", "images") if values.get(name)}
+    folders = {name: _path(values.pop(name)) for name in ("root", "images") if values.get(name)}
     place = Place(**folders, **{name: values.pop(name, None) for name in ("dataset", "split", "profile")})
     _none_left(values)
     return place
@@ -278,7 +297,7 @@ def _place(values: dict[str, str]) -> Any:
 def _parity(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.parity import check
 
-    _none_left(dict(word.split("=", 1) for word in words))
+    _none_left(settings_of(words))
     if not check(options.folder):
         sys.exit(1)
 
@@ -286,5 +305,5 @@ def _parity(options: argparse.Namespace, words: Sequence[str]) -> None:
 def _doctor(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.doctor import examine
 
-    _none_left(dict(word.split("=", 1) for word in words))
+    _none_left(settings_of(words))
     examine()

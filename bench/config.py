@@ -4,7 +4,8 @@
 
 `profile` is a name in bench/profiles or a path; every other `key=value` overrides one value of the file. A key that
 does not exist, or a value of the wrong type, is an error that names it. A file may begin with `base: NAME`: what it
-does not say is then taken from that profile.
+does not say is then taken from that profile. Text is taken as it is written (`runs=2026_11_30` is no number), and a
+leading ~ in a path is the user's home. What a value may be stands beside its field.
 """
 
 from __future__ import annotations
@@ -15,11 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
-from yaml import MarkedYAMLError
 
+from bench.schema import check, expand, read_word, read_yaml, setting, unknown
 from methods.base import UserError
+from methods.files import printable
 
 PROFILES = Path(__file__).parent / "profiles"
+SEEDS = 2**31 - 1  # the largest
+MANY = 10**9
+PATHS = ("fast", "graphs", "reference")
+TILES = (1, 5, 10)  # 1; 2 x 2 or 3 x 3 and a thumbnail: squares of up to twelve tiles, as InternVL cuts them
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass
@@ -27,13 +34,13 @@ class SourceConfig:
     """A dataset of a mixture to train on; see bench/train/sources.py for what is taken where nothing is given."""
 
     dataset: str = ""  # a card of datasets/; the source's own name
-    root: str = ""  # data.root
-    images: str = ""  # data.images
+    root: str = setting("", path=True)  # data.root
+    images: str = setting("", path=True)  # data.images
     split: str = "train"
     styles: list[str] = field(default_factory=list)  # of expressions to keep; all
-    repeat: float = 1.0  # how often an epoch holds each picture
-    weight: float = 0.0  # share of the pictures instead, if all sources have one
-    tasks: dict[str, float] = field(default_factory=dict)  # those of the stage that the dataset can serve
+    repeat: float = setting(1.0, 0, 1e6)  # how often an epoch holds each picture
+    weight: float = setting(0.0, 0)  # share of the pictures instead, if all sources have one
+    tasks: dict[str, float] = setting(low=0, factory=dict)  # those of the stage that the dataset can serve
 
 
 @dataclass
@@ -42,12 +49,12 @@ class DataConfig:
     name for each source) replaces it for training."""
 
     dataset: str = "refmoji"
-    root: str = MISSING
-    images: str = ""  # folder of the pictures, where it is not in the root
+    root: str = setting(MISSING, path=True)
+    images: str = setting("", path=True)  # folder of the pictures, where it is not in the root
     level: str = "easy"
-    seed: int = 0
-    train_scenes: int = 0  # 0: no training split
-    workers: int = 1  # processes that draw scenes
+    seed: int = setting(0, 0, SEEDS)
+    train_scenes: int = setting(0, 0, 10**8)  # 0: no training split
+    workers: int = setting(1, 1, 1024)  # processes that draw scenes
     allow_leak: bool = False  # train on pictures that an evaluation split of `dataset` holds too
     mixture: dict[str, SourceConfig] = field(default_factory=dict)
 
@@ -60,46 +67,52 @@ class StageConfig:
     method: str = MISSING
     stage: str = MISSING
     parts: dict[str, Any] = field(default_factory=dict)
-    tasks: dict[str, float] = field(default_factory=dict)
-    mixture: dict[str, float] = field(default_factory=dict)  # source -> factor on it, 0: left out; none given: all
-    steps: int = MISSING
-    images: int = 8  # pictures per step
-    per_image: int = 2  # samples per picture
-    micro_images: int = 0  # pictures per forward pass on one device; 0: `images` divided by the number of processes
+    tasks: dict[str, float] = setting(low=0, factory=dict)
+    mixture: dict[str, float] = setting(low=0, factory=dict)  # source -> factor on it, 0: left out; none given: all
+    steps: int = setting(MISSING, 1, MANY)
+    images: int = setting(8, 1, 10**6)  # pictures per step
+    per_image: int = setting(2, 1, 10**4)  # samples per picture
+    # pictures per forward pass on one device; 0: `images` divided by the number of processes
+    micro_images: int = setting(0, 0, 10**6)
     pack: bool = False  # put the samples of a micro-batch into one row that no padding fills
-    group_lengths: int = 1  # steps among which pictures with samples of like length share a micro-batch; 1: as drawn
-    lr: float = 1e-3  # AdamW
-    matrix_lr: float = 0.0  # Muon for the weights of linear layers (the head aside); 0: AdamW for them too
-    warmup: int = 50  # steps
-    schedule: str = "linear"  # how the rate falls: linear (over the last `decay`) or cosine (from the warm-up on)
-    decay: float = 0.2  # last share of the steps over which the rate falls linearly to `floor` times itself
-    floor: float = 0.03
+    # steps among which pictures with samples of like length share a micro-batch; 1: as drawn
+    group_lengths: int = setting(1, 1, 10**6)
+    lr: float = setting(1e-3, 0, 100)  # AdamW
+    # Muon for the weights of linear layers (the head aside); 0: AdamW for them too
+    matrix_lr: float = setting(0.0, 0, 100)
+    warmup: int = setting(50, 0, MANY)  # steps
+    # how the rate falls: linear (over the last `decay`) or cosine (from the warm-up on)
+    schedule: str = setting("linear", choices=("linear", "cosine"))
+    # last share of the steps over which the rate falls linearly to `floor` times itself
+    decay: float = setting(0.2, 0, 1)
+    floor: float = setting(0.03, 0, 1)
     freeze: list[str] = field(default_factory=list)  # patterns of parameter names, on top of what the stage freezes
-    lr_scale: dict[str, float] = field(default_factory=dict)  # pattern of parameter names -> factor on the rate
+    lr_scale: dict[str, float] = setting(low=0, factory=dict)  # pattern of parameter names -> factor on the rate
     lora: dict[str, Any] = field(default_factory=dict)  # settings of peft's LoraConfig; empty: train the weights
-    weight_decay: float = 0.05
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
-    clip: float = 1.0
-    weights: dict[str, float] = field(default_factory=dict)  # of named losses, 1 where not given
-    seed: int = 0
-    validate_every: int = 0  # steps; 0: only at the end
+    weight_decay: float = setting(0.05, 0, 100)
+    betas: list[float] = setting(low=0, high=0.999999, factory=lambda: [0.9, 0.98])
+    clip: float = setting(1.0, 0)
+    weights: dict[str, float] = setting(low=0, factory=dict)  # of named losses, 1 where not given
+    seed: int = setting(0, 0, SEEDS)
+    validate_every: int = setting(0, 0, MANY)  # steps; 0: only at the end
 
 
 @dataclass
 class TrainConfig:
     """Settings that all stages share."""
 
-    threads: int = 2
-    precision: str = "auto"  # auto, float32 or bfloat16
-    log_every: int = 20  # steps
-    save_minutes: float = 3.0
-    validate_samples: int = 64  # 0: no validation
-    zero: int = 0  # stage of DeepSpeed's ZeRO; 0: plain data parallelism without DeepSpeed
+    threads: int = setting(2, 1, 1024)
+    precision: str = setting("auto", choices=PRECISIONS)
+    log_every: int = setting(20, 1, MANY)  # steps
+    save_minutes: float = setting(3.0, 0)
+    validate_samples: int = setting(64, 0, MANY)  # 0: no validation
+    # stage of DeepSpeed's ZeRO; 0: plain data parallelism without DeepSpeed
+    zero: int = setting(0, choices=(0, 1, 2, 3))
     offload: bool = False  # with zero: optimiser states (with zero 3 the weights too) in the CPU's memory
     checkpoint_activations: bool = False  # compute activations anew in the backward pass
-    workers: int = 0  # processes that prepare samples, per process that trains
-    broken_share: float = 0.01  # of the pictures that may be unusable before a run is stopped
-    explode: float = 10.0  # stop if the loss exceeds this times its running mean (or 1); 0: never
+    workers: int = setting(0, 0, 1024)  # processes that prepare samples, per process that trains
+    broken_share: float = setting(0.01, 0, 1)  # of the pictures that may be unusable before a run is stopped
+    explode: float = setting(10.0, 0)  # stop if the loss exceeds this times its running mean (or 1); 0: never
     tensorboard: bool = False  # also write TensorBoard's events
     wandb: str = ""  # also log to this Weights & Biases project
 
@@ -108,12 +121,12 @@ class TrainConfig:
 class EvaluateConfig:
     splits: list[str] = field(default_factory=lambda: ["val"])
     protocols: list[str] = field(default_factory=lambda: ["per_expression"])
-    limit: int = 0  # expressions per split, 0 for all
+    limit: int = setting(0, 0, MANY)  # expressions per split, 0 for all
     prefixes: bool = True  # the codec's ceiling at every number of tokens, or at the full one alone
-    batch: int = 16
-    threads: int = 2
-    precision: str = "float32"
-    seed: int = 0  # of the bootstrap and of the random baseline
+    batch: int = setting(16, 1, 10**6)
+    threads: int = setting(2, 1, 1024)
+    precision: str = setting("float32", choices=PRECISIONS)
+    seed: int = setting(0, 0, SEEDS)  # of the bootstrap and of the random baseline
 
 
 @dataclass
@@ -123,24 +136,24 @@ class UntrainedConfig:
 
     method: str = MISSING
     parts: dict[str, Any] = field(default_factory=dict)
-    tokens: list[int] = field(default_factory=list)
-    tiles: list[int] = field(default_factory=list)
+    tokens: list[int] = setting(low=1, factory=list)
+    tiles: list[int] = setting(choices=TILES, factory=list)
     sizes: list[str] = field(default_factory=list)
 
 
 @dataclass
 class LatencyConfig:
-    warmup: int = 10
-    requests: int = 200
-    threads: int = 2
-    precision: str = "float32"
-    paths: list[str] = field(default_factory=lambda: ["fast", "reference"])  # and graphs; see methods.base.Decoding
+    warmup: int = setting(10, 0, MANY)
+    requests: int = setting(200, 1, MANY)
+    threads: int = setting(2, 1, 1024)
+    precision: str = setting("float32", choices=PRECISIONS)
+    paths: list[str] = setting(choices=PATHS, factory=lambda: ["fast", "reference"])  # see methods.base.Decoding
     sizes: list[str] = field(default_factory=list)  # backbones with random weights
-    tiles: list[int] = field(default_factory=lambda: [1])  # of a picture, the thumbnail included
+    tiles: list[int] = setting(choices=TILES, factory=lambda: [1])  # of a picture, the thumbnail included
     untrained: dict[str, UntrainedConfig] = field(default_factory=dict)  # methods on them, by a name for the tables
     int8: bool = False  # time with 8-bit weights in the language model; for trained models, with what they change
     scaling: bool = False  # also time batches, several expressions about a picture, tiles and numbers of tokens
-    price: float = 0.0  # of the machine per hour, for the cost of a million masks; 0: not told
+    price: float = setting(0.0, 0)  # of the machine per hour, for the cost of a million masks; 0: not told
 
 
 @dataclass
@@ -155,23 +168,23 @@ class OrderConfig:
 class AblationConfig:
     """What `genseg ablation` asks; see bench/ablation.py."""
 
-    limit: int = 300  # questions, 0 for all
-    box_after: list[int] = field(default_factory=lambda: [0, 16, 32])  # mask tokens before the box
-    tolerances: list[float] = field(default_factory=lambda: [0.3, 0.1, 0.05, 0.02])  # of the adaptive length
-    settled_limit: int = 150  # objects for the adaptive length, which answers one by one
+    limit: int = setting(300, 0, MANY)  # questions, 0 for all
+    box_after: list[int] = setting(low=0, factory=lambda: [0, 16, 32])  # mask tokens before the box
+    tolerances: list[float] = setting(low=0, high=1, factory=lambda: [0.3, 0.1, 0.05, 0.02])  # of the adaptive length
+    settled_limit: int = setting(150, 1, MANY)  # objects for the adaptive length, which answers one by one
     variants: dict[str, str] = field(default_factory=dict)  # label -> stage with one thing changed
     perception: str = ""  # stage that was taught to choose an expression for a mask
     orders: dict[str, OrderConfig] = field(default_factory=dict)  # label -> the model in another order of writing
-    order_limit: int = 8  # questions for it, which may take hundreds of steps each
+    order_limit: int = setting(8, 1, MANY)  # questions for it, which may take hundreds of steps each
 
 
 @dataclass
 class Profile:
     name: str = MISSING
     description: str = ""
-    seed: int = 0  # added to every stage's: another number is another training
+    seed: int = setting(0, 0, SEEDS)  # added to every stage's: another number is another training
     size: str = ""  # of InternVL2.5 (1B, 2B, 4B, 8B ...), in recipes that name their weights by it
-    weights: str = "weights"  # folder of downloaded checkpoints
+    weights: str = setting("weights", path=True)  # folder of downloaded checkpoints
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     stages: dict[str, StageConfig] = field(default_factory=dict)
@@ -181,8 +194,8 @@ class Profile:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)
-    runs: str = "runs/${name}"
-    results: str = "results/${name}"
+    runs: str = setting("runs/${name}", path=True)
+    results: str = setting("results/${name}", path=True)
 
     @property
     def runs_dir(self) -> Path:
@@ -198,66 +211,73 @@ def load_profile(source: str | Path, overrides: Sequence[str] = ()) -> Profile:
 
     Raises UserError naming the file and the key for anything unknown, missing or of the wrong type.
     """
-    path = Path(source) if str(source).endswith((".yaml", ".yml")) else PROFILES / f"{source}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
-        raise UserError(f"There is no profile {str(source)!r}; choose one of {known}, or give a YAML file's path.")
+    text = str(source)
+    path = Path(source).expanduser() if text.endswith((".yaml", ".yml")) else PROFILES / f"{text}.yaml"
+    if not _is_file(path):
+        known = [p.stem for p in PROFILES.glob("*.yaml")]
+        raise unknown(f"profile {printable(text, 80)!r}", text, known, "profile=, which may also be a file's path")
+    words = [read_word(word, Profile, f"{path} with {printable(word, 80)}") for word in overrides]
+    layers = _layers(path)
     try:
-        config = OmegaConf.merge(OmegaConf.structured(Profile), *_layers(path), OmegaConf.from_dotlist(list(overrides)))
-        profile = OmegaConf.to_object(config)
-    except Exception as error:  # OmegaConf's own, YAML's, or one of Python's from inside them
+        merged = OmegaConf.merge(OmegaConf.structured(Profile), *layers, *words)
+        profile = OmegaConf.to_object(merged)
+    except Exception as error:  # OmegaConf's own, or one of Python's from inside it
         raise UserError(f"{path}: {_reason(error)}; `bench/config.py` lists the keys.") from None
+    check(expand(profile), str(path))
     _check(profile, path)
     return profile
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[Any]:
-    """A profile's file after those that it is based on, which are sought beside it and then among the shipped ones."""
-    layer = OmegaConf.load(path)
-    base = layer.pop("base", None) if OmegaConf.is_dict(layer) else None
+    """A profile's file after those that it is based on, which are sought beside it and then among the bundled ones."""
+    layer = read_yaml(path, Profile, "`bench/config.py` lists the keys", extra=("base",))
+    if not isinstance(layer, dict):
+        raise UserError(f"{path}: holds no keys; write name, data, stages and so on, as `bench/config.py` lists them.")
+    base = layer.pop("base", None)
     if base is None:
         return [layer]
     above = (*above, path.resolve())
     places = [folder.resolve() / f"{base}.yaml" for folder in (path.parent, PROFILES)]
-    found = next((place for place in places if place.is_file() and place not in above), None)
+    found = next((place for place in places if _is_file(place) and place not in above), None)
     if found is None:
-        raise UserError(f"there is no other profile {base!r} beside it or among the shipped ones to be its base")
+        raise UserError(f"{path}: no other profile {base!r} lies beside it or among the bundled ones to be its base.")
     return [*_layers(found, above), layer]
 
 
 def _reason(error: Exception) -> str:
     """One line on what is wrong in a profile, with its place."""
-    if isinstance(error, MarkedYAMLError) and error.problem_mark:
-        return f"{error.problem} in line {error.problem_mark.line + 1}"
-    reason = (str(error) or repr(error)).splitlines()[0]
+    reason = printable((str(error) or repr(error)).splitlines()[0], 200)
     key = getattr(error, "full_key", None)
     return f"{reason} (key {key})" if key and key not in reason else reason
 
 
 def _check(profile: Profile, path: Path) -> None:
-    if not profile.latency.paths or not set(profile.latency.paths) <= {"fast", "graphs", "reference"}:
-        raise UserError(f"{path}: latency.paths is {profile.latency.paths}; choose of fast, graphs and reference.")
+    """What depends on more than one field."""
+    if not profile.latency.paths:
+        raise UserError(f"{path}: latency.paths is empty; name at least one of {', '.join(PATHS)}.")
     for key in ("splits", "protocols"):
         values = getattr(profile.evaluate, key)
         if not values or len(set(values)) < len(values):
             raise UserError(f"{path}: evaluate.{key} is {values}; name at least one, and each once.")
-    for key, tiles in _tiles(profile).items():
-        if not set(tiles) <= {1, 5, 10}:  # squares of up to twelve tiles, as InternVL cuts them, and a thumbnail
-            raise UserError(f"{path}: {key} is {tiles}; choose of 1, 5 (2 x 2 and a thumbnail) and 10 (3 x 3 and one).")
     for name, source in profile.data.mixture.items():
-        if source.weight < 0 or (source.repeat <= 0 and not source.weight):
+        if source.repeat <= 0 and not source.weight:
             raise UserError(
                 f"{path}: data.mixture.{name} has no positive repeat or weight; correct it or leave it out."
             )
     for name in profile.stages:
-        if name in ("", ".") or any(part in name for part in ("/", "\\", "..")):
+        if name in ("", ".") or any(part in name for part in ("/", "\\", "..", "\0")) or len(name.encode()) > 200:
             raise UserError(f"{path}: stage {name!r} gives its folder that name; choose one without /, \\ and dots.")
         _check_stage(profile, name, path)
     for method, name in profile.models.items():
         if name not in profile.stages:
             raise UserError(f"{path}: the model of {method} comes from {name!r}, which is not a stage of this profile.")
-    if profile.train.zero not in range(4):
-        raise UserError(f"{path}: train.zero is {profile.train.zero}; choose 0, 1, 2 or 3.")
     if profile.train.offload and not profile.train.zero:
         raise UserError(f"{path}: train.offload is DeepSpeed's; give train.zero=1, 2 or 3 with it.")
     for name in [*profile.ablation.variants.values(), *filter(None, [profile.ablation.perception])]:
@@ -266,70 +286,25 @@ def _check(profile: Profile, path: Path) -> None:
     for label, order in profile.ablation.orders.items():
         if order.method not in profile.models:
             raise UserError(f"{path}: ablation.orders.{label} is of {order.method!r}, which is not in models.")
-    for key, (value, least) in _numbers(profile).items():
-        if value < least:
-            raise UserError(f"{path}: {key} is {value}, but must be at least {least}.")
 
 
 def _check_stage(profile: Profile, name: str, path: Path, above: tuple[str, ...] = ()) -> None:
     if name in above:
         raise UserError(f"{path}: stage {name} builds on itself ({' -> '.join([*above, name])}); break the circle.")
     stage = profile.stages[name]
-    if stage.schedule not in ("linear", "cosine"):
-        raise UserError(f"{path}: stages.{name}.schedule is {stage.schedule!r}; choose linear or cosine.")
     if len(stage.betas) != 2:
         raise UserError(f"{path}: stages.{name}.betas has {len(stage.betas)} numbers, but must have 2.")
     if stage.pack and stage.group_lengths > 1:
         raise UserError(f"{path}: stages.{name} has pack and group_lengths, but a packed row has no padding; drop one.")
-    for source, factor in stage.mixture.items():
+    for source in stage.mixture:
         if source not in profile.data.mixture:
             known = ", ".join(profile.data.mixture) or "nothing"
             raise UserError(f"{path}: stages.{name}.mixture names {source!r}, but data.mixture holds {known}.")
-        if factor < 0:
-            raise UserError(f"{path}: stages.{name}.mixture.{source} is {factor}, but must not be below 0.")
     for value in stage.parts.values():
         if isinstance(value, str) and value.startswith("stage:"):
             if value[6:] not in profile.stages:
                 raise UserError(f"{path}: stage {name} builds on {value[6:]!r}, which is not a stage of this profile.")
             _check_stage(profile, value[6:], path, (*above, name))
-
-
-def _tiles(profile: Profile) -> dict[str, list[int]]:
-    """Numbers of tiles by key."""
-    untrained = profile.latency.untrained.items()
-    return {"latency.tiles": profile.latency.tiles} | {f"latency.untrained.{k}.tiles": v.tiles for k, v in untrained}
-
-
-def _numbers(profile: Profile) -> dict[str, tuple[float, int]]:
-    """Numbers by key, each with the least that it may be."""
-    data, train, evaluate, latency = profile.data, profile.train, profile.evaluate, profile.latency
-    counts: dict[str, tuple[float, int]] = {
-        "seed": (profile.seed, 0),
-        "data.seed": (data.seed, 0),
-        "data.train_scenes": (data.train_scenes, 0),
-        "data.workers": (data.workers, 1),
-        "train.threads": (train.threads, 1),
-        "train.log_every": (train.log_every, 1),
-        "train.workers": (train.workers, 0),
-        "train.validate_samples": (train.validate_samples, 0),
-        "evaluate.limit": (evaluate.limit, 0),
-        "evaluate.batch": (evaluate.batch, 1),
-        "evaluate.threads": (evaluate.threads, 1),
-        "evaluate.seed": (evaluate.seed, 0),
-        "ablation.limit": (profile.ablation.limit, 0),
-        "ablation.settled_limit": (profile.ablation.settled_limit, 1),
-        "ablation.order_limit": (profile.ablation.order_limit, 1),
-        "latency.warmup": (latency.warmup, 0),
-        "latency.requests": (latency.requests, 1),
-        "latency.threads": (latency.threads, 1),
-        "latency.price": (latency.price, 0),
-    }
-    for name, stage in profile.stages.items():
-        for key in ("steps", "images", "per_image", "group_lengths"):
-            counts[f"stages.{name}.{key}"] = (getattr(stage, key), 1)
-        for key in ("micro_images", "seed", "validate_every"):
-            counts[f"stages.{name}.{key}"] = (getattr(stage, key), 0)
-    return counts
 
 
 def resolved(profile: Profile) -> str:

@@ -12,6 +12,7 @@ from bench.config import Profile
 from bench.pipeline import device_of, find_model
 from bench.report.sheet import ANSWER, draw_answers, overlay
 from methods.base import Method, Prediction, Request, UserError, open_image
+from methods.files import check_text
 from methods.registry import method_class
 
 
@@ -80,7 +81,8 @@ def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
 
 
 def check_expression(expression: str, what: str = "The expression") -> None:
-    """Raises UserError if there are no words."""
+    """Raises UserError if there are no words, or bytes that are no text."""
+    check_text(expression, what)
     if not expression.strip():
         raise UserError(f'{what} is empty; describe one thing in the picture, e.g. "the red car".')
 

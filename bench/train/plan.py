@@ -25,6 +25,7 @@ from bench.train.meter import PEAK_TFLOPS
 from bench.train.sources import task_shares
 from bench.train.trainable import enter, frozen_parts
 from methods.base import UserError
+from methods.files import number
 from methods.registry import method_class, method_module
 
 MASKLESS = ("box", "caption", "question")  # tasks whose samples hold no mask
@@ -70,13 +71,9 @@ def machine_of(values: Mapping[str, str]) -> Machine:
     """Settings as `key=value` words gave them. Raises UserError for what is no number, or too small."""
     made: dict[str, Any] = {}
     for key, text in values.items():
-        kind = type(getattr(Machine, key))
-        try:
-            made[key] = kind(text)
-        except ValueError:
-            raise UserError(f"{key}={text}: give a {'whole ' if kind is int else ''}number.") from None
-        if made[key] < 0 or (made[key] == 0 and key not in ("tiles", "text", "answer")):
-            raise UserError(f"{key}={text}: give a number above 0.")
+        whole = isinstance(getattr(Machine, key), int)
+        least = 0 if key in ("tiles", "text", "answer") else 1 if whole else 0.001
+        made[key] = number(text, key, least, 10**9, whole)
     return Machine(**made)
 
 

@@ -69,7 +69,8 @@ def test_the_resolved_text_is_the_profile(path, tmp_path):
 
 def test_an_unknown_profile_is_refused_with_the_known_ones(tmp_path):
     assert "'huge'" in refusal("huge")
-    assert "nano" in refusal("huge")
+    assert "nano" in refusal("zzz")
+    assert "did you mean 'nano'?" in refusal("nanno")
     assert "none.yaml" in refusal(tmp_path / "none.yaml")
 
 
@@ -82,7 +83,7 @@ def test_an_unknown_profile_is_refused_with_the_known_ones(tmp_path):
         ("seed=many", "many"),
         ("train.threads=two", "two"),
         ("evaluate.splits=val", "val"),
-        ("train=3", "TrainConfig"),
+        ("train=3", "train is '3'"),
         ("runs=${nowhere}", "nowhere"),
         ("stages.new.method=himtok", "stage"),
     ],
@@ -149,6 +150,10 @@ def test_a_file_that_is_no_profile_is_named(path, content):
      "train.threads=0", "train.log_every=0", "stages.base.steps=0", "stages.base.images=0",
      "stages.base.per_image=-1", "latency.requests=0", "evaluate.threads=-2", "latency.threads=0",
      "evaluate.limit=-1", "stages.base.betas=[0.9]", "seed=-1", "data.seed=-1", "stages.base.seed=-1",
+     "stages.base.lr=-1", "stages.base.lr=nan", "stages.base.clip=inf", "stages.base.betas=[0.9,1]",
+     "seed=" + "9" * 5000,
+     "train.threads=100000", "train.explode=nan", "stages.base.decay=2", "train.zero=4", "evaluate.precision=half",
+     "stages.base.schedule=cosin", "latency.tiles=[2]", "latency.paths=[fats]", "stages.base.tasks.box=-1",
      "evaluate.seed=-3", "train.validate_samples=-1", "stages.base.validate_every=-1", "latency.price=-0.5"],
 )  # fmt: skip
 def test_numbers_that_cannot_be_are_refused(path, override):
@@ -186,3 +191,53 @@ def test_any_override_is_taken_or_refused_with_a_sentence(tmp_path_factory, key,
         assert isinstance(load_profile(path, [f"{key}={value}"]), Profile)
     except UserError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("text", ["2026_11_30", "1e3", "007", "no", "12:30:00", "/data/set #2", "1_000", "~", "a: b",
+                                  "[x", "", "null", "0x10", ".5", "'q'", "2026-11-30", "caf\u00e9"])  # fmt: skip
+def test_text_stays_the_text_that_was_written(path, text):
+    profile = load_profile(path, [f"train.wandb={text}", f"data.level={text}", f"models.himtok={'mask'}"])
+    assert (profile.train.wandb, profile.data.level) == (text, text)
+
+
+@pytest.mark.parametrize("text", ["2026_11_30", "1e3", "007", "no", "12:30:00", "1_000", "0x10", ".5", "2026-11-30"])
+def test_text_in_a_file_stays_the_text_that_was_written(path, tmp_path, text):
+    path.write_text(TEXT + f"runs: {text}\nevaluate: {{splits: [{text}]}}\n")
+    profile = load_profile(path)
+    assert (profile.runs, profile.evaluate.splits) == (text, [text])
+    (tmp_path / "again.yaml").write_text(resolved(profile))
+    assert load_profile(tmp_path / "again.yaml") == profile
+
+
+def test_where_anything_is_allowed_only_plain_numbers_are_numbers(path):
+    words = {"a": "1e-3", "b": "7", "c": "true", "d": "2026_11_30", "e": "no", "f": "007", "g": "[1, x]", "h": "'1'"}
+    profile = load_profile(path, [f"stages.mask.parts.{key}={text}" for key, text in words.items()])
+    assert profile.stages["mask"].parts == {
+        "backbone": "stage:base", "a": 1e-3, "b": 7, "c": True, "d": "2026_11_30", "e": "no", "f": "007",
+        "g": [1, "x"], "h": "1",
+    }  # fmt: skip
+
+
+def test_a_leading_tilde_in_a_path_is_the_home(path, monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    profile = load_profile(path, ["runs=~/r", "data.root=~", "data.images=a~b", "stages.mask.parts.backbone=~/w"])
+    assert (profile.runs, profile.data.root, profile.data.images) == ("/somewhere/r", "/somewhere", "a~b")
+    assert profile.stages["mask"].parts["backbone"] == "/somewhere/w"
+
+
+def test_a_name_with_dots_is_one_key_of_a_mapping_of_numbers(path):
+    profile = load_profile(path, ["stages.base.lr_scale.model.layers.0=0.1"])
+    assert profile.stages["base"].lr_scale == {"model.layers.0": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("steps: 5, tasks", "stpes: 5, tasks", "line 5: unknown key 'stpes' in stages.base; did you mean 'steps'?"),
+        ("models:", "modles:", "line 7: unknown key 'modles'; did you mean 'models'?"),
+        ("data: {root", "data: {root: a, root", "line 3: the key 'root' stands there twice"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_line_and_the_nearest(path, old, new, told):
+    path.write_text(TEXT.replace(old, new, 1))
+    assert told in refusal(path)

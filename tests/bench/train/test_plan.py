@@ -111,7 +111,7 @@ def test_memory_by_stage():
     assert rows[0]["total checkpointed"] == pytest.approx(rows[0]["total"] - 4)
 
 
-@pytest.mark.parametrize(("words", "complaint"), [({"gpus": "many"}, "whole number"), ({"mfu": "0"}, "above 0")])
+@pytest.mark.parametrize(("words", "complaint"), [({"gpus": "many"}, "whole number"), ({"mfu": "0"}, "mfu is '0'")])
 def test_settings_that_are_no_numbers_are_named(words, complaint):
     with pytest.raises(UserError, match=complaint):
         machine_of(words)

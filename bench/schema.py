@@ -1,0 +1,243 @@
+"""YAML and `key=value` words read by a dataclass: text stays the text that was written, unknown keys are named with the
+nearest known one, and what a value may be stands beside its field.
+
+YAML makes 20261130 of 2026_11_30, 1000.0 of 1e3, 750 of 12:30 and false of no. A field of type `str` therefore takes
+the characters of the file; the other types convert them. Where a field may be anything (`Any`), plain numbers, true,
+false and null are what JSON takes for them, and everything else is text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from methods.base import UserError
+from methods.files import check_text, number, printable, quoted, read_text
+
+LARGEST = 2**31 - 1  # of whole numbers that have no bound of their own
+NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?([eE][-+]?\d+)?")
+NODES = {yaml.MappingNode: "keys with values", yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
+
+
+def setting(
+    default: Any = MISSING, low: float | None = None, high: float | None = None, *, choices: Sequence[Any] = (),
+    path: bool = False, factory: Any = MISSING,
+) -> Any:  # fmt: skip
+    """A dataclass field that says what its value (each of them, in a list or a mapping) may be: bounds of a number
+    (inclusive), the only choices, or a path of the user's, in which a leading ~ is his home."""
+    bounds = {name: value for name, value in (("low", low), ("high", high)) if value is not None}
+    metadata = bounds | ({"choices": tuple(choices)} if choices else {}) | ({"path": True} if path else {})
+    if factory is not MISSING:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------
+
+
+def read_yaml(path: Path | str, hint: Any, repair: str, extra: Iterable[str] = ()) -> Any:
+    """The content of a YAML file as dicts, lists and values for a dataclass; nothing in the file is None.
+
+    extra: keys at the top that the dataclass lacks. Raises UserError with file and line.
+    """
+    text = check_text(read_text(path, repair), str(path))
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        return None if node is None else _typed(node, hint, "", str(path), frozenset(extra))
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{printable(path)}: {printable(error.problem)}{line}; {repair}.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{printable(path)}: not YAML ({printable(error, 120)}); {repair}.") from None
+    except RecursionError:
+        raise UserError(f"{printable(path)}: nested too deeply; {repair}.") from None
+
+
+def read_word(word: str, hint: type, where: str) -> dict[str, Any]:
+    """`a.b.c=value` as nested dicts for a dataclass. Raises UserError naming the word."""
+    key, equals, text = check_text(word, printable(word, 80)).partition("=")
+    if not equals:
+        raise UserError(f"{printable(word, 80)!r} is no setting; write key=value.")
+    names, place = key.split("."), []
+    while names:
+        if is_dataclass(hint):
+            hint = _hint_of(hint, names[0], ".".join(place), where)
+            place.append(names.pop(0))
+        elif get_origin(hint) is dict and not _holds_more(get_args(hint)[1]):
+            place, names, hint = [*place, ".".join(names)], [], get_args(hint)[1]  # a name with dots in it
+        elif get_origin(hint) is dict or hint is Any:
+            hint = get_args(hint)[1] if hint is not Any else Any
+            place.append(names.pop(0))
+        else:
+            raise UserError(f"{where}: {'.'.join(place)} holds no keys, so {key!r} cannot be set; see bench/config.py.")
+    value = _value_of(text, hint, key, where)
+    for name in reversed(place):
+        value = {name: value}
+    return value
+
+
+def _holds_more(hint: Any) -> bool:
+    return is_dataclass(hint) or get_origin(hint) is dict or hint is Any
+
+
+def _value_of(text: str, hint: Any, key: str, where: str) -> Any:
+    """The value of a word: YAML's brackets and braces for lists and mappings, and where anything is allowed; else the
+    characters themselves."""
+    if not _is_list(hint) and (hint is not Any or text[:1] not in ("[", "{", '"', "'")):
+        return plain_value(text) if hint is Any else text
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or error
+        raise UserError(f"{where}: {key} is {quoted(text)}, which cannot be read ({printable(problem, 80)}).") from None
+    return _typed(node or yaml.ScalarNode("", text, yaml.Mark("", 0, 0, 0, None, 0)), hint, key, where)
+
+
+def _is_list(hint: Any) -> bool:
+    return get_origin(hint) is list or is_dataclass(hint) or get_origin(hint) is dict
+
+
+def _typed(node: yaml.Node, hint: Any, key: str, where: str, extra: frozenset[str] = frozenset()) -> Any:
+    """A node of a YAML file as the value of a hint; numbers and truth values stay text unless everything is allowed."""
+    place = _line_of(node, where)
+    if isinstance(node, yaml.MappingNode) and (is_dataclass(hint) or get_origin(hint) is dict or hint is Any):
+        found = {}
+        for name, value in _pairs(node, place).items():
+            if is_dataclass(hint) and name not in extra:
+                inner = _hint_of(hint, name, key, _line_of(value, where))
+            else:
+                inner = get_args(hint)[1] if get_origin(hint) is dict else Any
+            found[name] = _typed(value, inner, f"{key}.{name}" if key else name, where)
+        return found
+    if isinstance(node, yaml.SequenceNode) and (get_origin(hint) in (list, tuple) or hint is Any):
+        inner = Any if hint is Any else get_args(hint)[0]
+        return [_typed(each, inner, f"{key}[{i}]", where) for i, each in enumerate(node.value)]
+    if not isinstance(node, yaml.ScalarNode) or _is_list(hint):
+        wanted = "a list, [a, b]" if get_origin(hint) is list else "keys with values" if _is_list(hint) else "one value"
+        told = quoted(node.value) if isinstance(node, yaml.ScalarNode) else NODES[type(node)]
+        raise UserError(f"{place}: {key or 'the file'} is {told}, but must be {wanted}.")
+    if hint is Any and node.style is None:
+        return plain_value(node.value)
+    return None if node.tag == "tag:yaml.org,2002:null" else node.value
+
+
+def _line_of(node: yaml.Node, where: str) -> str:
+    return f"{where}, line {node.start_mark.line + 1}" if where.endswith((".yaml", ".yml")) else where
+
+
+def _pairs(node: yaml.MappingNode, place: str) -> dict[str, yaml.Node]:
+    """Name -> node of a mapping, after those of the mappings that it merges (`<<: *name`)."""
+    merged: dict[str, yaml.Node] = {}
+    own: dict[str, yaml.Node] = {}
+    for name, value in node.value:
+        if not isinstance(name, yaml.ScalarNode):
+            raise UserError(f"{place}: a key is {NODES[type(name)]}, but must be text.")
+        if name.tag == "tag:yaml.org,2002:merge":
+            for each in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(each, yaml.MappingNode):
+                    raise UserError(f"{place}: << takes the keys of another mapping, but {quoted(each.value)} is none.")
+                merged = _pairs(each, place) | merged
+        elif name.value in own:
+            raise UserError(f"{place}: the key {name.value!r} stands there twice; leave one of them.")
+        else:
+            own[name.value] = value
+    return merged | own
+
+
+def plain_value(text: str) -> Any:
+    """What unquoted text stands for where anything is allowed: a JSON number, true, false, null, or the text itself."""
+    if NUMBER.fullmatch(text):
+        found = float(text) if set(text) & set(".eE") or len(text) > 18 else int(text)
+        return found if math.isfinite(found) else text
+    return json.loads(text) if text in ("true", "false", "null") else expanded(text)
+
+
+def _hint_of(cls: type, name: str, key: str, where: str) -> Any:
+    """The type of a dataclass's field. Raises UserError with the nearest name if it has none of that name."""
+    hints = get_type_hints(cls)
+    known = [each.name for each in fields(cls)]  # type: ignore[arg-type]
+    if name not in known:
+        raise unknown(f"key {quoted(name)}{f' in {key}' if key else ''}", name, known, where)
+    return hints[name]
+
+
+def unknown(what: str, name: str, known: Iterable[str], where: str) -> UserError:
+    """The sentence about a name that does not exist, with the nearest that does; never raised here."""
+    known = sorted(map(str, known))
+    near = difflib.get_close_matches(name, known, 1, 0.6)
+    listed = f"known are {', '.join(known) or 'none'}."
+    return UserError(f"{where}: unknown {what}; {f'did you mean {near[0]!r}?' if near else listed}")
+
+
+# ---- checking ---------------------------------------------------------------------------------------------------
+
+
+def check(config: Any, where: str, key: str = "") -> None:
+    """Every value of a dataclass, and of those in it, against what its field allows.
+
+    Raises UserError naming the first that is not allowed.
+    """
+    for each in fields(config):
+        name = f"{key}.{each.name}" if key else each.name
+        for place, value in _leaves(getattr(config, each.name), name):
+            if is_dataclass(value):
+                check(value, where, place)
+            else:
+                _check_value(value, place, each.metadata, where)
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """(key, value) of everything in lists and mappings; of a dataclass as a whole."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _leaves(each, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            yield from _leaves(each, f"{key}[{index}]" if isinstance(each, list | tuple | Mapping) else key)
+    else:
+        yield key, value
+
+
+def _check_value(value: Any, key: str, allowed: Mapping[str, Any], where: str) -> None:
+    if isinstance(value, str):
+        check_text(value, f"{where}: {key}")
+        if "\0" in value:
+            raise UserError(f"{where}: {key} holds a zero character; leave it out.")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        whole = isinstance(value, int)
+        low, high = (
+            allowed.get("low", -LARGEST if whole else -math.inf),
+            allowed.get("high", LARGEST if whole else math.inf),
+        )
+        number(value, f"{where}: {key}", low, high, whole)
+    if "choices" in allowed and value not in allowed["choices"]:
+        shown = ", ".join(map(str, allowed["choices"]))
+        near = difflib.get_close_matches(str(value), map(str, allowed["choices"]), 1, 0.6)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise UserError(f"{where}: {key} is {quoted(value)}, but must be one of {shown}{hint}")
+
+
+def expand(config: Any) -> Any:
+    """A dataclass with ~ in the paths of it, and of the dataclasses in it, as the user's home; changed in place."""
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if each.metadata.get("path") and isinstance(value, str):
+            setattr(config, each.name, expanded(value))
+        for _, inner in _leaves(value, ""):
+            if is_dataclass(inner):
+                expand(inner)
+    return config
+
+
+def expanded(text: str) -> str:
+    """A path with a leading ~ as the user's home; other text as it is."""
+    return os.path.expanduser(text) if text == "~" or text.startswith("~/") else text
