@@ -215,7 +215,7 @@ def load_profile(source: str | Path, overrides: Sequence[str] = ()) -> Profile:
     path = Path(source).expanduser() if text.endswith((".yaml", ".yml")) else PROFILES / f"{text}.yaml"
     if not _is_file(path):
         known = [p.stem for p in PROFILES.glob("*.yaml")]
-        raise unknown(f"profile {printable(text, 80)!r}", text, known, "profile=, which may also be a file's path")
+        raise unknown(f"profile {printable(text, 300)!r}", text, known, "profile= takes a name or a YAML file's path")
     words = [read_word(word, Profile, f"{path} with {printable(word, 80)}") for word in overrides]
     layers = _layers(path)
     try:
