@@ -109,7 +109,7 @@ class Subject:
         self.profile, self.name, self.folder, self.scores, self.label = profile, name, folder, scores, label
         self.method: Method = method_class(name).from_pretrained(folder).to(pipeline.device_of())
         self.weights = pipeline.digest(folder)
-        self.dataset, self.place = pipeline.open_split(profile, SPLIT), pipeline.named(profile, SPLIT)
+        self.dataset, self.place = pipeline.checked_split(profile, SPLIT), pipeline.named(profile, SPLIT)
         self.facts = pipeline.facts_of(profile, name, self.weights, profile.evaluate.precision, self.method)
 
     def token_budgets(self) -> list[Record]:

@@ -134,7 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("target", type=_path)
     convert.add_argument("--method", required=True, help="whose checkpoint it is: internvl, himtok or argenseg")
     convert.set_defaults(run=_convert)
-    score = commands.add_parser("score", help="figures of a file of predictions: root= dataset= split= images= limit=")
+    score = commands.add_parser(
+        "score", help="figures of a file of predictions: root= dataset= split= split_by= images= limit="
+    )
     score.add_argument("predictions", type=_path)
     score.set_defaults(run=_score)
     compare = commands.add_parser("compare", help="paired differences of two files of predictions or scores")
@@ -203,13 +205,22 @@ def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
         _none_left(values)
         commands.build(level=level, root=root, splits=splits, **numbers)
     elif options.action == "check":
+        name, where = _dataset_words(values)
         _none_left(values)
-        commands.check(root)
+        commands.check(root, name, **where)
     else:
         split, out = values.pop("split", "val"), _path(values.pop("out", "sheet.png"))
         count = whole_of(values, "count", 24, 1, 10_000)
+        name, where = _dataset_words(values)
         _none_left(values)
-        commands.show(root, split, out, count)
+        commands.show(root, split, out, count, name, **where)
+
+
+def _dataset_words(values: dict[str, str]) -> tuple[str, dict[str, Any]]:
+    """The name of a dataset, and where its images are and how it is divided."""
+    where: dict[str, Any] = {"images": _path(values.pop("images"))} if values.get("images") else {}
+    where |= {"split_by": values.pop("split_by")} if "split_by" in values else {}
+    return values.pop("dataset", "refmoji"), where
 
 
 _BUILD_NUMBERS = {"train_scenes": (0, 0, 10**8), "seed": (0, 0, 2**31 - 1), "workers": (1, 1, 1024)}
@@ -273,9 +284,7 @@ def _convert(options: argparse.Namespace, words: Sequence[str]) -> None:
 def _score(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.evaluate.commands import score_file
 
-    values = settings_of(words)
-    limit = whole_of(values, "limit", 0, 0, 10**9)
-    score_file(options.predictions, _place(values), limit)
+    score_file(options.predictions, _place(settings_of(words)))
 
 
 def _compare(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -289,7 +298,8 @@ def _place(values: dict[str, str]) -> Any:
     from bench.evaluate.commands import Place
 
     folders = {name: _path(values.pop(name)) for name in ("root", "images") if values.get(name)}
-    place = Place(**folders, **{name: values.pop(name, None) for name in ("dataset", "split", "profile")})
+    names = {name: values.pop(name, None) for name in ("dataset", "split", "split_by", "profile")}
+    place = Place(**folders, **names, limit=whole_of(values, "limit", 0, 0, 10**9))
     _none_left(values)
     return place
 

@@ -36,6 +36,7 @@ class SourceConfig:
     dataset: str = ""  # a card of datasets/; the source's own name
     root: str = setting("", path=True)  # data.root
     images: str = setting("", path=True)  # data.images
+    split_by: str = ""  # data.split_by, for the dataset of that name
     split: str = "train"
     styles: list[str] = field(default_factory=list)  # of expressions to keep; all
     repeat: float = setting(1.0, 0, 1e6)  # how often an epoch holds each picture
@@ -51,6 +52,7 @@ class DataConfig:
     dataset: str = "refmoji"
     root: str = setting(MISSING, path=True)
     images: str = setting("", path=True)  # folder of the pictures, where it is not in the root
+    split_by: str = ""  # which division into splits, where a dataset has several (umd or google); the card's
     level: str = "easy"
     seed: int = setting(0, 0, SEEDS)
     train_scenes: int = setting(0, 0, 10**8)  # 0: no training split

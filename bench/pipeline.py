@@ -20,13 +20,13 @@ from typing import Any
 import torch
 
 from bench.config import Profile, resolved
-from bench.data.cards import load_card, open_dataset
+from bench.data.cards import label_of, load_card, open_dataset
 from bench.data.commands import build
-from bench.data.refer import find_refs
+from bench.data.refs import find_folder, find_refs
 from bench.evaluate.baselines import BASELINES
 from bench.evaluate.breakdown import breakdown
 from bench.evaluate.metrics import METRICS
-from bench.evaluate.plan import plan
+from bench.evaluate.plan import objects_of, plan
 from bench.evaluate.predictions import stamp_of
 from bench.evaluate.runner import predict_baseline, predict_codec, predict_method
 from bench.evaluate.scoring import score_predictions, to_records
@@ -139,14 +139,15 @@ def evaluate(profile: Profile) -> list[Record]:
     prepare_data(profile, train=False)
     torch.set_num_threads(profile.evaluate.threads)
     records: list[Record] = []
+    datasets = {split: checked_split(profile, split) for split in profile.evaluate.splits}
     for name in profile.models:
         folder = find_model(profile, name)
         method = method_class(name).from_pretrained(folder).to(device_of())
-        for split in profile.evaluate.splits:
-            records += _evaluate_method(profile, name, method, digest(folder), split)
+        for split, dataset in datasets.items():
+            records += _evaluate_method(profile, name, method, digest(folder), split, dataset)
     for name in BASELINES:
-        for split in profile.evaluate.splits:
-            dataset, place = open_split(profile, split), named(profile, split)
+        for split, dataset in datasets.items():
+            place = named(profile, split)
             identity = {"method": name, "data": data_digest(profile)}
             paths = predict_baseline(name, identity, dataset, place, profile.evaluate, predictions_dir(profile))
             records += [r for path in paths for r in shown(score(profile, path, dataset, {"method": name}))]
@@ -161,8 +162,10 @@ def evaluate(profile: Profile) -> list[Record]:
     return records
 
 
-def _evaluate_method(profile: Profile, name: str, method: Method, weights: str, split: str) -> list[Record]:
-    dataset, place = open_split(profile, split), named(profile, split)
+def _evaluate_method(
+    profile: Profile, name: str, method: Method, weights: str, split: str, dataset: Any
+) -> list[Record]:
+    place = named(profile, split)
     identity = {"method": name, "weights": weights, "data": data_digest(profile)}
     facts = facts_of(profile, name, weights, profile.evaluate.precision, method)
     records = []
@@ -191,7 +194,7 @@ def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> 
         write_atomic(scores, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_atomic(stamp_file, stamp)
     rows = [row for _, row in read_lines(scores)]
-    return to_records(rows, seed=profile.evaluate.seed, **facts)
+    return to_records(rows, seed=profile.evaluate.seed, note="; ".join(dataset.remarks()), **facts)
 
 
 def scores_of(profile: Profile, path: Path) -> Path:
@@ -308,7 +311,9 @@ def write_report(profile: Profile) -> list[Path]:
     but for those whose whole logs are shipped."""
 
     def opened(dataset: str, split: str) -> Any:
-        return open_split(replace(profile, data=replace(profile.data, dataset=dataset)), split)
+        if dataset == label_of(profile.data.dataset, profile.data.split_by):
+            return open_split(profile, split)
+        return open_split(replace(profile, data=replace(profile.data, dataset=dataset, split_by="")), split)
 
     written = build_report(profile.results_dir, profile.runs_dir, opened)
     for stage in profile.stages:
@@ -333,13 +338,25 @@ def study(profile: Profile) -> list[Path]:
 
 
 def open_split(profile: Profile, split: str) -> Any:
-    images = {"images": profile.data.images} if profile.data.images else {}
-    return open_dataset(profile.data.dataset, eval_root(profile), split, **images)
+    """A split of the dataset that the profile evaluates on."""
+    data = profile.data
+    return open_dataset(data.dataset, eval_root(profile), split, images=data.images, split_by=data.split_by)
+
+
+def checked_split(profile: Profile, split: str) -> Any:
+    """The same, when all that its questions and their scores need has been found usable: before the first prediction,
+    so that none is made in vain."""
+    dataset = open_split(profile, split)
+    questions = [q for protocol in profile.evaluate.protocols for q in plan(dataset, protocol, profile.evaluate.limit)]
+    dataset.check(objects_of(dataset, questions))
+    return dataset
 
 
 def named(profile: Profile, name: str) -> str:
     """A part of a file's name, with the dataset before it unless that is the embedded one."""
-    return name if is_embedded(profile) else f"{profile.data.dataset}.{name}"
+    if is_embedded(profile):
+        return name
+    return f"{label_of(profile.data.dataset, profile.data.split_by)}.{name}"
 
 
 def predictions_dir(profile: Profile) -> Path:
@@ -351,9 +368,9 @@ def data_digest(profile: Profile) -> str:
     root, name = eval_root(profile), profile.data.dataset
     if is_embedded(profile):
         return json.loads((root / "dataset.json").read_text())["digest"]
-    folder = root / name if (root / name / "instances.json").exists() else root
-    total = hashlib.sha256()
-    for path in (find_refs(folder, load_card(name).defaults.get("split_by")), folder / "instances.json"):
+    folder, total = find_folder(root, name), hashlib.sha256()
+    division = profile.data.split_by or load_card(name).defaults.get("split_by")
+    for path in (find_refs(folder, division), folder / "instances.json"):
         total.update(path.read_bytes())
     return total.hexdigest()[:16]
 

@@ -12,7 +12,7 @@ from bench.config import Profile
 from bench.pipeline import device_of, find_model
 from bench.report.sheet import ANSWER, draw_answers, overlay
 from methods.base import Method, Prediction, Request, UserError, open_image
-from methods.files import check_text
+from methods.files import check_text, numbered_lines, read_text
 from methods.registry import method_class
 
 
@@ -57,15 +57,10 @@ def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
 
     Raises UserError, naming the line, for one that has another form or a file that is no picture.
     """
-    try:
-        lines = questions.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{questions}: cannot be read ({error}); give a text file of picture<tab>expression.") from None
+    text = read_text(questions, "give a text file of picture<tab>expression")
     asked = []
-    for number, line in enumerate(lines, 1):
+    for number, line in numbered_lines(text):
         path, tab, expression = line.partition("\t")
-        if not line.strip():
-            continue
         if not tab:
             raise UserError(f"{questions}, line {number}: no tab between picture and expression; put one there.")
         check_expression(expression, f"{questions}, line {number}: the expression")

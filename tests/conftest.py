@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.data.dataset import Dataset
 from methods.base import Example, Method
 from methods.registry import method_class
 
@@ -82,7 +83,7 @@ def examples() -> list[Example]:
     return scene(1) + scene(2, 90, 40)
 
 
-class Squares:
+class Squares(Dataset):
     """A dataset of `scene`s with the methods that the harness asks for."""
 
     name = "squares"
@@ -96,17 +97,8 @@ class Squares:
     def __getitem__(self, index: int, /) -> Example:
         return self.examples[index]
 
-    def by_image(self) -> list[tuple[int, list[int]]]:
-        return [(i, [3 * i, 3 * i + 1, 3 * i + 2]) for i in range(len(self) // 3)]
-
     def of_something(self) -> Squares:
         return self
-
-    def texts(self) -> Iterator[str]:
-        return (text for example in self.examples for text in example.expressions)
-
-    def objects(self, image_id: int) -> list[np.ndarray]:
-        return [example.mask for example in self.examples if example.image_id == image_id]
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from bench.data.dataset import Dataset, SampleInfo
 from bench.data.refer import path_under
 from methods.base import Example, UserError
+from methods.files import read_json
 
 KINDS = ("caption", "question", "what", "colour", "count", "where")
 
 
-class CaptionDataset(Sequence[Example]):
+class CaptionDataset(Dataset):
     """One Example per caption or question of a split: task "caption" or "question", `expressions` holds the question
     and `answer` the text to learn. `kinds` keeps some of KINDS, `limit` the first records only; `images` is the folder
     of the pictures (default `<root>/images`)."""
@@ -31,18 +32,14 @@ class CaptionDataset(Sequence[Example]):
         splits = sorted({record["split"] for record in records})
         if split not in splits:
             raise UserError(f"{self.path}: has no questions for split {split!r}; it has {', '.join(splits) or 'none'}.")
-        self._records = [
-            record for record in records if record["split"] == split and (kinds is None or record["kind"] in kinds)
-        ][:limit]
+        mine = [record for record in records if record["split"] == split and (kinds is None or record["kind"] in kinds)]
+        worded = [record for record in mine if record["question"].strip() and record["answer"].strip()]
+        self._wordless = len(mine) - len(worded)
+        self._records = worded[:limit]
 
     def _read(self) -> list[dict]:
         needed = {"image_id", "file_name", "split", "kind", "question", "answer"}
-        try:
-            records = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{self.path}: missing; build the dataset with `genseg data build`.") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path}: not readable ({error}); build the dataset anew.") from None
+        records = read_json(self.path, "give the folder that holds it, or build the dataset with `genseg data build`")
         if not isinstance(records, list):
             raise UserError(f"{self.path}: holds a {type(records).__name__}, not a list of questions; build it anew.")
         for number, record in enumerate(records):
@@ -76,15 +73,12 @@ class CaptionDataset(Sequence[Example]):
             answer=record["answer"], facts={"kind": record["kind"]},
         )  # fmt: skip
 
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
+    def info(self, index: int) -> SampleInfo:
+        record = self._records[index]
+        return SampleInfo(index, record["image_id"], (record["question"],), (0,))
 
-    def by_image(self) -> list[tuple[int | str, list[int]]]:
-        """(image id, indices of its records) in the order in which pictures first appear."""
-        groups: dict[int | str, list[int]] = {}
-        for index, record in enumerate(self._records):
-            groups.setdefault(record["image_id"], []).append(index)
-        return list(groups.items())
+    def remarks(self) -> list[str]:
+        return [f"{self._wordless} questions without words or answer are left out"] if self._wordless else []
 
     def picture_paths(self) -> list[Path]:
         """Where the split's pictures are to lie, one per record; none is looked for."""

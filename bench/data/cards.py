@@ -15,6 +15,7 @@ from bench.data.refer import ReferDataset
 from methods.base import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "datasets"
+RULES = ("split_by", "skip_crowd")  # of a card's defaults, those that its reader is told
 READERS = {"refer": ReferDataset, "captions": CaptionDataset, "folder": FolderDataset}
 
 
@@ -58,7 +59,8 @@ def open_dataset(
     name: str, root: Path | str | None = None, split: str | None = None, **options: Any
 ) -> ReferDataset | CaptionDataset | FolderDataset:
     """The dataset of that name under `root`. `reader="captions"` opens its questions instead of its referents;
-    other options go to the reader. Root and split default to the card's."""
+    other options go to the reader, those that are empty aside. Root, split and what the reader is told of a benchmark's
+    own rules default to the card's."""
     card = load_card(name)
     reader = READERS[options.pop("reader", card.reader)]
     root = root if root is not None else card.defaults.get("root")
@@ -69,6 +71,16 @@ def open_dataset(
     split = split or card.defaults["split"]
     if split not in card.splits:
         raise UserError(f"Dataset {name!r} has no split {split!r}; choose from {', '.join(card.splits)}.")
-    if reader is ReferDataset and "split_by" in card.defaults:
-        options.setdefault("split_by", card.defaults["split_by"])
-    return reader(root, split, name=name, **options)
+    given = {key: value for key, value in options.items() if value not in (None, "", [])}
+    if reader is ReferDataset:
+        given = {key: card.defaults[key] for key in RULES if key in card.defaults} | given
+    dataset = reader(root, split, name=name, **given)
+    dataset.card, dataset.name = name, label_of(name, given.get("split_by"))
+    return dataset
+
+
+def label_of(name: str, split_by: str | None) -> str:
+    """The name under which a dataset stands in records and file names: the card's, with the division into splits
+    behind it where that is not the card's own."""
+    own = load_card(name).defaults.get("split_by")
+    return name if split_by in (None, "", own) else f"{name}-{split_by}"

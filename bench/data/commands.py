@@ -12,8 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.data.cards import card_names, load_card
-from bench.data.refer import ReferDataset
+from bench.data.cards import card_names, load_card, open_dataset
+from bench.data.refs import NoSplit
 from bench.refmoji.build import build
 from bench.refmoji.checks import check_refmoji
 from bench.refmoji.sheet import sheet
@@ -34,8 +34,11 @@ def list_cards() -> list[dict[str, Any]]:
     return rows
 
 
-def check(root: Path | str) -> list[dict[str, Any]]:
-    """Check a built RefMoji; one table row per split, or a UserError that names the first broken sample."""
+def check(root: Path | str, name: str = "refmoji", **where: str) -> list[dict[str, Any]]:
+    """Check a dataset; one table row per split, or a UserError that names the first broken sample. A built RefMoji is
+    compared with its rules too. where: images and split_by, if they are not the card's."""
+    if load_card(name).kind != "synthetic":
+        return _check_splits(root, name, where)
     root = Path(root)
     if not (root / "dataset.json").exists():
         raise UserError(f"{root}: no finished RefMoji (dataset.json is missing); run `genseg data build` first.")
@@ -46,9 +49,12 @@ def check(root: Path | str) -> list[dict[str, Any]]:
     return rows
 
 
-def show(root: Path | str, split: str, out: Path | str, count: int = 24, name: str = "refmoji", seed: int = 0) -> Path:
-    """Write a contact sheet (PNG) of `count` referents of a split, chosen by `seed`; returns its path."""
-    dataset = ReferDataset(root, split, name=name)
+def show(
+    root: Path | str, split: str, out: Path | str, count: int = 24, name: str = "refmoji", seed: int = 0, **where: str
+) -> Path:
+    """Write a contact sheet (PNG) of `count` referents of a split, chosen by `seed`; returns its path. where: images
+    and split_by, if they are not the card's."""
+    dataset = open_dataset(name, root, split, **where)
     rng = np.random.default_rng(seed)
     chosen = sorted(rng.permutation(len(dataset))[: max(1, count)].tolist())
     page = io.BytesIO()
@@ -61,6 +67,27 @@ def show(root: Path | str, split: str, out: Path | str, count: int = 24, name: s
         raise UserError(f"{out}: cannot be written ({error.strerror}); give another path with out=.") from None
     Console().print(f"{len(chosen)} of {len(dataset)} referents of {split}: {out}")
     return out
+
+
+def _check_splits(root: Path | str, name: str, where: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row per split of a downloaded dataset that is there: samples, expressions, and what is to be remarked."""
+    rows, missing = [], None
+    for split in load_card(name).splits:
+        try:
+            dataset = open_dataset(name, root, split, **where)
+        except NoSplit as error:
+            missing = error
+            continue
+        dataset.check()
+        infos = [dataset.info(index) for index in range(len(dataset))]
+        rows.append({"split": split, "images": len({info.image_id for info in infos}), "samples": len(infos),
+                     "expressions": sum(len(info.expressions) for info in infos),
+                     "no target": sum(info.no_target for info in infos),
+                     "remarks": "; ".join(dataset.remarks())})  # fmt: skip
+    if not rows and missing:
+        raise missing
+    _print_table(f"{name} in {root}", rows)
+    return rows
 
 
 def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.data.dataset import Dataset
 from methods.base import Example, UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-class FolderDataset(Sequence[Example]):
+class FolderDataset(Dataset):
     """One Example per picture in `root` and the folders below it, in the order of their paths; hidden files and links
     to folders are passed over. An example has no mask and an empty expression, and its ids are the picture's path.
 
@@ -41,9 +42,6 @@ class FolderDataset(Sequence[Example]):
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]
         path = self.paths[index]
         return Example(self.root / path, ("",), dataset=self.name, split=self.split, image_id=path, ref_id=path)
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
 
     def by_image(self) -> list[tuple[str, list[int]]]:
         """(path, index) of every picture."""

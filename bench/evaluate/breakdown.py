@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.evaluate import rle
+from bench.data import rle
 from bench.evaluate.statistics import ratio_intervals
 from bench.records import BREAKDOWN, Record
 

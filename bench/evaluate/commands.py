@@ -12,50 +12,90 @@ from rich.table import Table
 from bench.config import load_profile
 from bench.data.cards import load_card, open_dataset
 from bench.data.refer import ReferDataset
-from bench.evaluate.scoring import check_scores, compare, score_predictions, to_records, unanswered
+from bench.evaluate.scoring import (
+    UNANSWERED,
+    check_scores,
+    compare,
+    key_of,
+    score_predictions,
+    to_records,
+    unanswered,
+)
 from bench.evaluate.statistics import Difference, holm
 from bench.records import Record, write_records
 from methods.base import UserError
-from methods.files import read_lines, write_lines
+from methods.files import printable, read_lines, read_text, write_lines
 
 COUNTS = ("failures", "n", "small_n")
 USUAL = "nano"  # the profile of `make reproduce`
 
 
 class Place(NamedTuple):
-    """Where the truth is, and what stands for None. root: that of the profile, or of `USUAL` for the dataset that it
-    builds; dataset and split: those of the file's first line; images: they are not looked at, no score needs them."""
+    """Where the ground truth is, and what stands for None. root: that of the profile, or of `USUAL` for the dataset
+    that it builds; dataset and split: those of the file's first line; split_by: that of the dataset's card; images:
+    they are not looked at, no score needs them. limit: questions that were asked, 0 for all."""
 
     root: Path | None = None
     images: Path | None = None
     dataset: str | None = None
     split: str | None = None
+    split_by: str | None = None
     profile: str | None = None
+    limit: int = 0
 
 
 FOUND = Place()
 
 
-def score_file(path: Path, place: Place = FOUND, limit: int = 0) -> list[Record]:
-    """Score a file of predictions, print the figures, and write FILE.scores.jsonl and FILE.records.jsonl beside it.
+def score_file(path: Path, place: Place = FOUND) -> list[Record]:
+    """Score a file of predictions, print the metrics, and write FILE.scores.jsonl and FILE.records.jsonl beside it.
 
     Every question of the split, or of its first `limit`, that has no answer counts as an empty mask and a failure.
     """
+    targets = outputs_of(path)
     rows, dataset = scores_of(path, place)
-    missing = unanswered(rows, dataset, limit) if dataset else []
-    rows = [*rows, *missing]
-    identity = {} if dataset is None else {"dataset": dataset.name, "split": dataset.split}
-    records = to_records(rows, method=path.stem, seed=0, **identity)
-    write_lines(path.with_suffix(".scores.jsonl"), rows)
-    write_records(path.with_suffix(".records.jsonl"), records)
-    table = Table("metric", "value", "95 % interval", "n", title=str(path))
+    remarks = dataset.remarks() if dataset else []
+    identity = {"dataset": dataset.name, "split": dataset.split, "note": "; ".join(remarks)} if dataset else {}
+    records = to_records(rows, method=path.name.removesuffix(".jsonl"), seed=0, **identity)
+    write_lines(targets[0], rows)
+    write_records(targets[1], records)
+    table = Table("metric", "value", "95 % interval", "n", title=printable(path))
     for record in records:
         table.add_row(record.metric, _cell(record.metric, record.value), _bounds(record), str(record.n))
     Console().print(table)
-    if missing:
-        count = f"{len(missing)} of {len(rows)} questions have no answer"
+    for remark in remarks:
+        print(f"Note: {remark}.")
+    missing = sum(row["failure"] == UNANSWERED for row in rows)
+    if missing and dataset:
+        count = f"{missing} of {len(rows)} questions have no answer"
         print(f"{count}: each is an empty mask and a failure; if only the first N were asked, give limit=N.")
     return records
+
+
+def outputs_of(path: Path) -> tuple[Path, Path]:
+    """The files beside `path` that hold its scores and records, two of their own for every name.
+
+    Raises UserError if a file is in their place that no scoring wrote.
+    """
+    stem = path.name.removesuffix(".jsonl")
+    mark = "." if stem != path.name else "-"  # p.jsonl -> p.scores.jsonl, p -> p-scores.jsonl
+    found = []
+    for kind, key in (("scores", "intersection"), ("records", "metric")):
+        target = path.with_name(f"{stem}{mark}{kind}.jsonl")
+        if target.exists() and key not in _first_object(target):
+            raise UserError(
+                f"{printable(target)}: holds something else and would be replaced; rename it or {path.name}."
+            )
+        found.append(target)
+    return found[0], found[1]
+
+
+def _first_object(path: Path) -> Mapping[str, Any]:
+    """The first line's object; an empty one if there is none."""
+    try:
+        return read_lines(path)[0][1]
+    except (UserError, IndexError):
+        return {}
 
 
 def compare_files(first: Path, second: Path, place: Place = FOUND) -> dict[str, Difference]:
@@ -79,20 +119,37 @@ def compare_files(first: Path, second: Path, place: Place = FOUND) -> dict[str, 
 
 def scores_of(path: Path, place: Place) -> tuple[Sequence[Mapping[str, Any]], ReferDataset | None]:
     """The scores of a file: read if it holds them, else computed from its masks and the dataset, which is returned
-    too."""
+    too. Questions without an answer are among them."""
+    text = read_text(path, "give a JSON-lines file")
+    if text.lstrip().startswith("["):
+        raise UserError(
+            f"{printable(path)}: holds one JSON list, as COCO results do, not JSON lines; write an object per line "
+            f"with ref_id, sent_id, image_id and mask (run lengths)."
+        )
     lines = read_lines(path)
     if not lines:
-        raise UserError(f"{path}: empty; write the predictions anew with `genseg eval`.")
+        raise UserError(f"{path}: empty; write the predictions again with `genseg eval`.")
     number, row = lines[0]
     if "intersection" in row:
-        for number, row in lines:
-            check_scores(row, f"{path}, line {number}")
-        return [row for _, row in lines], None
+        return _read_scores(lines, path), None
     name, split = place.dataset or row.get("dataset"), place.split or row.get("split")
     if not isinstance(name, str) or not isinstance(split, str) or not name or not split:
         raise UserError(f"{path}, line {number}: names no dataset or split; give dataset=NAME split=NAME root=FOLDER.")
     dataset = open_truth(name, split, place)
-    return score_predictions(path, dataset), dataset
+    dataset.check()
+    rows = score_predictions(path, dataset, foreign=True)
+    return [*rows, *unanswered(rows, dataset, place.limit)], dataset
+
+
+def _read_scores(lines: Sequence[tuple[int, dict[str, Any]]], path: Path) -> list[Mapping[str, Any]]:
+    """The lines of a file of scores, of one question each."""
+    seen: dict[tuple[str, str], int] = {}
+    for number, row in lines:
+        check_scores(row, f"{path}, line {number}")
+        first = seen.setdefault(key_of(row), number)
+        if first != number:
+            raise UserError(f"{path}, line {number}: reference {row['ref_id']} was scored in line {first} already.")
+    return [row for _, row in lines]
 
 
 def open_truth(name: str, split: str, place: Place) -> ReferDataset:
@@ -104,9 +161,8 @@ def open_truth(name: str, split: str, place: Place) -> ReferDataset:
             root = Path(data.root) / "eval" if load_card(name).kind == "synthetic" else Path(data.root)
     if load_card(name).reader != "refer":
         raise UserError(f"{name} holds no referents with masks, so that its answers have no score here.")
-    if place.images:
-        return open_dataset(name, root, split, images=place.images)
-    return open_dataset(name, root, split, opens_pictures=False)
+    options = {"images": place.images} if place.images else {"opens_pictures": False}
+    return open_dataset(name, root, split, split_by=place.split_by, **options)
 
 
 def _cell(metric: str, value: float) -> str:

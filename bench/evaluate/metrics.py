@@ -4,7 +4,9 @@ Conventions (they differ between repositories, and the differences move the numb
 
 - Pixel counts are integers, sums are int64, there is no epsilon. Ignored pixels are background in both masks for every
   measure of agreement (the ground truth's area and the boxes are taken before that).
-- Both masks empty: IoU 1. One empty: 0. A missing mask is an empty mask and a failure; it is never left out.
+- Both masks empty: IoU 1. One empty: 0. A missing mask is an empty mask and a failure; it is never left out, and it
+  agrees with nothing: where the ground truth is empty too, no answer scores 0 in every measure.
+- That a sample has no target is said by the dataset, never by a ground truth that happens to be empty.
 - `ciou` is the sum of intersections over the sum of unions (oIoU, overall IoU elsewhere); `giou` is the mean of the
   samples' IoU (mIoU elsewhere; never the box GIoU).
 - Boxes are x1, y1, x2, y2 in pixels with exclusive ends: one pixel has area 1.
@@ -20,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.data.boxes import box_iou
 from bench.evaluate.boundary import bf_davis, bf_score, boundary_iou
 from methods.base import Box
 
-METRICS = 1  # raise it when a score of the same masks changes, so that kept scores are made anew
+METRICS = 2  # raise it when a score of the same masks changes, so that kept scores are made anew
 SMALL_FRACTION = 0.04
 BUCKETS = {"small": (1, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}  # low <= area < high
 BOX_THRESHOLDS = (0.5, 0.7, 0.75, 0.9)
@@ -47,6 +50,7 @@ class SampleScore:
     box_iou_mask: float  # of that box; 0 when there is none
     box_iou_text: float | None  # of the box written in the text; 0 when it is missing, None when none was asked for
     failure: str | None = None
+    no_target: bool = False  # the dataset says that nothing is meant
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,10 +70,13 @@ def score(
     box_gt: Box | None = None,
     failure: str | None = None,
     box_asked: bool = True,
+    no_target: bool = False,
+    answered: bool | None = None,
 ) -> SampleScore:
     """Score one predicted mask and one written box.
 
     pred, gt, ignore: bool[H, W] of one shape. box_gt: the annotated box; without it the box around gt serves.
+    answered: whether the mask is an answer, even if something else about it failed; None: if there is no failure.
     Raises ValueError when shapes or types do not fit.
     """
     masks = [pred, gt] if ignore is None else [pred, gt, ignore]
@@ -80,22 +87,25 @@ def score(
     intersection, union = int(np.count_nonzero(seen & true)), int(np.count_nonzero(seen | true))
     area = int(np.count_nonzero(gt))
     edge = bf_score(seen, true)
+    given = failure is None if answered is None else answered
+    agrees = 1.0 if given or union else 0.0  # an empty mask that nobody wrote agrees with nothing
     box_gt, box_mask = box_gt or mask_box(gt), mask_box(pred)
     return SampleScore(
         intersection=intersection,
         union=union,
-        iou=intersection / union if union else 1.0,
+        iou=intersection / union if union else agrees,
         gt_area=area,
         gt_area_fraction=area / gt.size,
-        bf=edge.f,
+        bf=edge.f * agrees,
         bf_precision=edge.precision,
         bf_recall=edge.recall,
-        bf_davis=bf_davis(seen, true),
-        biou=boundary_iou(seen, true),
+        bf_davis=bf_davis(seen, true) * agrees,
+        biou=boundary_iou(seen, true) * agrees,
         box_mask=box_mask,
         box_iou_mask=box_iou(box_mask, box_gt),
         box_iou_text=box_iou(box_text, box_gt) if box_asked or box_text else None,
         failure=failure,
+        no_target=no_target,
     )
 
 
@@ -105,17 +115,6 @@ def mask_box(mask: np.ndarray) -> Box | None:
     if not columns.size:
         return None
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
-
-
-def box_iou(a: Box | None, b: Box | None) -> float:
-    """IoU of two boxes; 0 when either is missing, inverted, or has no area."""
-    if a is None or b is None:
-        return 0.0
-    areas = [max(0.0, x2 - x1) * max(0.0, y2 - y1) for x1, y1, x2, y2 in (a, b)]
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    if not all(areas) or width <= 0 or height <= 0:
-        return 0.0
-    return width * height / (areas[0] + areas[1] - width * height)
 
 
 def terms(scores: Sequence[SampleScore]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.evaluate import rle
+from bench.data import rle
 from bench.evaluate.boundary import bf_score
 from bench.evaluate.metrics import SampleScore, aggregate, mask_box, score
 from methods.base import UserError

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.data.dataset import Dataset, SampleInfo
 from bench.evaluate.statistics import Interval, ratio_intervals
 from bench.train.engine import to_device
-from bench.train.order import ImageDataset
 from methods.base import Example, Method, Request, UserError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -27,7 +27,7 @@ SAME_OBJECT = 0.5  # IoU above which two referents of a picture count as one
 TRIES = 50  # other pictures looked at per wrong expression
 
 
-class PerceptionSet(Sequence[Example]):
+class PerceptionSet(Dataset):
     """A dataset of questions: example i is referent i of `dataset` with `facts["options"]` (a tuple of expressions),
     `facts["sources"]` (right, same_image or other_image, along them) and `answer`, the right letters ("B" or "A, C").
 
@@ -36,7 +36,7 @@ class PerceptionSet(Sequence[Example]):
     `choose_several` as well as the evaluation.
     """
 
-    def __init__(self, dataset: ImageDataset, options: int = 4, several: bool = False, seed: int = 0) -> None:
+    def __init__(self, dataset: Dataset, options: int = 4, several: bool = False, seed: int = 0) -> None:
         if not 2 <= options <= len(LETTERS):
             raise UserError(f"A question has 2 to {len(LETTERS)} options, not {options}.")
         self.name, self.dataset = dataset.name, dataset
@@ -46,11 +46,8 @@ class PerceptionSet(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
-
-    def by_image(self) -> Sequence[tuple[int | str, Sequence[int]]]:
-        return self.dataset.by_image()
+    def info(self, index: int) -> SampleInfo:
+        return self.dataset.info(index)
 
     def picture_paths(self) -> Sequence[Path]:
         return self.dataset.picture_paths()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.train.order import ImageDataset
+from bench.data.dataset import Dataset
 from methods.base import UserError
 
 PROTOCOLS = ("per_expression", "per_object_joined")
@@ -24,23 +24,24 @@ class Question:
     expressions: tuple[str, ...]
 
 
-def plan(dataset: ImageDataset, protocol: str, limit: int = 0) -> list[Question]:
+def plan(dataset: Dataset, protocol: str, limit: int = 0) -> list[Question]:
     """All questions of a protocol, or the first `limit`. Raises UserError for an unknown protocol."""
     if protocol not in PROTOCOLS:
         raise UserError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
     questions: list[Question] = []
     for _, indices in dataset.by_image():
         for index in indices:
-            sentences = tuple(dataset[index].expressions)
+            info = dataset.info(index)
             if protocol == "per_expression":
-                questions += [Question(index, i, (sentence,)) for i, sentence in enumerate(sentences)]
+                pairs = zip(info.positions, info.expressions, strict=True)
+                questions += [Question(index, position, (sentence,)) for position, sentence in pairs]
             else:
-                questions.append(Question(index, -1, sentences))
+                questions.append(Question(index, -1, info.expressions))
             if limit and len(questions) >= limit:
                 return questions[:limit]
     return questions
 
 
-def objects_of(dataset: ImageDataset, questions: Sequence[Question]) -> list[int]:
+def objects_of(dataset: Dataset, questions: Sequence[Question]) -> list[int]:
     """The distinct examples that the questions ask for, in order."""
     return list(dict.fromkeys(question.index for question in questions))

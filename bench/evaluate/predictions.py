@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from bench.evaluate import rle
+from bench.data import rle
 from bench.progress import Progress
 from methods.base import Example, Prediction, UserError
 from methods.files import write_atomic

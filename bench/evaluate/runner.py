@@ -5,31 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from bench.config import EvaluateConfig
+from bench.data.dataset import Dataset
 from bench.evaluate import baselines
 from bench.evaluate.plan import Question, objects_of, plan
 from bench.evaluate.predictions import line, stamp_of, write_predictions
 from bench.records import CODEC
 from bench.train.engine import resolve_precision
-from bench.train.order import ImageDataset
 from methods.base import Example, Method, Prediction, Request
-
-
-class SceneDataset(ImageDataset, Protocol):
-    """A dataset that also knows every annotated object of a picture."""
-
-    def objects(self, image_id: int | str) -> Sequence[np.ndarray]: ...
 
 
 def predict_method(
     method: Method,
     identity: dict[str, Any],
-    dataset: ImageDataset,
+    dataset: Dataset,
     split: str,
     config: EvaluateConfig,
     folder: Path,
@@ -67,7 +61,7 @@ def predict_method(
 
 
 def predict_baseline(
-    name: str, identity: dict[str, Any], dataset: SceneDataset, split: str, config: EvaluateConfig, folder: Path
+    name: str, identity: dict[str, Any], dataset: Dataset, split: str, config: EvaluateConfig, folder: Path
 ) -> list[Path]:
     """The same for one of bench.evaluate.baselines."""
     paths = []
@@ -88,7 +82,7 @@ def predict_baseline(
 
 
 def predict_codec(
-    method: Method, identity: dict[str, Any], dataset: ImageDataset, split: str, config: EvaluateConfig, folder: Path
+    method: Method, identity: dict[str, Any], dataset: Dataset, split: str, config: EvaluateConfig, folder: Path
 ) -> list[Path]:
     """The codec's ceiling: every true mask encoded and decoded from each of the codec's prefixes, or the longest."""
     targets = objects_of(dataset, plan(dataset, "per_object_joined", config.limit))

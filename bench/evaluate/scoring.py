@@ -2,8 +2,8 @@
 
 A line of predictions: {"dataset", "split", "protocol", "ref_id", "sent_id", "image_id", "expression", "size": [H, W],
 "mask": run lengths, "box": [x1, y1, x2, y2] | null, "text", "token_ids", "steps", "failure": null | str}.
-`sent_id` is the sentence's position among the example's expressions, -1 for a question that joins them all; a mask that
-is null is an empty one and a failure.
+`sent_id` is the sentence's position among the example's expressions, -1 for a question that joins them all (other forms
+of ids, and lines that name a sentence by its words, see `answers`); a mask that is null is an empty one and a failure.
 A line of scores has the same keys, the fields of `SampleScore`, and the `facts` that breakdowns group by.
 """
 
@@ -14,108 +14,104 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from bench.evaluate import grefcoco, rle
+from bench.data import rle
+from bench.data.boxes import PIXELS, other_form
+from bench.data.dataset import Dataset
+from bench.evaluate import grefcoco
+from bench.evaluate.answers import ALL, check_ids, id_key, match
 from bench.evaluate.boundary import BF_TOLERANCE
 from bench.evaluate.metrics import SampleScore, score, support
-from bench.evaluate.plan import Question, plan
+from bench.evaluate.plan import plan
 from bench.evaluate.predictions import line
 from bench.evaluate.statistics import Difference, differences, intervals, ratio_intervals
 from bench.records import Record
-from bench.train.order import ImageDataset
 from methods.base import Box, Example, Prediction, UserError
 from methods.files import read_lines
 
-NEEDED = ("ref_id", "image_id")
+UNANSWERED = "no answer"  # the failure of a question that no line answers
 PLACE = ("dataset", "split", "protocol")
 KINDS = {"int": int | float, "float": int | float, "float | None": int | float | None,
-         "Box | None": list | None, "str | None": str | None}  # fmt: skip
+         "Box | None": list | None, "str | None": str | None, "bool": bool}  # fmt: skip
 
 
-class Examples(Protocol):
-    """Any sequence of examples with ground-truth masks."""
+def score_predictions(path: Path | str, dataset: Dataset, foreign: bool = False) -> list[dict[str, Any]]:
+    """Score every line of a predictions file against the dataset, in the file's order; ids are the dataset's then.
 
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Example: ...
-
-
-def score_predictions(path: Path | str, dataset: Examples) -> list[dict[str, Any]]:
-    """Score every line of a predictions file against the dataset, in the file's order.
-
-    Raises UserError, naming the line, for a malformed line, a reference that the dataset lacks, a reference predicted
-    twice, or a mask of another size than the picture.
+    foreign: the file may come from other code, so that its boxes are searched for another form than x1, y1, x2, y2 in
+    pixels. Raises UserError, naming the line, for a malformed line, a question that the dataset lacks or that is
+    answered twice, a mask of another size than the image, or boxes of another form.
     """
     lines = read_lines(path)
-    places = _places(dataset, {str(row.get("ref_id")) for _, row in lines})
     box_asked = any(row.get("box") is not None for _, row in lines)
-    seen: dict[tuple[str, str], int] = {}
+    boxes: list[tuple[Box, Box, tuple[int, int]]] = []
     rows = []
-    for number, row in lines:
+    for (number, _), (index, row) in zip(lines, match(lines, dataset, path), strict=True):
         where = f"{path}, line {number}"
-        check_ids(row, where)
         if "mask" not in row:
             raise UserError(f"{where}: no 'mask'; write its run lengths, or null if there was no answer.")
-        key = (str(row["ref_id"]), str(row.get("sent_id")))
-        if key in seen:
-            raise UserError(f"{where}: reference {key[0]} was already predicted in line {seen[key]}; keep one of them.")
-        seen[key] = number
-        example = _choose([dataset[index] for index in places.get(key[0], [])], row, where)
-        _check_fits(row, example, where)
-        rows.append(_scored(row, example, where, box_asked))
+        example = dataset[index]
+        row = _in_frame(row, example, dataset.file_size(example.image_id), where)
+        rows.append(_scored(row, example, where, box_asked, dataset.info(index).positions))
+        if row.get("box") is not None and example.box is not None:
+            boxes.append((tuple(row["box"]), example.box, example.mask.shape))
+    form = other_form(*zip(*boxes, strict=True)) if foreign and boxes else None
+    if form:
+        raise UserError(f"{path}: the boxes look like {form}; write them as {PIXELS}, or leave them out.")
     return rows
 
 
-def unanswered(rows: Sequence[Mapping[str, Any]], dataset: ImageDataset, limit: int = 0) -> list[dict[str, Any]]:
-    """Lines of scores for those questions of the split, or of its first `limit`, that no row answers: empty masks and
-    failures. The questions are sentences if the rows have that protocol or name sentences, else references."""
-    named = any(isinstance(row.get("sent_id"), int) and row["sent_id"] >= 0 for row in rows)
-    protocol = rows[0].get("protocol") or ("per_expression" if named else "")
-    by_ref: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_ref.setdefault(str(row["ref_id"]), []).append(row)
+def unanswered(rows: Sequence[Mapping[str, Any]], dataset: Dataset, limit: int = 0) -> list[dict[str, Any]]:
+    """Lines of scores for those questions of the split, or of its first `limit`, that none of the rows answers: empty
+    masks and failures. The questions are sentences if the rows answer single ones, else references."""
+    single = any(row["sent_id"] != ALL for row in rows)
     box_asked = any(row["box_iou_text"] is not None for row in rows)
     place = {name: rows[0].get(name, "") for name in PLACE}
-    questions = plan(dataset, "per_expression" if protocol == "per_expression" else "per_object_joined", limit)
+    answered = {(row["ref_id"], row["sent_id"]) for row in rows}
+    questions = plan(dataset, "per_expression" if single else "per_object_joined", limit)
     found = []
     for index, group in groupby(questions, key=lambda question: question.index):
-        example = dataset[index]
-        mine = by_ref.get(str(example.ref_id), ())
-        nothing = Prediction(mask=np.zeros_like(example.mask), failure="no answer")
-        for question in group:
-            if not any(_answers(row, question, example) for row in mine):
-                row = line(example, nothing, protocol, question.sent_id, question.expressions) | place
-                found.append(_scored(row, example, f"reference {example.ref_id}", box_asked))
+        info = dataset.info(index)
+        missing = [question for question in group if (info.ref_id, question.sent_id) not in answered]
+        example = dataset[index] if missing else None
+        for question in missing:
+            nothing = Prediction(mask=np.zeros_like(example.mask), failure=UNANSWERED)
+            row = line(example, nothing, place["protocol"], question.sent_id, question.expressions) | place
+            found.append(_scored(row, example, f"reference {example.ref_id}", box_asked, info.positions))
     return found
 
 
-def _answers(row: Mapping[str, Any], question: Question, example: Example) -> bool:
-    """Whether a line of the question's reference is meant for this sentence; one that names none is for all."""
-    sentence, words = row.get("sent_id"), row.get("expression")
-    if question.sent_id < 0:
-        return True
-    if sentence in range(len(example.expressions)):
-        return sentence == question.sent_id
-    return words in question.expressions or words not in example.expressions
+def _in_frame(
+    row: Mapping[str, Any], example: Example, file_size: tuple[int, int] | None, where: str
+) -> Mapping[str, Any]:
+    """The line with mask and box in the frame of the ground truth, where they are at the size of an image file whose
+    recorded size is another."""
+    if file_size is None or example.mask is None or row["mask"] is None:
+        return row
+    height, width = example.mask.shape
+    try:
+        if tuple(int(side) for side in row["mask"]["size"]) != file_size:
+            return row
+        mask = rle.decode(row["mask"])
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return row  # what is wrong with it is told where it is scored
+    mask = mask[np.arange(height) * file_size[0] // height][:, np.arange(width) * file_size[1] // width]
+    scale = (width / file_size[1], height / file_size[0]) * 2
+    box = _box(row.get("box"), where)
+    box = [side * factor for side, factor in zip(box, scale, strict=True)] if box else None
+    return {**row, "size": [height, width], "mask": rle.encode(mask), "box": box}
 
 
-def _scored(row: Mapping[str, Any], example: Example, where: str, box_asked: bool) -> dict[str, Any]:
+def _scored(
+    row: Mapping[str, Any], example: Example, where: str, box_asked: bool, positions: Sequence[int]
+) -> dict[str, Any]:
     """The line of scores of one line of predictions."""
     found = score_row(row, example, where, box_asked).as_dict()
     mask = rle.encode(np.zeros_like(example.mask)) if row["mask"] is None else row["mask"]
-    return {**row, "mask": mask, **found, "facts": facts_of(row, example)}
-
-
-def check_ids(row: Mapping[str, Any], where: str) -> None:
-    """Raise UserError for a line that does not say what it answers."""
-    for name in (*NEEDED, "sent_id"):
-        value = row.get(name)
-        if value is None and name in NEEDED:
-            raise UserError(f"{where}: no {name!r}; write the line anew with it.")
-        if not isinstance(value, str | int | float | None):
-            raise UserError(f"{where}: {name} is {value!r}; write a number or a text.")
+    return {**row, "mask": mask, **found, "facts": facts_of(row["sent_id"], example, positions)}
 
 
 def check_scores(row: Mapping[str, Any], where: str) -> None:
@@ -139,7 +135,9 @@ def score_row(
     else:
         mask = _mask(row["mask"], example.mask.shape, where)
     box = _box(row.get("box"), where)
-    return score(mask, example.mask, example.ignore, box, example.box, failure, box_asked)
+    # an empty mask whose tokens were written is an answer, whatever else was missing (a box of nothing, say)
+    answered = row["mask"] is not None and not (failure and not row.get("token_ids"))
+    return score(mask, example.mask, example.ignore, box, example.box, failure, box_asked, example.no_target, answered)
 
 
 def _mask(code: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
@@ -150,8 +148,8 @@ def _mask(code: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(f"{where}: the mask cannot be decoded ({error}); write the predictions anew.") from None
     raise UserError(
-        f"{where}: the mask is {width}x{height} but the picture is {shape[1]}x{shape[0]} pixels; "
-        f"write masks at the size of the picture."
+        f"{where}: the mask is {width}x{height} but the image is {shape[1]}x{shape[0]} pixels; "
+        f"write masks at the size that the annotations record, or give images= if its file has another."
     )
 
 
@@ -167,13 +165,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def facts_of(row: Mapping[str, Any], example: Example) -> dict[str, Any]:
+def facts_of(sentence: int, example: Example, positions: Sequence[int]) -> dict[str, Any]:
     """The example's facts for one line: of a list along the sentences, the entry of the line's sentence."""
-    sentence, count = row.get("sent_id"), len(example.expressions)
-    if not isinstance(sentence, int) or not 0 <= sentence < count:
+    if sentence not in positions:
         return dict(example.facts)
+    place, count = list(positions).index(sentence), len(positions)
     return {
-        name: value[sentence] if isinstance(value, list) and len(value) == count else value
+        name: value[place] if isinstance(value, list) and len(value) == count else value
         for name, value in example.facts.items()
     }
 
@@ -197,11 +195,11 @@ def to_records(rows: Sequence[Mapping[str, Any]], **identity: Any) -> list[Recor
     note = identity.pop("note", "")
     pictures, seed = [row["image_id"] for row in rows], identity.get("seed") or 0
     found = intervals(scores, pictures, seed)
-    generalised = grefcoco.terms([grefcoco.of_sample(sample) for sample in scores])
-    if not all(sample.gt_area for sample in scores):
+    generalised = grefcoco.terms(scores)
+    if any(sample.no_target for sample in scores):
         found |= ratio_intervals(generalised, pictures, seed)
         counts |= {name: int(below.sum()) for name, (_, below) in generalised.items()}
-        there = [index for index, sample in enumerate(scores) if sample.gt_area]  # nothing has no box to be found
+        there = [index for index, sample in enumerate(scores) if not sample.no_target]  # nothing has no box to be found
         some = [scores[index] for index in there]
         boxes = intervals(some, [pictures[index] for index in there], seed) if some else {}
         found = {name: value for name, value in found.items() if "acc@" not in name}
@@ -231,7 +229,7 @@ def compare(
 
     Metrics that no question takes part in are left out. Raises UserError when the questions differ.
     """
-    tables = [{(str(row["ref_id"]), str(row.get("sent_id"))): row for row in rows} for rows in (first, second)]
+    tables = [{key_of(row): row for row in rows} for rows in (first, second)]
     alone = tables[0].keys() ^ tables[1].keys()
     if alone or not tables[0]:
         raise UserError(
@@ -244,37 +242,9 @@ def compare(
     return {metric: difference for metric, difference in found.items() if difference.value == difference.value}
 
 
-def _places(dataset: Examples, wanted: set[str]) -> dict[str, list[int]]:
-    """Where each wanted reference stands in the dataset (indices, since thousands of masks would fill the memory)."""
-    places: dict[str, list[int]] = {}
-    for index in range(len(dataset)):
-        reference = str(dataset[index].ref_id)
-        if reference in wanted:
-            places.setdefault(reference, []).append(index)
-    return places
-
-
-def _choose(candidates: Sequence[Example], row: Mapping[str, Any], where: str) -> Example:
-    """The example of a line: of several with the same reference, the one with the line's expression."""
-    if not candidates:
-        raise UserError(f"{where}: the dataset has no reference {row['ref_id']!r}; name the split that was predicted.")
-    matching = (example for example in candidates if row.get("expression") in example.expressions)
-    return next(matching, candidates[0])
-
-
-def _check_fits(row: Mapping[str, Any], example: Example, where: str) -> None:
-    """Raise UserError for a line that names a sentence or a picture that its reference does not have."""
-    sentence, count = row.get("sent_id"), len(example.expressions)
-    if isinstance(sentence, int | float) and sentence != -1 and sentence not in range(count):
-        raise UserError(
-            f"{where}: sent_id is {sentence}, but reference {row['ref_id']} has {count} sentences; write the position "
-            f"of the sentence among them, from 0 on (not the dataset's own sent_id), or -1 for all at once."
-        )
-    if example.image_id != "" and str(row["image_id"]) != str(example.image_id):
-        raise UserError(
-            f"{where}: image_id is {row['image_id']!r}, but reference {row['ref_id']} is of image {example.image_id}; "
-            f"write that one, or name the dataset that was predicted."
-        )
+def key_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What a line of scores answers."""
+    return id_key(row["ref_id"]), id_key(row.get("sent_id"))
 
 
 def _single(rows: Iterable[Mapping[str, Any]], name: str) -> str:

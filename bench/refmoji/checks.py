@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.data.refer import SMALL, decode
+from bench.data.refer import SMALL
+from bench.data.rle import rasterize
 from bench.refmoji.build import CAPTIONS, INSTANCES, REFS, SUMMARY, read_json
 from bench.refmoji.draft import pack_of
 from bench.refmoji.levels import Level, classes, level_named
@@ -93,7 +94,7 @@ def _check_image(root: Path, image: Mapping[str, Any], annotations: Sequence[Map
     taken = np.zeros((image["height"], image["width"]), bool)
     for annotation in annotations:
         try:
-            mask = decode(annotation["segmentation"], image["height"], image["width"])
+            mask = rasterize(annotation["segmentation"], image["height"], image["width"])
         except (ValueError, TypeError, OverflowError) as error:
             where = f"{root / INSTANCES}: annotation {annotation['id']}"
             raise UserError(f"{where} has an unusable segmentation ({error}); build it anew.") from None

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.evaluate import rle
+from bench.data import rle
 from bench.evaluate.boundary import inner_boundary
 from methods.base import Example, Prediction, UserError, open_image
 

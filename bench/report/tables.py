@@ -314,6 +314,7 @@ def _score_table(records: Sequence[Record], place: tuple[str, str, str], columns
     unused = {column.key for column in GENERALISED if not any(column.key in row for row in rows)}
     if len(unused) < len(GENERALISED):
         notes.append("N-acc, T-acc: an empty mask says that there is no target. Pr: of the samples with one.")
+    notes += sorted({f"{record.note}." for record in here if record.metric == "giou" and record.note})
     columns = [*PLACE, Column("method", "method"), *(c for c in columns if c.key not in unused), *ORIGIN]
     return Table(f"{dataset} {split}, {protocol}", columns, rows, notes)
 

@@ -46,19 +46,19 @@ def refuse_leaks(profile: Profile, sources: Sequence[Source]) -> None:
 def _held_out(profile: Profile) -> dict[int | str, str]:
     """Picture -> evaluation split; nothing for splits whose annotations are not there."""
     data = profile.data
-    images = {"images": data.images} if data.images else {}
+    options = {"images": data.images, "split_by": data.split_by}
     held: dict[int | str, str] = {}
     for split in load_card(data.dataset).splits:
         with suppress(UserError):
             if split != "train":
-                held |= dict.fromkeys(_pictures(open_dataset(data.dataset, data.root, split, **images)), split)
+                held |= dict.fromkeys(_pictures(open_dataset(data.dataset, data.root, split, **options)), split)
     return held
 
 
 def _pictures(dataset: ImageDataset) -> dict[int | str, Path]:
     """The pictures of a dataset and where they lie, as its annotations say; none of one that is built here, whose
     splits are disjoint."""
-    if embedded(dataset.name):
+    if embedded(dataset.card or dataset.name):
         return {}
     return {_key(path): path for path in dataset.picture_paths()}
 

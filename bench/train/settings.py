@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from bench.config import Profile, StageConfig
+from bench.config import Profile, SourceConfig, StageConfig
 from bench.train.sources import configs_of, embedded
 from methods.base import UserError
 from methods.files import write_atomic
@@ -35,6 +35,7 @@ def settings_of(profile: Profile, name: str, stage: StageConfig, parts: Mapping[
     keys += ["level", "seed", "train_scenes"] if any(built) else []
     keys += [] if all(built) else ["root"]  # what is built here is the same in every folder
     keys += [] if profile.data.mixture else ["dataset"]
+    keys += ["split_by"] if profile.data.split_by else []
     data = {key: getattr(profile.data, key) for key in keys}
     data["mixture"] = {source: asdict(profile.data.mixture[source]) for source in sources if source}
     return {"stages": {name: kept}, "data": data, "train": {"precision": profile.train.precision}}
@@ -65,6 +66,8 @@ def compare(folder: Path, settings: Mapping[str, Any]) -> None:
         raise UserError(f"{path}: not readable ({error}); remove it to take the stage as it is.") from None
     for name, stage in then["stages"].items():
         then["stages"][name] = asdict(StageConfig()) | stage  # a key that came later had its default
+    for source, config in then.get("data", {}).get("mixture", {}).items():
+        then["data"]["mixture"][source] = asdict(SourceConfig()) | config
     then, now = {key: then.get(key) for key in settings}, json.loads(json.dumps(settings))
     changed = [f"{key} = {old} (now {new})" for key, old, new in _changes(then, now)]
     if changed:

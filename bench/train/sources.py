@@ -27,7 +27,7 @@ def configs_of(profile: Profile, stage: StageConfig | None = None) -> dict[str, 
     data = profile.data
     if not data.mixture:
         tasks = dict(stage.tasks) if stage else {}
-        return {"": SourceConfig(data.dataset, data.root, data.images, tasks=tasks)}
+        return {"": SourceConfig(data.dataset, data.root, data.images, data.split_by, tasks=tasks)}
     factors = stage.mixture if stage and stage.mixture else dict.fromkeys(data.mixture, 1.0)
     found = {}
     for name, factor in factors.items():
@@ -42,8 +42,9 @@ def configs_of(profile: Profile, stage: StageConfig | None = None) -> dict[str, 
                 f"tasks of its own (data.mixture.{name}.tasks) or leave it out of the stage's mixture."
             )
         found[name] = SourceConfig(
-            dataset, given.root or data.root, given.images or (data.images if not given.root else ""), given.split,
-            given.styles, given.repeat * factor, given.weight * factor, dict(tasks),
+            dataset, given.root or data.root, given.images or (data.images if not given.root else ""),
+            given.split_by or (data.split_by if dataset == data.dataset else ""), given.split, given.styles,
+            given.repeat * factor, given.weight * factor, dict(tasks),
         )  # fmt: skip
     return found
 
@@ -79,15 +80,16 @@ def open_sources(profile: Profile, stage: StageConfig) -> list[Source]:
 def _open(profile: Profile, stage: StageConfig, source: SourceConfig) -> dict[str, ImageDataset]:
     """The dataset behind each task of a source."""
     name, root = source.dataset, train_root(profile, source)
-    where = {"images": source.images} if source.images else {}
     datasets: dict[str, ImageDataset] = {}
     text_tasks = [task for task in source.tasks if task in TEXT_TASKS]
     for task in text_tasks:
         kinds = ("caption",) if task in ("caption", "generate") else ("question", "what", "colour", "count", "where")
-        datasets[task] = open_dataset(name, root, source.split, reader="captions", kinds=kinds, **where)
+        datasets[task] = open_dataset(name, root, source.split, reader="captions", kinds=kinds, images=source.images)
     if len(text_tasks) < len(source.tasks):
-        options = where | ({"styles": source.styles} if source.styles else {})
-        referents = open_dataset(name, root, source.split, semantic=stage.stage == "pretrain", **options)
+        referents = open_dataset(
+            name, root, source.split, semantic=stage.stage == "pretrain", images=source.images,
+            split_by=source.split_by, styles=source.styles,
+        )  # fmt: skip
         for task in (task for task in source.tasks if task not in TEXT_TASKS):
             datasets[task] = referents if task in MASK_TASKS else referents.of_something()
             if task in PERCEPTION_TASKS:

@@ -117,10 +117,11 @@ def validation(profile: Profile, stage: StageConfig) -> Callable[[Method], dict[
     """
     if not profile.train.validate_samples or "val" not in load_card(profile.data.dataset).splits:
         return None
-    images = {"images": profile.data.images} if profile.data.images else {}
-    dataset = open_dataset(profile.data.dataset, eval_root(profile), "val", **images)
+    data = profile.data
+    dataset = open_dataset(data.dataset, eval_root(profile), "val", images=data.images, split_by=data.split_by)
     count = profile.train.validate_samples
     questions = plan(dataset, "per_expression", 3 * count)[::3][:count]
+    dataset.check([question.index for question in questions])  # now, not when the first validation is due
     device_type = "cpu" if not torch.cuda.is_available() else "cuda"
 
     def measure(method: Method) -> dict[str, float]:
@@ -136,7 +137,9 @@ def validation(profile: Profile, stage: StageConfig) -> Callable[[Method], dict[
         pairs = list(zip(predictions, examples, strict=True))
         inter = np.array([(p.mask & e.mask).sum() for p, e in pairs])
         union = np.array([(p.mask | e.mask).sum() for p, e in pairs])
-        iou = np.where(union > 0, inter / np.maximum(1, union), 1.0)
+        # an empty mask agrees with an empty ground truth only if it was written
+        answered = np.array([p.failure is None or bool(p.token_ids) for p in predictions], float)
+        iou = np.where(union > 0, inter / np.maximum(1, union), answered)
         values = {"ciou": float(inter.sum() / max(1, union.sum())), "giou": float(iou.mean())}
         if stage.stage != "tokenizer":
             boxes = np.array([box_iou(p.box, e.box) for p, e in pairs])

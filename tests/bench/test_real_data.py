@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bench import pipeline
+from bench.data import rle
 from bench.records import read_records
 from methods.files import read_lines, write_lines
 
@@ -107,22 +108,26 @@ def test_scores_need_no_pictures(evaluated, genseg):
     known = read_records(evaluated / "results/small/records/scores-refcoco.val.jsonl")
     before = {r.metric: r.value for r in known if (r.method, r.protocol) == ("himtok", "per_expression")}
     assert {metric: record.value for metric, record in records.items()} == before
-    assert "missing picture" in genseg("score", path, "root=refer", "images=train2014").complaint
+    assert "missing image" in genseg("score", path, "root=refer", "images=train2014").complaint
     assert "'refcoco' is not embedded: give root" in genseg("score", path).complaint
     result = genseg("report", *words("refcoco"))
     assert result.code == 0
     assert "Examples of refcoco val left out" in result.err
 
 
-def test_an_answer_to_every_question_without_a_target_counts(evaluated, genseg):
+def test_no_answer_is_right_where_there_is_no_target(evaluated, genseg):
     rows = [row for _, row in read_lines(evaluated / "runs/small/predictions/himtok.grefcoco.val.per_expression.jsonl")]
     write_lines(evaluated / "a.jsonl", [row | {"mask": None} for row in rows if row["expression"] != "both"])
     result = genseg("score", "a.jsonl", "root=refer")
     assert f"{PICTURES} of {2 * PICTURES} questions have no answer" in result.out
     values = {r.metric: (r.value, r.n, r.failures) for r in read_records(evaluated / "a.records.jsonl")}
-    assert values["n_acc"] == (1, PICTURES, 2 * PICTURES)
-    assert values["t_acc"] == (0, PICTURES, 2 * PICTURES)
-    assert values["giou"] == (0.5, 2 * PICTURES, 2 * PICTURES)
+    for metric, count in (("n_acc", PICTURES), ("t_acc", PICTURES), ("giou", 2 * PICTURES)):
+        assert values[metric] == (0, count, 2 * PICTURES)
+    empty = rle.encode(np.zeros((48, 64), bool))
+    write_lines(evaluated / "b.jsonl", [row | {"mask": empty, "failure": None} for row in rows])
+    assert genseg("score", "b.jsonl", "root=refer").code == 0
+    values = {r.metric: (r.value, r.failures) for r in read_records(evaluated / "b.records.jsonl")}
+    assert (values["n_acc"], values["giou"]) == ((1, 0), (0.5, 0))
 
 
 def test_other_annotations_are_another_truth(evaluated, genseg):

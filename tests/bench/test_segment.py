@@ -183,7 +183,8 @@ def both(models, monkeypatch):
 
 def test_a_list_becomes_a_sheet_with_every_method(both, genseg, tmp_path):
     noise().save(tmp_path / "a.png")
-    (tmp_path / "list.tsv").write_text(f"{tmp_path}/a.png\tthe red car\n\n{tmp_path}/a.png\tThe other one\n")
+    words = f"{tmp_path}/a.png\tthe red\u2028car\r\n\n{tmp_path}/a.png\tThe other one\n"
+    (tmp_path / "list.tsv").write_bytes(words.encode("utf-8-sig"))  # with a byte order mark, as some editors write
     result = genseg("segment", tmp_path / "list.tsv", "--out", tmp_path / "sheet.png")
     assert result.code == 0
     assert "2 questions to himtok and argenseg" in result.out

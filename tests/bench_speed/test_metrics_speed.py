@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bench.evaluate import rle
+from bench.data import rle
 from bench.evaluate.boundary import bf_score
 from bench.evaluate.metrics import SampleScore, aggregate, score
 from bench.evaluate.statistics import intervals

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.evaluate import rle
+from bench.data import rle
 from bench.evaluate.breakdown import breakdown, overlap
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from bench.data.cards import open_dataset
 from bench.data.commands import build
-from bench.evaluate.commands import Place, compare_files, score_file
+from bench.evaluate.commands import Place, compare_files, outputs_of, score_file
 from bench.evaluate.predictions import line
 from bench.records import read_records
 from methods.base import Prediction, UserError
@@ -58,8 +58,8 @@ def test_nanos_data_and_no_pictures_are_what_a_file_needs(answers, tmp_path, mon
     assert genseg("compare", "mine.jsonl", "mine.jsonl").code == 0
     assert genseg("score", "mine.jsonl", "profile=nano").code == 0
     assert "data/refmoji: has no refs" in genseg("score", "mine.jsonl", "dataset=refmoji").complaint
-    assert "missing picture" in genseg("score", "mine.jsonl", "images=elsewhere").complaint
-    assert "limit=few" in genseg("score", "mine.jsonl", "limit=few").complaint
+    assert "missing image" in genseg("score", "mine.jsonl", "images=elsewhere").complaint
+    assert "limit is 'few'" in genseg("score", "mine.jsonl", "limit=few").complaint
 
 
 def test_questions_without_an_answer_are_empty_masks_and_failures(answers, tmp_path, capsys):
@@ -69,7 +69,7 @@ def test_questions_without_an_answer_are_empty_masks_and_failures(answers, tmp_p
     assert (records["giou"].n, records["giou"].failures) == (len(rows), len(rows) - 1)
     assert records["giou"].value == pytest.approx(1 / len(rows))
     assert f"{len(rows) - 1} of {len(rows)} questions have no answer" in capsys.readouterr().out
-    records = {r.metric: r for r in score_file(tmp_path / "one.jsonl", Place(answers / DATA), limit=1)}
+    records = {r.metric: r for r in score_file(tmp_path / "one.jsonl", Place(answers / DATA, limit=1))}
     assert (records["giou"].value, records["giou"].n, records["giou"].failures) == (1, 1, 0)
     # an answer without a sentence is one for its reference, and a file that names neither protocol nor dataset is read
     bare = {key: rows[0][key] for key in ("ref_id", "image_id", "mask")}
@@ -115,6 +115,7 @@ def test_scores_that_lack_something_are_named(answers, tmp_path, change, complai
 
 
 def test_files_of_different_splits_are_not_compared(answers, tmp_path):
+    score_file(answers / "half.jsonl", Place(answers / DATA))
     rows = [row for _, row in read_lines(answers / "half.scores.jsonl")]
     for name in ("dataset", "split", "protocol"):
         write_lines(tmp_path / "other.scores.jsonl", [row | {name: "other"} for row in rows])
@@ -146,3 +147,43 @@ def test_files_that_cannot_be_scored(answers, tmp_path):
     write_lines(tmp_path / "nowhere.jsonl", [row])
     with pytest.raises(UserError, match="nowhere.jsonl, line 1: names no dataset or split"):
         score_file(tmp_path / "nowhere.jsonl", Place(answers / DATA))
+
+
+def test_two_files_never_share_an_output(answers, tmp_path):
+    names = ["preds.epoch1", "preds.epoch2", "preds", "preds.jsonl", "preds.json"]
+    for name in names:
+        shutil.copy(answers / "right.jsonl", tmp_path / name)
+    targets = [target for name in names for target in outputs_of(tmp_path / name)]
+    assert len(set(targets)) == 2 * len(names)
+    score_file(tmp_path / "preds.epoch1", Place(answers / DATA))
+    assert (tmp_path / "preds.epoch1-scores.jsonl").exists()
+    score_file(tmp_path / "preds.epoch1", Place(answers / DATA))  # what a scoring wrote is written again
+
+
+def test_a_file_that_no_scoring_wrote_is_not_replaced(answers, tmp_path):
+    for name in ("a.jsonl", "a.scores.jsonl"):
+        shutil.copy(answers / "right.jsonl", tmp_path / name)
+    with pytest.raises(UserError, match=r"a.scores.jsonl: holds something else .* rename it or a.jsonl"):
+        score_file(tmp_path / "a.jsonl", Place(answers / DATA))
+
+
+@pytest.mark.parametrize("text", ["[]", ' [{"image_id": 1}]', '[\n{"image_id": 1,\n"score": 1.0}\n]'])
+def test_coco_results_are_told_from_json_lines(tmp_path, text):
+    (tmp_path / "segm.json").write_text(text)
+    with pytest.raises(UserError, match="one JSON list, as COCO results do, not JSON lines"):
+        score_file(tmp_path / "segm.json")
+
+
+def test_what_was_scored_can_be_compared(answers, tmp_path):
+    """Ids as tables write them, and questions that only one file answers."""
+    rows = [row for _, row in read_lines(answers / "right.jsonl")]
+    as_text = [row | {key: str(row[key]) for key in ("ref_id", "sent_id", "image_id")} for row in rows[:-1]]
+    write_lines(tmp_path / "text.jsonl", as_text)
+    for second in (tmp_path / "text.jsonl", tmp_path / "text.scores.jsonl"):
+        found = compare_files(answers / "right.jsonl", second, Place(answers / DATA))
+        assert found["giou"].value == pytest.approx(1 / len(rows))
+        score_file(tmp_path / "text.jsonl", Place(answers / DATA))
+    scores = [row for _, row in read_lines(tmp_path / "text.scores.jsonl")]
+    write_lines(tmp_path / "twice.scores.jsonl", [*scores, scores[0]])
+    with pytest.raises(UserError, match="was scored in line 1 already"):
+        compare_files(answers / "right.jsonl", tmp_path / "twice.scores.jsonl", Place(answers / DATA))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.evaluate import rle
+from bench.data import rle
 from bench.evaluate.parity import check
 from methods.base import UserError
 

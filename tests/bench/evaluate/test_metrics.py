@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
-from bench.evaluate import rle
+from bench.data import rle
 from bench.evaluate.metrics import SampleScore, aggregate, box_iou, mask_box, score, support
 
 sides = st.integers(1, 20)

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from bench.data.dataset import Dataset
 from bench.evaluate.perception import LETTERS, PerceptionSet, Scored, ask, likeliest, read_letters, score, summary
 from methods.base import Example, Prediction, UserError
 
 PICTURE = Image.new("RGB", (30, 10))
 
 
-class Words:
+class Words(Dataset):
     """Pictures of three objects side by side, each with two sentences of its own."""
 
     name = "words"

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.data.dataset import Dataset
 from bench.evaluate.plan import objects_of, plan
 from methods.base import UserError
 
@@ -20,7 +21,7 @@ def test_one_question_per_object_with_all_its_sentences(squares):
     assert questions[2].expressions == ("the blue square", "blue one")
 
 
-class Scattered:
+class Scattered(Dataset):
     """Referents of two pictures in turn, as files list them."""
 
     def __init__(self, dataset):

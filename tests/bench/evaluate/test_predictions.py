@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.evaluate import rle
+from bench.data import rle
 from bench.evaluate.predictions import line, stamp_of, write_predictions
 from methods.base import Prediction, UserError
 

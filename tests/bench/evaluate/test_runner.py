@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.config import EvaluateConfig
-from bench.evaluate import rle
+from bench.data import rle
 from bench.evaluate.runner import predict_baseline, predict_codec, predict_method, round_trip
 
 CONFIG = EvaluateConfig(protocols=["per_expression", "per_object_joined"], batch=4)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.data.refer import decode
+from bench.data.rle import rasterize
 from bench.refmoji.assets import COLOURS, colour_name, colour_shares, pack
 from bench.refmoji.claims import phrase_from_json, unambiguous
 from bench.refmoji.expressions import Speaker
@@ -56,7 +56,7 @@ def test_colours_are_true_of_one_object_in_the_picture(easy_root, read):
         pixels = np.asarray(Image.open(easy_root / "images" / image["file_name"]))
 
         def share(annotation, pixels=pixels, colour=colour):
-            mask = decode(annotation["segmentation"], *pixels.shape[:2])
+            mask = rasterize(annotation["segmentation"], *pixels.shape[:2])
             rgba = np.dstack([pixels, np.where(mask, 255, 0).astype(np.uint8)])
             return colour_shares(rgba)[COLOURS.index(colour)]
 

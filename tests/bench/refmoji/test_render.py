@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from bench.data.refer import decode
+from bench.data.rle import rasterize
 from bench.refmoji.assets import COLOURS, HUES, OPAQUE, colour_name, colour_shares, pack, recolour
 from bench.refmoji.backgrounds import PAINTERS, bank
 from bench.refmoji.draft import bank_of, cast_of, draft, pack_of, redraw
@@ -28,7 +28,7 @@ def test_masks_are_exactly_what_is_seen(drafts):
         height, width = item.picture.ids.shape
         total = np.zeros((height, width), np.uint8)
         for record in item.annotations:
-            mask = decode(record["segmentation"], height, width)
+            mask = rasterize(record["segmentation"], height, width)
             assert np.array_equal(mask, item.picture.ids == record["number"] + 1)
             rows, columns = mask.nonzero()
             x, y, w, h = record["bbox"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.evaluate import rle
+from bench.data import rle
 from bench.evaluate.metrics import score
 from bench.records import write_records
 from bench.report import build

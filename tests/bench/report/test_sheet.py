@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from bench.evaluate import rle
+from bench.data import rle
 from bench.report import sheet
 from methods.base import Example
 

@@ -200,8 +200,8 @@ def test_the_sources_are_opened_where_they_lie(profile, squares, monkeypatch):
         ("refcoco", "refer", "train"), ("refcoco+", "plus", "train"), ("captions", "text", "train"),
         ("refmoji", "moji/train-7", "train"), ("refmoji", "moji/train-7", "train"),
     ]  # fmt: skip
-    assert opened[0][3] == {"semantic": False, "images": "coco"}
-    assert opened[1][3] == {"semantic": False, "styles": ["refcoco+"]}
+    assert opened[0][3] == {"semantic": False, "images": "coco", "split_by": "", "styles": []}
+    assert opened[1][3] == {"semantic": False, "images": "", "split_by": "", "styles": ["refcoco+"]}
     assert Order(found, 2, 1, 0).counts == [2, 2, 2, 6]  # twelve pictures as 1 : 2 : 1 : 4
 
 
@@ -209,7 +209,7 @@ def test_the_sources_are_opened_where_they_lie(profile, squares, monkeypatch):
     ("change", "message"),
     [
         (("mixture: {refcoco: 1,", "mixture: {refcocog: 1,"), "few.mixture names 'refcocog', but data.mixture holds"),
-        (("again: 0.25", "again: -1"), "stages.few.mixture.again is -1.0, but must not be below 0"),
+        (("again: 0.25", "again: -1"), "stages.few.mixture.again is -1.0, but must be a number of at least 0"),
         (("refcoco: {weight: 1}", "refcoco: {repeat: 0}"), "data.mixture.refcoco has no positive repeat or weight"),
         (("refcoco: {weight: 1}", "refcoco: {times: 2}"), "times"),
     ],

@@ -1,5 +1,9 @@
 """From a profile to a stage: what it builds on, its data, its validation."""
 
+import copy
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +13,7 @@ from bench.train import sources, stages
 from bench.train.order import Source
 from bench.train.sources import corpus_of, open_sources
 from bench.train.stages import model_of_stage, needed_stages, parts_of, train_stage, validation
-from methods.base import UserError
+from methods.base import Prediction, UserError
 
 CPU = torch.device("cpu")
 PROFILE = """
@@ -41,7 +45,7 @@ def opened(squares, monkeypatch):
     calls = []
 
     def open_dataset(name, root, split, **options):
-        calls.append((name, str(root), split, options))
+        calls.append((name, str(root), split, {key: value for key, value in options.items() if value not in ("", [])}))
         return squares(5)
 
     for module in (sources, stages):
@@ -107,6 +111,18 @@ def test_a_codec_is_validated_by_its_round_trip(profile, opened, build):
     assert measure(method).keys() == {"ciou", "giou"}
     method.codec.decode = lambda ids: torch.zeros(len(ids), 64, 64)
     assert measure(method) == {"ciou": 0.0, "giou": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "giou"),
+    [({}, 1), ({"failure": "no mask"}, 0), ({"failure": "no box in the answer", "token_ids": (1, 2)}, 1)],
+)
+def test_no_answer_is_right_in_validation(profile, opened, squares, monkeypatch, answer, giou):
+    dataset = copy.copy(squares(1))
+    dataset.examples = [replace(e, mask=np.zeros_like(e.mask), box=None, no_target=True) for e in dataset.examples]
+    monkeypatch.setattr(stages, "open_dataset", lambda *given, **options: dataset)
+    reader = SimpleNamespace(segment=lambda requests: [Prediction(np.zeros((48, 64), bool), **answer)] * len(requests))
+    assert validation(profile, profile.stages["tune"])(reader)["giou"] == giou
 
 
 @pytest.mark.parametrize("name", ["codec", "tune"])

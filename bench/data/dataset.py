@@ -1,0 +1,83 @@
+"""What training, evaluation, the contamination check and reports ask of a dataset, whatever its files look like."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from methods.base import Example
+
+
+@dataclass(frozen=True)
+class SampleInfo:
+    """What is known of a sample without its image and its mask.
+
+    positions: the place of each expression among the sample's sentences in the files; predictions name sentences by it
+    (`sent_id`). no_target: the dataset says that the expressions refer to nothing.
+    """
+
+    ref_id: int | str
+    image_id: int | str
+    expressions: tuple[str, ...]
+    positions: tuple[int, ...]
+    no_target: bool = False
+
+    @classmethod
+    def of(cls, example: Example) -> SampleInfo:
+        """Of an example that is at hand."""
+        positions = tuple(range(len(example.expressions)))
+        return cls(example.ref_id, example.image_id, tuple(example.expressions), positions, example.no_target)
+
+
+class Dataset(ABC, Sequence[Example]):
+    """A sequence of samples with unique ref_ids. A reader overrides what it can tell without opening an image or
+    decoding a mask; what is given here takes the examples."""
+
+    name: str  # in records and file names
+    card: str = ""  # that describes it
+    split: str = ""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int, /) -> Example:  # type: ignore[override]
+        """The sample with its image and its ground truth. Raises UserError, naming it, if either cannot be used."""
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+    def info(self, index: int) -> SampleInfo:
+        """What is known of a sample without its image and its mask."""
+        return SampleInfo.of(self[index])
+
+    def by_image(self) -> list[tuple[Any, list[int]]]:
+        """(image id, indices of its samples) in the order in which images first appear."""
+        groups: dict[Any, list[int]] = {}
+        for index in range(len(self)):
+            groups.setdefault(self.info(index).image_id, []).append(index)
+        return list(groups.items())
+
+    def texts(self) -> Iterator[str]:
+        """Every sentence, for a text tokenizer that is trained from scratch."""
+        return (sentence for index in range(len(self)) for sentence in self.info(index).expressions)
+
+    def objects(self, image_id: int | str) -> list[np.ndarray]:
+        """The masks bool [H, W] of all annotated objects of an image, referred to or not."""
+        masks = [self[index].mask for index in dict(self.by_image()).get(image_id, ())]
+        return [mask for mask in masks if mask is not None]
+
+    def check(self, indices: Sequence[int] | None = None) -> None:
+        """Raise UserError, naming the sample, if something that a score of these samples (all) needs cannot be used."""
+
+    def file_size(self, image_id: int | str) -> tuple[int, int] | None:
+        """(H, W) of an image's file, where it was opened and is not the size of the ground truth; else None."""
+        return None
+
+    def remarks(self) -> list[str]:
+        """What was left out or brought into form, a sentence each, for the footnote of every score."""
+        return []
