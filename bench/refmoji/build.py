@@ -61,15 +61,16 @@ class Plan:
 
 def plan_of(level: str, splits: Sequence[str] | None, train_scenes: int, seed: int) -> Plan:
     """The plan of a build, with its arguments checked. `splits` None means all of the level."""
-    known = level_named(level).splits
+    known, sealed = level_named(level).splits, level_named(level).sealed
     wanted = list(known) if splits is None else list(splits)
     for split in wanted:
-        if split != "train" and split not in known:
-            raise UserError(f"Level {level!r} has no split {split!r}; choose from train, {', '.join(known)}.")
+        if split not in ("train", *known, *sealed):
+            names = ", ".join(("train", *known, *sealed))
+            raise UserError(f"Level {level!r} has no split {split!r}; choose from {names}.")
     if train_scenes < 0 or ("train" in wanted and not train_scenes):
         raise UserError("The split train needs train_scenes, a number of scenes above 0.")
     counts = {split: len(manifest.load(level)[split]) for split in known if split in wanted}
-    counts["train"] = train_scenes
+    counts |= {split: count for split, count in sealed.items() if split in wanted} | {"train": train_scenes}
     ordered = tuple((split, counts[split]) for split in SPLIT_NUMBERS if counts.get(split))
     if not ordered:
         raise UserError("Nothing to build: name at least one split or give train_scenes.")
@@ -87,7 +88,7 @@ def build(
 ) -> dict[str, Any]:
     """Build a dataset under `root` and return its summary (the content of dataset.json).
 
-    `seed` changes the training scenes only; evaluation splits are frozen. A finished build is not repeated.
+    `seed` changes the training scenes and a level's sealed split only; the other splits are frozen. A finished build is not repeated.
     Raises UserError if `root` holds another dataset.
     """  # fmt: skip
     root = Path(root)
@@ -211,7 +212,7 @@ def _make_shard(root: Path, plan: Plan, split: str, first: int, end: int) -> int
 
 def _scene_record(root: Path, plan: Plan, split: str, index: int) -> dict[str, Any]:
     level = level_named(plan.level)
-    if split == "train":
+    if split == "train" or split in level.sealed:
         made = draft(level, split, plan.seed, index)
         scene, picture, annotations = made.scene, made.picture, made.annotations
         asked, questions = made.referents, made.questions
@@ -264,7 +265,7 @@ def _reference(record: dict[str, Any], number: int, image: dict[str, Any]) -> di
 # --------------------------------------------------------------------------------------------------------- merging
 def _merge(root: Path, plan: Plan) -> dict[str, Any]:
     """Join the shards into the dataset's files; dataset.json comes last."""
-    categories = _categories(plan.level)
+    categories = _categories(level_named(plan.level).name)
     ids = {category["name"]: category["id"] for category in categories}
     counts = {split: {"images": 0, "referents": 0, "sentences": 0} for split, _ in plan.scenes}
     streams: dict[str, list[bytes]] = {key: [] for key in ("images", "annotations", "refs", "captions")}

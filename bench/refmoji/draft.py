@@ -22,7 +22,7 @@ from bench.refmoji.special import absent, by_use, several
 
 SPRITE_SIDE = {"easy": 144, "medium": 200, "full": 224}  # pixels: no object is drawn much larger than that
 EVAL_REFERENTS = 3  # most per picture of an evaluation split
-TOLD = ("train", "val")  # splits with captions and questions
+TOLD = ("train", "dev", "val")  # splits with captions and questions
 REASON_ODDS, MULTI_ODDS, NONE_ODDS = 0.35, 0.3, 0.2  # of special expressions in training, per referent or scene
 
 

@@ -16,8 +16,8 @@ from bench.refmoji.assets import HUES, Pack
 from bench.refmoji.backgrounds import BackgroundBank
 from bench.refmoji.levels import Level
 from bench.refmoji.lexicon import Entry, lexicon
-from bench.refmoji.render import extent, silhouette
-from bench.refmoji.scene import Backdrop, Placed, Scene
+from bench.refmoji.render import SHADES, extent, silhouette
+from bench.refmoji.scene import Backdrop, Cover, Placed, Scene
 
 EASY_BACKGROUNDS = tuple("meadow street desert snow room wood cloth marble concrete carpet plain court".split())
 ATTEMPTS = 6  # places tried for one object
@@ -77,7 +77,7 @@ def _attempt(level: Level, cast: Cast, pack: Pack, bank: BackgroundBank, rng: np
         horizon=setting.horizon, backdrop=setting.backdrop, light=tuple(round(float(value), 3) for value in tint),
         soft=round(float(rng.uniform(0.4, 1.0)), 2) if rng.random() < 0.3 else 0.0,
         contrast=round(float(rng.uniform(0.9, 1.1)), 3), brightness=round(float(rng.uniform(-8, 12)), 1),
-        objects=tuple(placer.objects),
+        objects=tuple(placer.objects), covers=_covers(level, placer, rng),
     )  # fmt: skip
 
 
@@ -124,6 +124,27 @@ def _crop(
     top = int(rng.integers(0, highest + 1))
     horizon = None if stored.horizon is None else round(max(0.05, (stored.horizon * tall - top) / height), 3)
     return Backdrop(kind, number, left, top, width, height, bool(rng.random() < 0.5)), horizon
+
+
+# ---------------------------------------------------------------------------------------------------------- covers
+def _covers(level: Level, placer: _Placer, rng: np.random.Generator) -> tuple[Cover, ...]:
+    """Bars through some object and discs within it, thin enough to leave most of it."""
+    share, most = level.covers
+    if not share or not placer.objects or rng.random() >= share:
+        return ()
+    return tuple(_cover(placer, rng) for _ in range(int(rng.integers(1, most + 1))))
+
+
+def _cover(placer: _Placer, rng: np.random.Generator) -> Cover:
+    item = pick(rng, placer.objects)
+    half_x, half_y = extent(placer.pack, item)
+    thickness = max(3.0, 2 * min(half_x, half_y) * rng.uniform(0.1, 0.25))
+    x, y = (float(c + h * rng.uniform(-0.25, 0.25)) for c, h in ((item.x, half_x), (item.y, half_y)))
+    angle, shade = round(float(rng.choice((0, 90)) + rng.normal(0, 15)), 1), int(rng.integers(0, len(SHADES)))
+    if rng.random() < 0.35:
+        return Cover("disc", round(x, 1), round(y, 1), 0.0, round(1.7 * thickness, 1), 0.0, shade)
+    length = 2.0 * (placer.width + placer.height) if rng.random() < 0.5 else 3.0 * max(half_x, half_y)
+    return Cover("bar", round(x, 1), round(y, 1), round(length, 1), round(thickness, 1), angle, shade)
 
 
 # --------------------------------------------------------------------------------------------------------- objects
@@ -202,18 +223,37 @@ class _Placer:
         angle = rng.normal(0, self.level.tilt[mode])
         if mode == "top" and rng.random() < self.level.any_angle:
             angle = rng.uniform(-180, 180)
-        outside = 0.25 if rng.random() < self.level.sticking_out else 0.0
+        outside = self.level.cut[0] if rng.random() < self.level.sticking_out else 0.0
+        stretch = 1.0
+        if self.level.version > 1:
+            stretch = self._stretch()
+            outside, u, v = self._at_border(outside, u, v)
         mirrored, gain = bool(rng.random() < 0.5), round(float(rng.uniform(0.93, 1.07)), 3)
         for _ in range(ATTEMPTS):
-            size = self._size(entry, relative, jitter, v)
-            item = Placed(entry.id, hue, 0.0, 0.0, round(size, 1), round(float(angle), 1), mirrored, gain)
+            size = self._size(entry, relative, jitter, v, stretch)
+            item = Placed(entry.id, hue, 0.0, 0.0, round(size, 1), round(float(angle), 1), mirrored, gain, stretch)
             item = self._moved(item, u, v, outside)
             if self._accept(item):
                 return
             u, other = self._spot()
             v = v if mode == "ground" else other
 
-    def _size(self, entry: Entry, relative: float, jitter: float, v: float) -> float:
+    def _stretch(self) -> float:
+        """A factor on the ratio of width to height, within 1/4 to 4; 1 for the share that is drawn as it is."""
+        share, sigma = self.level.stretched
+        if self.rng.random() >= share:
+            return 1.0
+        return round(math.exp(float(np.clip(self.rng.normal(0, sigma), -math.log(4), math.log(4)))), 2)
+
+    def _at_border(self, outside: float, u: float, v: float) -> tuple[float, float, float]:
+        """How much of an object may lie outside, and for one that the border may cut a spot at the border."""
+        if not outside:
+            return outside, u, v
+        outside = float(self.rng.uniform(*self.level.cut))
+        side = int(self.rng.integers(0, 2 if self.setting.mode == "ground" else 4))
+        return outside, *((float(side), v) if side < 2 else (u, float(side - 2)))
+
+    def _size(self, entry: Entry, relative: float, jitter: float, v: float, stretch: float) -> float:
         """The geometric mean of the drawn sides in pixels; nearer objects on the ground are larger."""
         size = 1.15 * self.zoom * relative * math.sqrt(self.width * self.height)
         if self.setting.mode == "ground":
@@ -221,7 +261,7 @@ class _Placer:
             size *= 1.15 * (0.42 + 1.25 * depth / max(0.3, 1 - self._horizon))
         else:
             size *= jitter
-        aspect = math.sqrt(self.pack.aspect(entry.id))
+        aspect = math.sqrt(self.pack.aspect(entry.id) * stretch)
         longer = max(aspect, 1 / aspect)
         native = math.sqrt(math.prod(self.pack.sizes[entry.id]))
         size = min(size, ENLARGED * native, LARGEST * self.width / aspect, LARGEST * self.height * aspect)

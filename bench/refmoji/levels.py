@@ -1,9 +1,14 @@
-"""The three difficulty levels. They serve as a curriculum: what `easy` trains is part of what `full` trains."""
+"""The difficulty levels. They serve as a curriculum: what `easy` trains is part of what `full` trains.
+
+`easy-2` and `full-2` (RefMoji 2) have the shapes of real masks: tall, wide and thin ones, ones that the border cuts,
+holes, several parts. Their choices are made on the split `dev`, and `test` is drawn from a seed that is told only when
+all trainings have ended. The levels without a number stay as they were, byte for byte.
+"""
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from bench.refmoji.lexicon import Entry, lexicon
@@ -21,6 +26,7 @@ MEDIUM_PERCENT = 38  # share of the remaining head nouns that the medium level a
 COCO_SIZES = ((640, 480), (480, 640), (640, 427), (500, 375), (512, 512))
 SPLIT_NUMBERS = {
     "train": 0, "val": 1, "testA": 2, "testB": 3, "novel": 4, "style": 5, "multi": 6, "none": 7, "reason": 8,
+    "dev": 9, "test": 10,
 }  # fmt: skip
 EASY_SPLITS = {"val": 350, "testA": 250, "testB": 250, "novel": 250, "style": 250}
 ALL_SPLITS = EASY_SPLITS | {"multi": 250, "none": 250, "reason": 250}
@@ -61,6 +67,16 @@ class Level:
     small_odds: float  # that a small object is asked for: tuned to 13 % of referents below 4 % of the picture
     smallest: float  # least visible area of a referent
     splits: dict[str, int]  # evaluation split -> number of referents
+    version: int = 1
+    stretched: tuple[float, float] = (0.0, 0.0)  # share of stretched drawings, and sigma of the log of their factor
+    cut: tuple[float, float] = (0.25, 0.25)  # least and most of a cut object's length that lies outside
+    covers: tuple[float, int] = (0.0, 0)  # share of scenes with bars and discs in front, and how many at most
+    sealed: dict[str, int] = field(default_factory=dict)  # split that follows the build's seed -> number of scenes
+
+    @property
+    def key(self) -> str:
+        """The name by which a profile asks for it."""
+        return self.name if self.version == 1 else f"{self.name}-{self.version}"
 
     @property
     def special(self) -> bool:
@@ -101,7 +117,15 @@ FULL = Level(
     splits=ALL_SPLITS,
 )  # fmt: skip
 
-LEVELS = {level.name: level for level in (EASY, MEDIUM, FULL)}
+SHAPES = {"version": 2, "stretched": (0.5, 0.6), "cut": (0.05, 0.4), "sealed": {"test": 250}}
+EASY_2 = replace(
+    EASY, **SHAPES, sticking_out=0.12, covers=(0.25, 2), splits={"dev": 250, **EASY_SPLITS},
+)  # fmt: skip
+FULL_2 = replace(
+    FULL, **SHAPES, sticking_out=0.22, covers=(0.35, 3), splits={"dev": 250, **ALL_SPLITS},
+)  # fmt: skip
+
+LEVELS = {level.key: level for level in (EASY, MEDIUM, FULL, EASY_2, FULL_2)}
 
 
 def level_named(name: str) -> Level:

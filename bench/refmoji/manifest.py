@@ -26,7 +26,7 @@ def manifest_path(level: str) -> Path:
     return FOLDER / f"questions-{level}.json.gz"
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=5)
 def load(level: str) -> dict[str, list[dict[str, Any]]]:
     """Evaluation split -> its scenes: records {scene, referents, questions}."""
     path = manifest_path(level)
@@ -58,12 +58,12 @@ def regenerate(level: Level, split: str, scenes: int | None = None) -> list[dict
 
 def verify(level: Level, scenes: int | None = None) -> None:
     """Raise UserError unless seeds still give the frozen questions (of the first `scenes` scenes of each split)."""
-    frozen = load(level.name)
+    frozen = load(level.key)
     for split in level.splits:
         for number, made in enumerate(regenerate(level, split, scenes)):
             if json.loads(json.dumps(made)) != frozen[split][number]:
                 raise UserError(
-                    f"{manifest_path(level.name)}: scene {number} of {split} no longer follows from its seed; undo the "
+                    f"{manifest_path(level.key)}: scene {number} of {split} no longer follows from its seed; undo the "
                     f"change of the generator or freeze the questions anew (python -m bench.refmoji.manifest)."
                 )
 
@@ -71,8 +71,8 @@ def verify(level: Level, scenes: int | None = None) -> None:
 def freeze(level: Level) -> Path:
     """Write the manifest of a level."""
     splits = {split: regenerate(level, split) for split in SPLIT_NUMBERS if split in level.splits}
-    text = json.dumps({"level": level.name, "seed": SEED, "splits": splits}, separators=(",", ":"), ensure_ascii=False)
-    path = manifest_path(level.name)
+    text = json.dumps({"level": level.key, "seed": SEED, "splits": splits}, separators=(",", ":"), ensure_ascii=False)
+    path = manifest_path(level.key)
     path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     return path
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 from bench.refmoji.assets import OPAQUE, PAD, Pack, Sprite
 from bench.refmoji.backgrounds import BackgroundBank
-from bench.refmoji.scene import Backdrop, Placed, Scene
+from bench.refmoji.scene import Backdrop, Cover, Placed, Scene
 
+SHADES = ((58, 48, 42), (122, 122, 128), (196, 190, 180), (38, 44, 40), (92, 74, 56))  # RGB of covers
 DETAIL = 0.62  # a sprite is taken from the smallest reduction that is not shown larger than 1 / (2 * DETAIL)
 
 
@@ -52,7 +53,7 @@ class Picture:
 
 def extent(pack: Pack, item: Placed) -> tuple[float, float]:
     """Half width and half height in pixels of the box around the turned drawing."""
-    aspect = math.sqrt(pack.aspect(item.sprite))
+    aspect = math.sqrt(pack.aspect(item.sprite) * item.stretch)
     width, height = item.size * aspect, item.size / aspect
     cosine, sine = abs(math.cos(math.radians(item.angle))), abs(math.sin(math.radians(item.angle)))
     return (cosine * width + sine * height) / 2, (sine * width + cosine * height) / 2
@@ -76,14 +77,14 @@ def _view(pack: Pack, sprite: Sprite, item: Placed, width: int, height: int) -> 
     right, bottom = min(width, math.ceil(item.x + half_x) + 1), min(height, math.ceil(item.y + half_y) + 1)
     if right - left < 3 or bottom - top < 3:
         return None
-    scale = item.size / math.sqrt(sprite.width * sprite.height)
-    level = 0
-    while level + 1 < len(sprite.levels) and scale * 2**level < DETAIL:
+    scale, stretch = item.size / math.sqrt(sprite.width * sprite.height), math.sqrt(item.stretch)
+    level, longer = 0, scale * max(stretch, 1 / stretch)
+    while level + 1 < len(sprite.levels) and longer * 2**level < DETAIL:
         level += 1
     source = sprite.levels[level]
     # Output to input: shift to the centre, turn back, unmirror, unscale, shift to the reduced sprite's centre.
-    shrink_x = source.width / (sprite.width + 2 * PAD) / scale * (-1 if item.mirrored else 1)
-    shrink_y = source.height / (sprite.height + 2 * PAD) / scale
+    shrink_x = source.width / (sprite.width + 2 * PAD) / scale / stretch * (-1 if item.mirrored else 1)
+    shrink_y = source.height / (sprite.height + 2 * PAD) / scale * stretch
     cosine, sine = math.cos(math.radians(item.angle)), math.sin(math.radians(item.angle))
     a, b, d, e = cosine * shrink_x, sine * shrink_x, -sine * shrink_y, cosine * shrink_y
     x, y = item.x - left, item.y - top
@@ -133,6 +134,8 @@ def render(scene: Scene, pack: Pack, bank: BackgroundBank) -> Picture:
         opaque = drawn.opaque
         drawn.window(ids)[opaque] = number + 1
         full.append(int(np.count_nonzero(opaque)))
+    for cover in scene.covers:
+        _cover(canvas, ids, cover)
     return Picture(_finished(canvas, scene), ids, tuple(full))
 
 
@@ -186,6 +189,25 @@ def _drop_shadow(canvas: np.ndarray, drawn: Stamp, size: float) -> None:
     silhouette = Image.fromarray(drawn.pixels[..., 3] >> 1)
     shadow = np.asarray(silhouette.filter(ImageFilter.BoxBlur(radius)))
     _darken(canvas, drawn.left + shift, drawn.top + shift, shadow)
+
+
+def _cover(canvas: np.ndarray, ids: np.ndarray, cover: Cover) -> None:
+    """Draw a bar or a disc over the canvas, with soft edges, and take its pixels from the objects."""
+    height, width = ids.shape
+    shape = Image.new("L", (2 * width, 2 * height))  # twice as large, so that the edges come out soft
+    draw = ImageDraw.Draw(shape)
+    if cover.kind == "disc":
+        x0, y0 = 2 * cover.x - cover.width, 2 * cover.y - cover.width
+        draw.ellipse((x0, y0, x0 + 2 * cover.width, y0 + 2 * cover.width), 255)
+    else:
+        cosine, sine = math.cos(math.radians(cover.angle)), math.sin(math.radians(cover.angle))
+        corners = [(a * cover.length, b * cover.width) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+        draw.polygon([(2 * cover.x + cosine * a - sine * b, 2 * cover.y + sine * a + cosine * b) for a, b in corners], 255)
+    alpha = np.asarray(shape.reduce(2)).astype(np.uint16)
+    for channel, value in enumerate(SHADES[cover.shade]):
+        region = canvas[..., channel]
+        region[...] = (region * (255 - alpha) + value * alpha + 127) // 255
+    ids[alpha > OPAQUE] = 0
 
 
 def _finished(canvas: np.ndarray, scene: Scene) -> Image.Image:

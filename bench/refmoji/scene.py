@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 
@@ -18,6 +18,7 @@ class Placed:
     angle: float  # degrees, clockwise
     mirrored: bool
     gain: float  # brightness of this object
+    stretch: float = 1.0  # factor on the drawing's own ratio of width to height
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,20 @@ class Backdrop:
     width: int
     height: int
     mirrored: bool
+
+
+@dataclass(frozen=True)
+class Cover:
+    """A plain thing in front of all objects: a bar, which cuts what lies behind it into parts, or a disc, which makes
+    a hole in it. It is no object. Lengths in pixels; a disc's diameter is its width."""
+
+    kind: str  # bar, disc
+    x: float  # its centre
+    y: float
+    length: float
+    width: float
+    angle: float  # degrees, clockwise
+    shade: int  # index into render.SHADES
 
 
 @dataclass(frozen=True)
@@ -50,27 +65,33 @@ class Scene:
     contrast: float
     brightness: float
     objects: tuple[Placed, ...]
+    covers: tuple[Cover, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """A compact, JSON-ready form; `from_json` is its exact inverse."""
+        """A compact, JSON-ready form without what has its default; `from_json` is its exact inverse."""
         record = {name: getattr(self, name) for name in self.__dataclass_fields__}
         record["light"] = list(self.light)
         record["backdrop"] = _values(self.backdrop)
         record["objects"] = [_values(item) for item in self.objects]
-        return record
+        covers = [_values(item) for item in record.pop("covers")]
+        return record | ({"covers": covers} if covers else {})
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Scene:
         """The scene of a record made by `to_json`."""
         left, top, width, height, mirrored = record["backdrop"][2:]
         kind, number = record["backdrop"][:2]
-        fields = dict(record)
-        fields["light"] = tuple(record["light"])
-        fields["backdrop"] = Backdrop(kind, number, left, top, width, height, bool(mirrored))
-        fields["objects"] = tuple(Placed(*item[:6], bool(item[6]), item[7]) for item in record["objects"])
-        return cls(**fields)
+        found = dict(record)
+        found["light"] = tuple(record["light"])
+        found["backdrop"] = Backdrop(kind, number, left, top, width, height, bool(mirrored))
+        found["objects"] = tuple(Placed(*item[:6], bool(item[6]), *item[7:]) for item in record["objects"])
+        found["covers"] = tuple(Cover(*item) for item in record.get("covers", ()))
+        return cls(**found)
 
 
-def _values(item: Placed | Backdrop) -> list[Any]:
-    values = [getattr(item, name) for name in item.__dataclass_fields__]
+def _values(item: Placed | Backdrop | Cover) -> list[Any]:
+    """The fields in order; a last one that has its default is left out."""
+    values = [getattr(item, field.name) for field in fields(item)]
+    last = fields(item)[-1].default
+    values = values[:-1] if last is not MISSING and values[-1] == last else values
     return [int(value) if isinstance(value, bool) else value for value in values]
