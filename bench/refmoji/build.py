@@ -88,7 +88,8 @@ def build(
 ) -> dict[str, Any]:
     """Build a dataset under `root` and return its summary (the content of dataset.json).
 
-    `seed` changes the training scenes and a level's sealed split only; the other splits are frozen. A finished build is not repeated.
+    `seed` changes the training scenes and a level's sealed split only; the other splits are frozen. A finished build
+    is not repeated.
     Raises UserError if `root` holds another dataset.
     """  # fmt: skip
     root = Path(root)

@@ -201,8 +201,9 @@ def _cover(canvas: np.ndarray, ids: np.ndarray, cover: Cover) -> None:
         draw.ellipse((x0, y0, x0 + 2 * cover.width, y0 + 2 * cover.width), 255)
     else:
         cosine, sine = math.cos(math.radians(cover.angle)), math.sin(math.radians(cover.angle))
-        corners = [(a * cover.length, b * cover.width) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
-        draw.polygon([(2 * cover.x + cosine * a - sine * b, 2 * cover.y + sine * a + cosine * b) for a, b in corners], 255)
+        ends = [(a * cover.length, b * cover.width) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+        turned = [(cosine * a - sine * b, sine * a + cosine * b) for a, b in ends]
+        draw.polygon([(2 * cover.x + a, 2 * cover.y + b) for a, b in turned], 255)
     alpha = np.asarray(shape.reduce(2)).astype(np.uint16)
     for channel, value in enumerate(SHADES[cover.shade]):
         region = canvas[..., channel]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from bench.config import StageConfig
 from bench.train.batches import MicroBatch
 from bench.train.meter import FlopMeter
+from bench.train.muon import Muon, fast_bfloat16
 from bench.train.world import ALONE, World
 from methods.base import UserError
 
@@ -134,8 +135,7 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """ "auto" is bfloat16 where the device multiplies it faster than float32, else float32."""
     if name == "auto":
-        fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()  # as every CPU with AMX has it
-        return torch.bfloat16 if device.type == "cuda" or fast else torch.float32
+        return torch.bfloat16 if fast_bfloat16(device) else torch.float32
     if name not in ("float32", "bfloat16"):
         raise UserError(f"There is no precision {name!r}; choose auto, float32 or bfloat16.")
     return getattr(torch, name)
@@ -159,7 +159,7 @@ class LocalEngine:
         if adam:
             self.optimizers.append(torch.optim.AdamW(adam, lr=config.lr, betas=tuple(config.betas)))
         if muon:
-            self.optimizers.append(torch.optim.Muon(muon, lr=config.matrix_lr, adjust_lr_fn="match_rms_adamw"))
+            self.optimizers.append(Muon(muon, lr=config.matrix_lr, adjust_lr_fn="match_rms_adamw"))
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def step(self, number: int, micro_batches: Iterable[MicroBatch]) -> dict[str, float]:

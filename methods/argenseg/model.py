@@ -25,12 +25,21 @@ from torch.nn import functional as F
 
 from methods.argenseg import prompts as tasks
 from methods.argenseg.form import Form
-from methods.argenseg.layout import scale_mask, slot_places, write_labels
+from methods.argenseg.layout import scale_mask, slots_by_length, write_labels
 from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
 from methods.argenseg.masks import picture_of, released_grey, to_bytes, truncated
+from methods.argenseg.prefix import Prefix
 from methods.argenseg.schedule import Guided, HiddenMap, ScaleByScale, TokenByToken
 from methods.argenseg.token_cache import TokenCache
-from methods.argenseg.tokenizer_training import PictureHeads, picture_batch, picture_sample, random_crop, tokenizer_loss
+from methods.argenseg.tokenizer_training import (
+    PictureHeads,
+    picture_batch,
+    picture_sample,
+    random_crop,
+    tokenizer_loss,
+    with_augmented_masks,
+)
+from methods.augment import check_augmentation
 from methods.base import Example, Prediction, Request, TrainingSample, UserError, open_image
 from methods.internvl import checkpoint
 from methods.internvl import prompts as shared
@@ -46,7 +55,8 @@ FIRST_VISUAL = "<visual token 000000>"
 # Of the visual cross-entropy: every token alike (the paper), or every scale alike (ours). The 14 tokens of the first
 # three scales weigh 2 % among 680; the second gives them more say. The two were not compared.
 BALANCES = ("tokens", "scales")
-BOTH = "keeper perceptual adversarial balance options form token_cache"  # parts of new and of started models
+# parts of new and of started models
+BOTH = "keeper perceptual adversarial augmentation balance prefix options form token_cache"
 
 
 class ARGenSeg(InternVLMethod):
@@ -60,6 +70,8 @@ class ARGenSeg(InternVLMethod):
         self.codec = codec
         self.form = form or Form()
         self.head_settings: dict[str, Any] = {}  # of the tokenizer stage's PictureHeads
+        self.augmentation = "none"  # of the tokenizer stage's masks; see methods/augment.py
+        self.prefix = Prefix()
         self.balance = "tokens"  # what counts alike in the visual loss; see BALANCES
         self.cache: TokenCache | None = None
         if backbone is None:
@@ -85,8 +97,10 @@ class ARGenSeg(InternVLMethod):
         """parts: `start` (folder of an ARGenSeg model to go on with); or `backbone` (folder of an InternVL model; left
         out in the tokenizer's stage), `codec` (sizes) or `tokenizer` (folder of that stage), `init` ("zeros" as
         released, "var" or "grid"), `seed`. With both, `keeper`, `perceptual` and `adversarial` (settings of
-        PictureHeads), `balance` (of the visual loss), `options` (fields of Options), `form` (fields of Form; not `head`
-        for a started model) and `token_cache` (folder in which the masks' ids are kept)."""
+        PictureHeads), `augmentation` of that stage's masks ("none" or "shapes"), `balance` (of the visual loss),
+        `prefix` (fields of Prefix: samples that are trained on the first scales only), `options` (fields of Options),
+        `form` (fields of Form; not `head` for a started model) and `token_cache` (folder in which the masks' ids are
+        kept)."""
         form = dict(parts.get("form", {}))
         if "start" in parts:
             check_parts(parts, f"start {BOTH}", "ARGenSeg model to go on with")
@@ -98,6 +112,9 @@ class ARGenSeg(InternVLMethod):
             check_parts(parts, f"backbone vocabulary texts codec tokenizer init {BOTH}", "new ARGenSeg model")
             method = cls._fresh(parts, made(Form, form, "form"))
         method.head_settings = {key: parts.get(key) for key in ("keeper", "perceptual", "adversarial")}
+        method.augmentation = check_augmentation(str(parts.get("augmentation", "none")))
+        method.prefix = made(Prefix, parts.get("prefix", {}), "prefix")
+        method.prefix.check(len(method.codec.prefixes), method.form)
         method.choose(parts.get("options", {}))
         method.balance = str(parts.get("balance", "tokens"))
         if method.balance not in BALANCES:
@@ -191,7 +208,8 @@ class ARGenSeg(InternVLMethod):
             return picture_sample(example, mask, self.codec.resolution, rng)
         if task == "generate":
             return self._caption_sample(example, rng)
-        return super().prepare(example, task, rng)
+        sample = super().prepare(example, task, rng)
+        return self.prefix.shortened(sample, self.start_id, self.codec.prefixes, rng)
 
     def _caption_sample(self, example: Example, rng: np.random.Generator) -> TrainingSample:
         """A caption (`answer`, or what the expressions say) and the picture to write, float32 [3, R, R] in 0..1."""
@@ -216,11 +234,12 @@ class ARGenSeg(InternVLMethod):
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         if self.stage == "tokenizer":
-            return tokenizer_loss(self.codec, self.heads, batch["pictures"], batch["drawn"])
-        rows, columns = slot_places(batch["ids"], self.start_id, self.slots)
+            pictures = with_augmented_masks(batch["pictures"], batch["drawn"], self.augmentation)
+            return tokenizer_loss(self.codec, self.heads, pictures, batch["drawn"])
+        blocks = slots_by_length(batch["ids"], self.start_id, self.end_id)
         mask = None
-        if self.form.intra_scale == "full" and len(rows):
-            mask = scale_mask(batch["ids"], rows, columns, self.level_of_slot)
+        if self.form.intra_scale == "full" and blocks:
+            mask = scale_mask(batch["ids"], blocks[0].rows, blocks[0].columns, self.level_of_slot)
         hidden, _ = self.hidden_states(batch, self._fill(batch), mask)
         each, target = self.token_losses(hidden, batch["labels"])
         visual = target >= self.low
@@ -229,10 +248,12 @@ class ARGenSeg(InternVLMethod):
             losses["text"] = each[~visual].mean()
         if visual.any():
             scale = torch.zeros_like(batch["labels"])
-            scale[rows, columns + 1] = self.level_of_slot.expand(len(rows), -1)
+            for _, rows, columns in blocks:
+                scale[rows, columns + 1] = self.level_of_slot[: columns.shape[1]].expand(len(rows), -1)
             scale = scale[:, 1:][batch["labels"][:, 1:] != IGNORED][visual]
             losses["visual"] = balanced_mean(each[visual], scale if self.balance == "scales" else None)
-        if self.form.head == "hidden" and len(rows):
+        if self.form.head == "hidden" and blocks:
+            ((_, rows, columns),) = blocks
             logits = self.backbone.head(hidden[rows, columns], self.low)
             losses |= self.map_losses(self.feature_map(logits), batch["masks"])
         return losses
@@ -264,19 +285,20 @@ class ARGenSeg(InternVLMethod):
 
     def _fill(self, batch: dict[str, Any]) -> Tensor:
         """Write the masks' visual ids into the labels -> embeddings [B, L, D] with the slot inputs in place."""
-        rows, columns = slot_places(batch["ids"], self.start_id, self.slots)
-        if not len(rows):  # every batch uses the same modules in the same order, or ZeRO's processes would get stuck
-            idle = 0 * self.blank_inputs(1).sum()
-            return self.backbone.embed(batch["ids"]) + idle
-        if self.form.head == "hidden":
-            write_labels(batch["labels"], rows, columns, IGNORED)
-            inputs = self.blank_inputs(len(rows))
-        else:
-            ids = self.codec_ids(batch["masks"])
-            write_labels(batch["labels"], rows, columns, self.low + ids)
-            inputs = self.slot_inputs(self.codec.quantize.teacher_forcing(ids), 1)
         embeddings = self.backbone.embed(batch["ids"])
-        return embeddings.index_put((rows, columns[:, 1:]), inputs.to(embeddings.dtype))
+        blocks = slots_by_length(batch["ids"], self.start_id, self.end_id)
+        if not blocks:  # every batch uses the same modules in the same order, or ZeRO's processes would get stuck
+            return embeddings + 0 * self.blank_inputs(1).sum()
+        for masks, rows, columns in blocks:
+            if self.form.head == "hidden":
+                write_labels(batch["labels"], rows, columns, IGNORED)
+                inputs = self.blank_inputs(len(rows))
+            else:
+                ids = self.codec_ids(batch["masks"][masks])[:, : columns.shape[1]]
+                write_labels(batch["labels"], rows, columns, self.low + ids)
+                inputs = self.slot_inputs(self.codec.quantize.teacher_forcing(ids), 1)
+            embeddings = embeddings.index_put((rows, columns[:, 1:]), inputs.to(embeddings.dtype))
+        return embeddings
 
     def codec_ids(self, masks: Tensor) -> Tensor:
         """[M, 1 or 3, R, R] in 0..1 -> ids [M, T]; masks come from the cache, if there is one."""

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from methods.argenseg.discriminator import Adversary
 from methods.argenseg.mask_tokenizer import VQVAE
 from methods.argenseg.perceptual import Perceptual
+from methods.augment import augmented
 from methods.base import Example, TrainingSample, UserError, open_image
 
 
@@ -48,6 +49,14 @@ def picture_batch(samples: Sequence[TrainingSample]) -> dict[str, Any]:
     masks = [np.broadcast_to(2 * sample.masks[0] - 1, (3, *sample.masks[0].shape)) for sample in masked[:drawn]]
     scenes = [sample.extras["picture"] for sample in [*masked[drawn:], *plain]]
     return {"pictures": torch.from_numpy(np.stack([*masks, *scenes]).astype(np.float32)), "drawn": drawn}
+
+
+def with_augmented_masks(pictures: Tensor, drawn: int, augmentation: str) -> Tensor:
+    """The batch's pictures [B, 3, R, R] with other masks in place of the first `drawn`; scenes stay as they are."""
+    if augmentation == "none" or not drawn:
+        return pictures
+    masks = augmented((pictures[:drawn, :1] + 1) / 2, augmentation)
+    return torch.cat([(2 * masks - 1).expand(-1, 3, -1, -1), pictures[drawn:]])
 
 
 class PictureHeads(nn.Module):

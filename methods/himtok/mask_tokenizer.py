@@ -19,9 +19,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.base import UserError
-from methods.himtok.pixel_decoder import PixelDecoder
+from methods.himtok.pixel_decoder import PixelDecoder, Stem, SubpixelDecoder
 from methods.internvl.positions import grid_positions
 from methods.precision import exactly
+
+CHOICES = {
+    "encoder_layout": ("clean", "released"),
+    "code_space": ("normalised", "released"),
+    "stem": ("linear", "convolutional"),
+    "pixel_decoder": ("official", "subpixel"),
+    "start": ("plain", "anchored"),
+}
+ANCHOR, PEAKED = 0.5, 1.2  # of the start "anchored": weight of the latents' places, factor on queries and keys
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,12 @@ class CodecConfig:
         "released" reinterprets the latents' memory before the projection, which mixes all of them into every token.
     code_space: "normalised" feeds unit code vectors to the detokenizer on every path; "released" feeds raw vectors
         where probabilities are decoded and unit vectors where ids are.
+    stem: how a patch becomes a vector, "linear" (official) or "convolutional" (ours, see pixel_decoder.Stem).
+    pixel_decoder: "official", or "subpixel" (ours, see pixel_decoder.SubpixelDecoder), which has levels of pixel_base,
+        2 * pixel_base, ... channels up to the patches and no use for pixel_multipliers.
+    start: values with which training from scratch begins; "anchored" (ours) gives the latents places on the image, so
+        that later ones look at smaller parts of it, and equal queries and keys, so that attention begins local.
+    The three of ours together reach in one minute what the official layout needs six for (results/nano/STUDY.md).
     """
 
     resolution: int = 256
@@ -53,11 +68,28 @@ class CodecConfig:
     pixel_mid_blocks: int | None = None  # and before the first level; None: as many, like the official one
     encoder_layout: str = "clean"
     code_space: str = "normalised"
+    stem: str = "linear"
+    pixel_decoder: str = "official"
+    start: str = "plain"
 
     def __post_init__(self) -> None:
-        for name, known in (("encoder_layout", ("clean", "released")), ("code_space", ("normalised", "released"))):
+        for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise UserError(f"The mask codec has no {name} {getattr(self, name)!r}; choose {' or '.join(known)}.")
+        if self.stem == "convolutional" or self.pixel_decoder == "subpixel":
+            self._check_halving()
+        if self.pixel_decoder == "official":
+            self._check_levels()
+
+    def _check_halving(self) -> None:
+        """Ours halve the mask until a pixel is a patch."""
+        if self.patch < 4 or self.patch & (self.patch - 1) or self.resolution % self.patch:
+            raise UserError(
+                f"The mask codec's patches of {self.patch} of {self.resolution} pixels cannot be reached by halving; "
+                "choose a patch of 4, 8, 16 ... that divides resolution, or stem linear and pixel_decoder official."
+            )
+
+    def _check_levels(self) -> None:
         side = self.grid * 2 ** (len(self.pixel_multipliers) - 1)
         if self.resolution != side or self.resolution % self.patch:
             levels = len(self.pixel_multipliers)
@@ -114,7 +146,10 @@ class Encoder(nn.Module):
         self.class_embedding = nn.Parameter(scale * torch.randn(1, width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(patches + 1, width))
         self.latent_token_positional_embedding = nn.Parameter(scale * torch.randn(config.latents, width))
-        self.patch_embed = nn.Conv2d(3, width, config.patch, config.patch)
+        if config.stem == "convolutional":
+            self.patch_embed = Stem(width, config.patch)
+        else:
+            self.patch_embed = nn.Conv2d(3, width, config.patch, config.patch)
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = nn.ModuleList(Block(width, config.heads) for _ in range(config.encoder_layers))
         self.ln_post = nn.LayerNorm(width)
@@ -224,9 +259,12 @@ class MaskTokenizer(nn.Module):
         self.encoder = Encoder(config)
         self.quantize = Quantizer(config)
         self.decoder = Detokenizer(config)
-        self.pixel_decoder = PixelDecoder(
-            config.ffn_out, config.pixel_base, config.pixel_multipliers, config.pixel_blocks, config.mid_blocks
-        )
+        if config.pixel_decoder == "subpixel":
+            self.pixel_decoder = SubpixelDecoder(config.ffn_out, config.pixel_base, config.patch, config.pixel_blocks)
+        else:
+            self.pixel_decoder = PixelDecoder(
+                config.ffn_out, config.pixel_base, config.pixel_multipliers, config.pixel_blocks, config.mid_blocks
+            )
 
     @torch.no_grad()
     def initialise_from_scratch(self) -> None:
@@ -235,6 +273,12 @@ class MaskTokenizer(nn.Module):
         for part in (self.encoder, self.decoder):
             width = part.positional_embedding.shape[1]
             part.positional_embedding[1:] = 0.5 * grid_positions(self.config.grid, width, self.config.grid)
+            if self.config.start == "anchored":
+                anchors = anchor_positions(self.length, width, self.config.grid)
+                part.latent_token_positional_embedding.add_(ANCHOR * anchors)
+                for block in part.transformer:
+                    query, key, _ = block.attn.in_proj_weight.chunk(3)
+                    key.copy_(query.mul_(PEAKED))
         weight = self.quantize.embedding_proj.weight  # well conditioned, so that codes can be placed
         weight.copy_(nn.init.orthogonal_(torch.empty_like(weight, dtype=torch.float32)))  # has no bfloat16 on a CPU
 
@@ -296,6 +340,16 @@ class MaskTokenizer(nn.Module):
         """Code vectors [B, T', D] -> mask logits float32 [B, R, R]: 5 (m - 1/2) with m the mean of the channels."""
         pixels = self.pixel_decoder(self.decoder(codes, kept)).float()
         return 5 * (pixels.mean(1) - 0.5)
+
+
+def anchor_positions(latents: int, width: int, grid: int) -> Tensor:
+    """Places for the latents [T, W], coarse to fine: the cells of 2 x 2, 3 x 3 ... parts of the image as far as all of
+    them fit, after as many latents without a place as are left (32: three, then 4, 9 and 16)."""
+    sides = []
+    while sum(side**2 for side in (*sides, len(sides) + 2)) <= latents:
+        sides.append(len(sides) + 2)
+    free = latents - sum(side**2 for side in sides)
+    return torch.cat([torch.zeros(free, width), *(grid_positions(side, width, grid) for side in sides)])
 
 
 def squashed(mask: np.ndarray, side: int, where: str) -> np.ndarray:

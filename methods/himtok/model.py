@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from methods.augment import augmented, check_augmentation
 from methods.base import Example, Prediction, Request, TrainingSample, UserError, open_image
 from methods.himtok import prompts as tasks
 from methods.himtok.adaptive_length import Spent, length_curve
@@ -39,7 +40,7 @@ from methods.internvl.vocabulary import add_tokens, load_tokenizer, token_id
 BALANCES = ("tokens", "octaves")
 CONVERSIONS = ("direct", "released")
 # parts of new and of started models
-BOTH = "tokenizer hierarchy keeper balance options templates tokens_in_words conversion"
+BOTH = "tokenizer hierarchy keeper augmentation balance options templates tokens_in_words conversion"
 BOX_SCALE = 999  # the released evaluation divides by 999
 
 
@@ -66,6 +67,7 @@ class HiMTok(InternVLMethod):
         self._refiner: tuple[Any, ...] = ()  # in a tuple, so that it is no submodule
         self._past: list[Turn] = []  # the turns before, while a conversation is held
         self.keeper: dict[str, int] = {}  # settings of stage 1's CodebookKeeper
+        self.augmentation = "none"  # of stage 1's masks; see methods/augment.py
         self.balance = "tokens"  # what counts alike in a block's cross-entropy; see BALANCES
         if backbone is not None:
             self.start_id, self.end_id = token_id(tokenizer, START), token_id(tokenizer, END)
@@ -78,11 +80,12 @@ class HiMTok(InternVLMethod):
         """parts: `start` (folder of a HiMTok model to go on with; with a `tokenizer`, with that codec); or `backbone`
         (folder of an InternVL model; left out in stage 1), `codec` (sizes) or `tokenizer` (folder of a stage-1 model),
         `init` of the mask tokens' rows ("mean" as released, or "codes"), `seed`. With both, `hierarchy`, `keeper`
-        (settings of CodebookKeeper), `balance` of a block's cross-entropy ("tokens" or "octaves"), and how it speaks:
-        `options` (fields of Options), `templates` ("own", "short", "released" or a file), `tokens_in_words`;
+        (settings of CodebookKeeper), `augmentation` of stage 1's masks ("none" or "shapes"), `balance` of a block's
+        cross-entropy ("tokens" or "octaves"), and how it speaks: `options` (fields of Options), `templates` ("own", "short", "released" or a file), `tokens_in_words`;
         `conversion` ("direct" or "released") of its masks to the picture's size."""
         method = cls._started(parts) if "start" in parts else cls._fresh(parts)
         method.keeper = dict(parts.get("keeper", {}))
+        method.augmentation = check_augmentation(str(parts.get("augmentation", "none")))
         method.conversion = str(parts.get("conversion", method.conversion))
         if method.conversion not in CONVERSIONS:
             raise UserError(f"HiMTok has no conversion {method.conversion!r}; choose {' or '.join(CONVERSIONS)}.")
@@ -214,7 +217,7 @@ class HiMTok(InternVLMethod):
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         if self.stage == "tokenizer":
-            return tokenizer_loss(self.codec, self.heads, batch["masks"], dice=1.0)
+            return tokenizer_loss(self.codec, self.heads, augmented(batch["masks"], self.augmentation), dice=1.0)
         blocks = self._fill(batch)
         hidden, _ = self.hidden_states(batch)
         each, target = self.token_losses(hidden, batch["labels"])

@@ -1,15 +1,19 @@
-"""The detokenizer's last part: features on the patch grid -> a picture of the mask (MaskGIT-VQGAN's decoder)."""
+"""From pixels to the patch grid and back: the detokenizer's last part as released (MaskGIT-VQGAN's decoder), and a stem
+and a decoder of our own, which learn faster because every convolution runs on halved maps."""
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from methods.enlarge import channels_last, double, plus, swish
 
 
-def norm(channels: int) -> nn.GroupNorm:
+def norm(channels: int, groups: int = 32) -> nn.GroupNorm:
     """GroupNorm in 32 groups as released; narrower models use one group per channel."""
-    return nn.GroupNorm(min(32, channels), channels, eps=1e-6)
+    return nn.GroupNorm(min(groups, channels), channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
@@ -19,11 +23,11 @@ class ResidualBlock(nn.Module):
     the block's input; it is kept, because the released weights were trained with it.
     """
 
-    def __init__(self, wide_in: int, wide_out: int):
+    def __init__(self, wide_in: int, wide_out: int, groups: int = 32):
         super().__init__()
-        self.norm1 = norm(wide_in)
+        self.norm1 = norm(wide_in, groups)
         self.conv1 = nn.Conv2d(wide_in, wide_out, 3, padding=1, bias=False)
-        self.norm2 = norm(wide_out)
+        self.norm2 = norm(wide_out, groups)
         self.conv2 = nn.Conv2d(wide_out, wide_out, 3, padding=1, bias=False)
         self.nin_shortcut = nn.Conv2d(wide_out, wide_out, 1, bias=False) if wide_in != wide_out else None
 
@@ -70,3 +74,49 @@ class PixelDecoder(nn.Module):
         for level in reversed(self.up):
             x = level(x)
         return self.conv_out(swish(self.norm_out(x)))
+
+
+GROUPS = 8  # of the normalisations of our own parts
+
+
+class Stem(nn.Module):
+    """Masks as three equal channels [B, 3, R, R] -> [B, W, G, G]: 3x3 convolutions that halve the map until a pixel is
+    a patch, each twice as wide as the one before, then 1x1 to the width."""
+
+    def __init__(self, width: int, patch: int):
+        super().__init__()
+        halvings = int(math.log2(patch))
+        widths = [1, *(max(GROUPS, (width >> (halvings - i)) // GROUPS * GROUPS) for i in range(halvings))]
+        layers: list[nn.Module] = []
+        for wide_in, wide_out in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(wide_in, wide_out, 3, 2, 1), norm(wide_out, GROUPS), nn.GELU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], width, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.layers(pixels[:, :1])
+
+
+class SubpixelDecoder(nn.Module):
+    """[B, C, G, G] -> [B, 1, G * patch, ...]: residual blocks on maps that double and halve their width from level to
+    level, each doubling and the last one by moving channels to pixels, plus the features mapped to pixels linearly."""
+
+    def __init__(self, channels: int, base: int, patch: int, blocks: int):
+        super().__init__()
+        widths = [base << i for i in reversed(range(int(math.log2(patch))))]
+        self.patch = patch
+        self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.block = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(width, width, GROUPS) for _ in range(blocks))) for width in widths
+        )
+        pairs = zip(widths, widths[1:], strict=False)
+        self.up = nn.ModuleList(nn.Conv2d(wide_in, 4 * wide_out, 1) for wide_in, wide_out in pairs)
+        self.norm_out = norm(widths[-1], GROUPS)
+        self.conv_out = nn.Conv2d(widths[-1], 4, 3, padding=1)
+        self.linear = nn.Conv2d(channels, patch**2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        straight = F.pixel_shuffle(self.linear(x), self.patch)
+        x = self.block[0](self.conv_in(x))
+        for up, block in zip(self.up, self.block[1:], strict=True):
+            x = block(F.pixel_shuffle(up(x), 2))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), 2) + straight
