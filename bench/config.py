@@ -42,6 +42,8 @@ class SourceConfig:
     repeat: float = setting(1.0, 0, 1e6)  # how often an epoch holds each picture
     weight: float = setting(0.0, 0)  # share of the pictures instead, if all sources have one
     tasks: dict[str, float] = setting(low=0, factory=dict)  # those of the stage that the dataset can serve
+    level: str = ""  # of the embedded dataset; data.level
+    train_scenes: int = setting(0, 0, 10**8)  # of the embedded dataset; data.train_scenes
 
 
 @dataclass
@@ -108,6 +110,7 @@ class TrainConfig:
     log_every: int = setting(20, 1, MANY)  # steps
     save_minutes: float = setting(3.0, 0)
     validate_samples: int = setting(64, 0, MANY)  # 0: no validation
+    validate_split: str = "val"  # of the dataset; choices made by it must not be reported on the same split
     # stage of DeepSpeed's ZeRO; 0: plain data parallelism without DeepSpeed
     zero: int = setting(0, choices=(0, 1, 2, 3))
     offload: bool = False  # with zero: optimiser states (with zero 3 the weights too) in the CPU's memory

@@ -70,7 +70,7 @@ def prepare_data(profile: Profile, train: bool) -> None:
     for source in configs_of(profile).values() if train else ():
         if embedded(source.dataset):
             build(
-                level=data.level, root=train_root(profile, source), splits=["train"], train_scenes=data.train_scenes,
+                level=source.level, root=train_root(source), splits=["train"], train_scenes=source.train_scenes,
                 seed=data.seed, workers=data.workers,
             )  # fmt: skip
 

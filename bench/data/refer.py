@@ -10,6 +10,7 @@ import copy
 import hashlib
 import os
 import struct
+import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,9 @@ def path_under(folder: Path, name: str) -> Path | None:
     return path if path.is_relative_to(root) and "\0" not in name else None
 
 
+BUCKETS = 254  # of classes, in a class map of 8 bits
+
+
 class ReferDataset(Dataset):
     """One Example per referent of a split, with all its sentences; masks are decoded when an example is taken.
 
@@ -47,6 +51,7 @@ class ReferDataset(Dataset):
     `skip_crowd` leaves crowd annotations out of the ground truth, as gRefCOCO's loaders do.
     `semantic` fills Example.semantic with the class of every pixel: True or
     "category" for categories, "supercategory" for the coarser ones; 0 is background, k + 1 the k-th in `classes`.
+    "bucket" puts the categories into BUCKETS by a digest of their names, alike in every dataset.
     """
 
     def __init__(
@@ -303,18 +308,22 @@ class ReferDataset(Dataset):
 
     def _semantic_classes(self, kind: bool | str) -> tuple[tuple[str, ...], dict[Any, int]]:
         """The class names, and category id -> class index."""
-        if kind not in (True, "category", "supercategory"):
-            raise UserError(f"semantic={kind!r} is unknown; use category or supercategory.")
+        if kind not in (True, "category", "supercategory", "bucket"):
+            raise UserError(f"semantic={kind!r} is unknown; use category, supercategory or bucket.")
         key = "supercategory" if kind == "supercategory" else "name"
         self._check_fields("category", self.categories, **{key: _is_word})
         self._check_fields("annotation", (ann for anns in self._of_image.values() for ann in anns), area=is_number)
         names = tuple(dict.fromkeys(category[key] for category in self.categories))
+        numbers = {name: number for number, name in enumerate(names)}
+        if kind == "bucket":
+            numbers = {name: zlib.crc32(name.encode()) % BUCKETS for name in names}
+            names = tuple(map(str, range(BUCKETS)))
         if len(names) > 254:
             raise UserError(
                 f"{self.instances_path}: {len(names)} classes do not fit a class map of 8 bits; "
-                f"use semantic=supercategory."
+                f"use semantic=supercategory or bucket."
             )
-        return names, {category["id"]: names.index(category[key]) for category in self.categories}
+        return names, {category["id"]: numbers[category[key]] for category in self.categories}
 
     def _semantic(self, ref: Record, shape: tuple[int, int]) -> np.ndarray:
         """uint8 [H, W]: class index + 1 of the object at each pixel; smaller objects lie on larger ones."""

@@ -27,7 +27,8 @@ def configs_of(profile: Profile, stage: StageConfig | None = None) -> dict[str, 
     data = profile.data
     if not data.mixture:
         tasks = dict(stage.tasks) if stage else {}
-        return {"": SourceConfig(data.dataset, data.root, data.images, data.split_by, tasks=tasks)}
+        embedded_as = {"level": data.level, "train_scenes": data.train_scenes}
+        return {"": SourceConfig(data.dataset, data.root, data.images, data.split_by, tasks=tasks, **embedded_as)}
     factors = stage.mixture if stage and stage.mixture else dict.fromkeys(data.mixture, 1.0)
     found = {}
     for name, factor in factors.items():
@@ -45,6 +46,7 @@ def configs_of(profile: Profile, stage: StageConfig | None = None) -> dict[str, 
             dataset, given.root or data.root, given.images or (data.images if not given.root else ""),
             given.split_by or (data.split_by if dataset == data.dataset else ""), given.split, given.styles,
             given.repeat * factor, given.weight * factor, dict(tasks),
+            given.level or data.level, given.train_scenes or data.train_scenes,
         )  # fmt: skip
     return found
 
@@ -79,15 +81,17 @@ def open_sources(profile: Profile, stage: StageConfig) -> list[Source]:
 
 def _open(profile: Profile, stage: StageConfig, source: SourceConfig) -> dict[str, ImageDataset]:
     """The dataset behind each task of a source."""
-    name, root = source.dataset, train_root(profile, source)
+    name, root = source.dataset, train_root(source)
     datasets: dict[str, ImageDataset] = {}
     text_tasks = [task for task in source.tasks if task in TEXT_TASKS]
     for task in text_tasks:
         kinds = ("caption",) if task in ("caption", "generate") else ("question", "what", "colour", "count", "where")
         datasets[task] = open_dataset(name, root, source.split, reader="captions", kinds=kinds, images=source.images)
     if len(text_tasks) < len(source.tasks):
+        # datasets of a mixture number their classes differently
+        classes = "bucket" if profile.data.mixture else True
         referents = open_dataset(
-            name, root, source.split, semantic=stage.stage == "pretrain", images=source.images,
+            name, root, source.split, semantic=classes if stage.stage == "pretrain" else False, images=source.images,
             split_by=source.split_by, styles=source.styles,
         )  # fmt: skip
         for task in (task for task in source.tasks if task not in TEXT_TASKS):
@@ -97,12 +101,12 @@ def _open(profile: Profile, stage: StageConfig, source: SourceConfig) -> dict[st
     return datasets
 
 
-def train_root(profile: Profile, source: SourceConfig) -> Path:
+def train_root(source: SourceConfig) -> Path:
     """The embedded dataset's training split has a folder of its own, so that its size does not touch the evaluation
     data; other datasets lie as they were downloaded."""
     if not embedded(source.dataset):
         return Path(source.root)
-    return Path(source.root) / f"train-{profile.data.train_scenes}"
+    return Path(source.root) / f"train-{source.train_scenes}"
 
 
 def embedded(dataset: str) -> bool:

@@ -14,6 +14,7 @@ from bench.data.cards import load_card, open_dataset
 from bench.evaluate.metrics import box_iou
 from bench.evaluate.plan import plan
 from bench.evaluate.runner import round_trip
+from bench.evaluate.shapes import shape_ious, shape_test
 from bench.train import settings
 from bench.train.leaks import refuse_leaks
 from bench.train.loop import DONE, Run, run_stage
@@ -24,6 +25,8 @@ from bench.train.world import ALONE, World
 from methods.base import Method, Request, UserError
 from methods.files import write_atomic
 from methods.registry import method_class
+
+SHAPES = 20  # masks of each kind of the shape test in a validation
 
 
 def stage_folder(profile: Profile, name: str) -> Path:
@@ -113,15 +116,17 @@ def validation(profile: Profile, stage: StageConfig) -> Callable[[Method], dict[
     """A function that measures a method on the first samples of the validation split, without touching training; None
     if the dataset has no such split or no samples are wanted.
 
-    Stages that train a codec are measured by its round trip, the others by their answers.
+    Stages that train a codec are measured by its round trip, also of the shape test's masks, the others by their
+    answers.
     """
-    if not profile.train.validate_samples or "val" not in load_card(profile.data.dataset).splits:
+    split, count = profile.train.validate_split, profile.train.validate_samples
+    if not count or split not in load_card(profile.data.dataset).splits:
         return None
     data = profile.data
-    dataset = open_dataset(data.dataset, eval_root(profile), "val", images=data.images, split_by=data.split_by)
-    count = profile.train.validate_samples
+    dataset = open_dataset(data.dataset, eval_root(profile), split, images=data.images, split_by=data.split_by)
     questions = plan(dataset, "per_expression", 3 * count)[::3][:count]
     dataset.check([question.index for question in questions])  # now, not when the first validation is due
+    shapes = shape_test(SHAPES) if stage.stage == "tokenizer" else []
     device_type = "cpu" if not torch.cuda.is_available() else "cuda"
 
     def measure(method: Method) -> dict[str, float]:
@@ -141,7 +146,9 @@ def validation(profile: Profile, stage: StageConfig) -> Callable[[Method], dict[
         answered = np.array([p.failure is None or bool(p.token_ids) for p in predictions], float)
         iou = np.where(union > 0, inter / np.maximum(1, union), answered)
         values = {"ciou": float(inter.sum() / max(1, union.sum())), "giou": float(iou.mean())}
-        if stage.stage != "tokenizer":
+        if stage.stage == "tokenizer":
+            values |= {f"shapes/{name}": float(iou.mean()) for name, iou in shape_ious(method, shapes).items()}
+        else:
             boxes = np.array([box_iou(p.box, e.box) for p, e in pairs])
             values |= {f"acc@{t}": float((boxes >= t).mean()) for t in (0.5, 0.7, 0.9)}
             values["failures"] = float(sum(p.failure is not None for p in predictions))

@@ -81,8 +81,9 @@ class HiMTok(InternVLMethod):
         (folder of an InternVL model; left out in stage 1), `codec` (sizes) or `tokenizer` (folder of a stage-1 model),
         `init` of the mask tokens' rows ("mean" as released, or "codes"), `seed`. With both, `hierarchy`, `keeper`
         (settings of CodebookKeeper), `augmentation` of stage 1's masks ("none" or "shapes"), `balance` of a block's
-        cross-entropy ("tokens" or "octaves"), and how it speaks: `options` (fields of Options), `templates` ("own", "short", "released" or a file), `tokens_in_words`;
-        `conversion` ("direct" or "released") of its masks to the picture's size."""
+        cross-entropy ("tokens" or "octaves"), and how it speaks: `options` (fields of Options), `templates` ("own",
+        "short", "released" or a file), `tokens_in_words`; `conversion` ("direct" or "released") of its masks to the
+        picture's size."""
         method = cls._started(parts) if "start" in parts else cls._fresh(parts)
         method.keeper = dict(parts.get("keeper", {}))
         method.augmentation = check_augmentation(str(parts.get("augmentation", "none")))
