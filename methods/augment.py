@@ -54,6 +54,8 @@ def flipped(masks: Tensor) -> Tensor:
 def stretched(masks: Tensor) -> Tensor:
     """Each scaled by 1/3 to 3 along either axis, mirrored at random and moved so that its centre lies anywhere."""
     count, side = len(masks), masks.shape[-1]
+    if not count:
+        return masks
     x, y = grid(side, masks.device)
     weight = masks[:, 0].sum((1, 2)).clamp(min=1)
     centre = [2 * (masks[:, 0] * axis).sum((1, 2)) / weight - 1 for axis in (x, y)]  # in -1..1
@@ -74,6 +76,8 @@ def stretched(masks: Tensor) -> Tensor:
 def shapes(count: int, side: int) -> Tensor:
     """Super-ellipses, stars, polygons, rings and strokes [count, 1, R, R] of all sizes and aspects, two fifths of them
     along a border."""
+    if not count:
+        return torch.zeros(0, 1, side, side)
     x, y = grid(side)
     size, aspect = torch.exp(between(count, math.log(0.08), math.log(0.42))), torch.exp(0.9 * between(count, -1, 1))
     a, b = (size * aspect.sqrt()).clamp(0.035, 0.5), (size / aspect.sqrt()).clamp(0.035, 0.5)

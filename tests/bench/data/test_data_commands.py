@@ -21,7 +21,7 @@ def test_every_card_is_readable():
     rows = {row["name"]: row for row in list_cards()}
     assert {"refmoji", "refcoco", "refcoco+", "refcocog"} <= rows.keys() == set(card_names())
     assert rows["refmoji"]["kind"] == "synthetic" and rows["refmoji"]["levels"] == list(LEVELS)
-    assert {"train", *LEVELS["full"].splits} == set(rows["refmoji"]["splits"])
+    assert {"train", "test", *LEVELS["full-2"].splits} == set(rows["refmoji"]["splits"])
 
 
 def test_datasets_are_opened_by_name(easy_root):
@@ -35,7 +35,7 @@ def test_datasets_are_opened_by_name(easy_root):
     [
         (("refcocoo",), "no dataset 'refcocoo'; known are .*, refcoco, refcoco"),
         (("refcoco",), "give root"),
-        (("refmoji", "x", "testC"), "no split 'testC'; choose from train, val"),
+        (("refmoji", "x", "testC"), "no split 'testC'; choose from train, dev, val"),
     ],
 )
 def test_wrong_names_are_answered_with_the_right_ones(arguments, message):

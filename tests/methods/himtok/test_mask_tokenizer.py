@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.base import UserError
-from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
-from methods.himtok.pixel_decoder import PixelDecoder
+from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer, anchor_positions
+from methods.himtok.pixel_decoder import PixelDecoder, SubpixelDecoder
 
 TINY = CodecConfig(
     resolution=64, patch=16, width=64, encoder_layers=2, decoder_layers=1, heads=4, codes=64, ffn_out=32, pixel_base=8,
@@ -201,3 +201,60 @@ def test_ids_that_do_not_exist_are_named(codec):
 def test_masks_of_another_kind_are_refused(codec, wrong):
     with pytest.raises(UserError, match="must be floats in 0..1 of shape"):
         codec.encode(wrong)
+
+
+OURS = {"stem": "convolutional", "pixel_decoder": "subpixel", "start": "anchored", "patch": 8, "pixel_base": 8}
+
+
+def test_our_layout_has_the_official_ones_shapes_and_causality(masks):
+    codec = made(**OURS)
+    codec.initialise_from_scratch()
+    ids = codec.encode(masks)
+    assert ids.shape == (3, 32) and codec.decode(ids[:, :5]).shape == (3, 64, 64)
+    z = codec.latents(masks)
+    z[0, 7].sum().backward()
+    assert codec.encoder.patch_embed.layers[0].weight.grad.abs().sum() > 0
+    changed = codec.latents(torch.cat([masks[1:2], masks[1:]]))
+    torch.testing.assert_close(changed[1:], z[1:], **ROUND)
+
+
+def test_our_pixel_decoder_reaches_every_pixel_size():
+    for patch in (4, 8, 16):
+        x = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+        decoder = SubpixelDecoder(16, 8, patch, 1)
+        assert decoder(x).shape == (2, 1, 4 * patch, 4 * patch)
+        assert all(p.grad is not None for p in decoder.parameters() if decoder(x).mean().backward() is None)
+
+
+def test_anchored_latents_begin_coarse_to_fine_and_with_equal_queries_and_keys():
+    plain, ours = (
+        made(patch=8, pixel_multipliers=(1, 1, 1, 1)),
+        made(patch=8, pixel_multipliers=(1, 1, 1, 1), start="anchored"),
+    )
+    for codec in (plain, ours):
+        torch.manual_seed(1)
+        codec.initialise_from_scratch()
+    moved = (ours.encoder.latent_token_positional_embedding - plain.encoder.latent_token_positional_embedding).detach()
+    assert not moved[:3].any() and (moved[3:].abs().sum(1) > 0).all()
+    assert len(moved[3:].round(decimals=4).unique(dim=0)) == 29
+    query, key, _ = ours.encoder.transformer[0].attn.in_proj_weight.chunk(3)
+    assert torch.equal(query, key)
+
+
+@pytest.mark.parametrize(("latents", "free"), [(32, 3), (8, 4), (3, 3), (64, 10)])
+def test_anchors_for_other_numbers_of_latents(latents, free):
+    places = anchor_positions(latents, 16, 8)
+    assert places.shape == (latents, 16) and not places[:free].any() and places[free:].abs().sum(1).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stem": "patches"}, "no stem 'patches'; choose linear or convolutional"),
+        ({"pixel_decoder": "plain"}, "no pixel_decoder 'plain'"),
+        ({"pixel_decoder": "subpixel", "resolution": 72, "patch": 12}, "cannot be reached by halving"),
+    ],
+)
+def test_layouts_that_cannot_be_are_named(changes, words):
+    with pytest.raises(UserError, match=words):
+        replace(TINY, **changes)
