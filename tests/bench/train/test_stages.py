@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench.config import load_profile
+from bench.evaluate.shapes import KINDS
 from bench.train import sources, stages
 from bench.train.order import Source
 from bench.train.sources import corpus_of, open_sources
@@ -108,9 +109,11 @@ def test_validation_measures_answers_and_leaves_training_alone(profile, opened, 
 def test_a_codec_is_validated_by_its_round_trip(profile, opened, build):
     method = build("himtok", backbone=None)
     measure = validation(profile, profile.stages["codec"])
-    assert measure(method).keys() == {"ciou", "giou"}
+    shapes = {f"shapes/{kind}" for kind in (*KINDS, "all", "resize")}
+    assert measure(method).keys() == {"ciou", "giou"} | shapes
     method.codec.decode = lambda ids: torch.zeros(len(ids), 64, 64)
-    assert measure(method) == {"ciou": 0.0, "giou": 0.0}
+    found = measure(method)
+    assert found.pop("shapes/resize") > 0.9 and not any(found.values())
 
 
 @pytest.mark.parametrize(
