@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from bench.schema import check, expand, read_word, read_yaml, setting, unknown
-from methods.base import UserError
+from methods.base import RULES, UserError
 from methods.files import printable
 
 PROFILES = Path(__file__).parent / "profiles"
@@ -127,6 +127,9 @@ class EvaluateConfig:
     splits: list[str] = field(default_factory=lambda: ["val"])
     protocols: list[str] = field(default_factory=lambda: ["per_expression"])
     limit: int = setting(0, 0, MANY)  # expressions per split, 0 for all
+    # rules of decoding (methods.base.Decoding), side by side; `genseg segment` takes the first
+    decode_rules: list[str] = setting(choices=RULES, factory=lambda: ["official"])
+    temperature: float = setting(1.0, 1e-3, 1e3)  # of the rule "expected"
     prefixes: bool = True  # the codec's ceiling at every number of tokens, or at the full one alone
     batch: int = setting(16, 1, 10**6)
     threads: int = setting(2, 1, 1024)
@@ -267,7 +270,7 @@ def _check(profile: Profile, path: Path) -> None:
     """What depends on more than one field."""
     if not profile.latency.paths:
         raise UserError(f"{path}: latency.paths is empty; name at least one of {', '.join(PATHS)}.")
-    for key in ("splits", "protocols"):
+    for key in ("splits", "protocols", "decode_rules"):
         values = getattr(profile.evaluate, key)
         if not values or len(set(values)) < len(values):
             raise UserError(f"{path}: evaluate.{key} is {values}; name at least one, and each once.")

@@ -24,7 +24,7 @@ def serve(profile: Profile, port: int) -> None:
     """
     gradio = _gradio()
     pipeline.prepare_data(profile, train=False)
-    models = {name: load(name, pipeline.find_model(profile, name)) for name in profile.models}
+    models = {name: load(name, pipeline.find_model(profile, name), profile.evaluate) for name in profile.models}
     root = pipeline.eval_root(profile)
     page = build(gradio, models, examples(pipeline.open_split(profile, "val")), profile.description)
     try:

@@ -170,16 +170,30 @@ def _evaluate_method(
     facts = facts_of(profile, name, weights, profile.evaluate.precision, method)
     records = []
     folder = predictions_dir(profile)
-    for path in predict_method(method, identity, dataset, place, profile.evaluate, folder):
-        records += score(profile, path, dataset, facts)
-        if path.stem.endswith("per_expression"):
-            rows = [row for _, row in read_lines(scores_of(profile, path))]
-            records += breakdown(rows, dataset.objects, profile.evaluate.seed, **facts)
+    for rule in profile.evaluate.decode_rules:
+        asked, told = _under(rule, profile.evaluate.temperature)
+        method.decoding = replace(method.decoding, rule=rule, temperature=profile.evaluate.temperature)
+        for path in predict_method(method, identity | asked, dataset, place, profile.evaluate, folder):
+            records += score(profile, path, dataset, facts | told)
+            if path.stem.endswith("per_expression"):
+                rows = [row for _, row in read_lines(scores_of(profile, path))]
+                records += breakdown(rows, dataset.objects, profile.evaluate.seed, **facts)
+    method.decoding = replace(method.decoding, rule="official")
     if method.codec is not None:
         for path in predict_codec(method, identity, dataset, place, profile.evaluate, folder):
             tokens = int(path.stem.rsplit("-", 1)[1])
             records += shown(score(profile, path, dataset, facts | {"variant": f"tokens={tokens}"}))
     return records
+
+
+def _under(rule: str, temperature: float) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a rule of decoding adds to an identity and to the facts of records; nothing for the official one."""
+    if rule == "official":
+        return {}, {}
+    if rule == "hard":
+        return {"rule": rule}, {"variant": f"rule={rule}"}
+    warmth = "" if temperature == 1 else f", temperature={temperature:g}"
+    return {"rule": rule, "temperature": temperature}, {"variant": f"rule={rule}{warmth}"}
 
 
 def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> list[Record]:

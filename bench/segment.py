@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from bench.config import Profile
+from bench.config import EvaluateConfig, Profile
 from bench.pipeline import device_of, find_model
 from bench.report.sheet import ANSWER, draw_answers, overlay
 from methods.base import Method, Prediction, Request, UserError, open_image
@@ -28,16 +28,18 @@ def segment_file(
         raise UserError(f"Profile {profile.name} has no model of {method!r}; choose {' or '.join(profile.models)}.")
     picture = open_image(image)
     folder = checkpoint or find_model(profile, method)
-    prediction = load(method, folder).segment([request_of(picture, expression)])[0]
+    prediction = load(method, folder, profile.evaluate).segment([request_of(picture, expression)])[0]
     _save(overlay(picture, prediction.mask, ANSWER, prediction.box), out)
     yield f"{out}: {expression!r} by {method} ({folder})"
     yield from describe(prediction)
 
 
-def load(method: str, folder: Path) -> Method:
-    """The model in a folder, on the device, to say truly how long each stage of an answer took."""
+def load(method: str, folder: Path, config: EvaluateConfig) -> Method:
+    """The model in a folder, on the device, to say truly how long each stage of an answer took; it decodes by the first
+    of the profile's rules."""
     model = method_class(method).from_pretrained(folder).to(device_of())
-    model.decoding = replace(model.decoding, detail="stages")
+    rule, temperature = config.decode_rules[0], config.temperature
+    model.decoding = replace(model.decoding, detail="stages", rule=rule, temperature=temperature)
     return model
 
 
@@ -69,7 +71,7 @@ def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
         raise UserError(f"{questions}: holds no questions; write lines of picture<tab>expression.")
     answers = {}
     for name in profile.models:
-        model = load(name, find_model(profile, name))
+        model = load(name, find_model(profile, name), profile.evaluate)
         answers[name] = [model.segment([request_of(*question)])[0] for question in asked]
     _save(draw_answers(asked, answers), out)
     yield f"{out}: {len(asked)} questions to {' and '.join(answers)}"

@@ -107,21 +107,29 @@ class Request:
     points: tuple[tuple[float, float], ...] = ()  # x, y in pixels
 
 
+RULES = ("hard", "official", "expected")  # of decoding
+
+
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are computed. What is answered does not depend on it, save for `text="imposed"`.
+    """How answers are computed. What is answered depends on `rule` alone (and on `text="imposed"`).
 
     path: "fast"; "graphs", the same with the steps of a mask block recorded as CUDA graphs and replayed; or
         "reference", the way of the released codes, which every speed is compared with.
     text: an answer's fixed words are "written" one by one, or read at once and "checked" against what the model would
         have written, or "imposed" unseen (for timing models that were never trained).
     detail: whether the clock waits for the device: "none", at the ends of "stages", or of each of the "steps" too.
+    rule: what a step's distribution over mask tokens becomes. "hard": the likeliest token is fed to the next step and
+        decoded; "official": as the method's official code does it; "expected" (ours): the expected code vector under a
+        softmax at `temperature` is fed and decoded, so that what is nearly as likely counts too.
     watch: called with the name of each stage (and step) for a context that is entered around it.
     """
 
     path: str = "fast"
     text: str = "checked"
     detail: str = "none"
+    rule: str = "official"
+    temperature: float = 1.0
     watch: Callable[[str], AbstractContextManager] | None = None
 
     def __post_init__(self) -> None:
@@ -129,9 +137,12 @@ class Decoding:
             ("path", ("fast", "graphs", "reference")),
             ("text", ("written", "checked", "imposed")),
             ("detail", ("none", "stages", "steps")),
+            ("rule", RULES),
         ):
             if getattr(self, name) not in allowed:
                 raise UserError(f"There is no {name} {getattr(self, name)!r} of decoding; choose {', '.join(allowed)}.")
+        if not self.temperature > 0:
+            raise UserError(f"The temperature of decoding is {self.temperature}; give a number above 0.")
 
 
 @dataclass

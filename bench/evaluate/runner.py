@@ -31,8 +31,9 @@ def predict_method(
 ) -> list[Path]:
     """Ask a method every question of a split under every protocol -> one file per protocol.
 
-    identity: what the answers depend on beside the configuration (name, digests of weights and data, and `tokens`
-    where masks are to be written with fewer than all). split: as the files' names have it.
+    identity: what the answers depend on beside the configuration (name, digests of weights and data, `tokens` where
+    masks are to be written with fewer than all, and `rule` and `temperature` of decoding where not official). split: as
+    the files' names have it.
     """  # fmt: skip
     precision = resolve_precision(config.precision, method.device)
     paths = []
@@ -55,7 +56,8 @@ def predict_method(
             **identity, split=split, protocol=protocol, limit=config.limit, batch=config.batch, precision=str(precision)
         )
         budget = f"-{identity['tokens']:03d}" if identity.get("tokens") else ""
-        path = folder / f"{identity['method']}.{split}.{protocol}{budget}.jsonl"
+        rule = f"-{identity['rule']}" if identity.get("rule") else ""
+        path = folder / f"{identity['method']}.{split}.{protocol}{budget}{rule}.jsonl"
         paths.append(write_predictions(path, stamp, plan(dataset, protocol, config.limit), config.batch, answer))
     return paths
 

@@ -33,7 +33,8 @@ class ScaleByScale:
         return self.method.backbone.embed(torch.full((batch, 1), self.method.start_id, device=self.method.device))
 
     def next(self, logits: Tensor) -> Tensor | None:
-        cells = self.advance(self.choose(logits))
+        ids = self.choose(logits)
+        cells = self.advance(ids, self.vectors(ids, logits))
         if cells is None:
             return None
         return self.method.slot_inputs(cells, sum(self.quantizer.lengths[: len(self.chosen)]))
@@ -42,11 +43,18 @@ class ScaleByScale:
         """Logits [B, n, V] -> ids [B, n]."""
         return logits.float().argmax(-1)
 
-    def advance(self, ids: Tensor) -> Tensor | None:
-        """Add a finished scale's ids to the picture -> the cells [B, s^2, C] that feed the next, or None."""
+    def vectors(self, ids: Tensor, logits: Tensor) -> Tensor:
+        """The code vectors [B, n, C] that the picture gets: those of ids [B, n], or the expected ones."""
+        decoding, codes = self.method.decoding, self.quantizer.embedding
+        if decoding.rule != "expected":
+            return codes(ids)
+        return (logits.float() / decoding.temperature).softmax(-1) @ codes.weight.float()
+
+    def advance(self, ids: Tensor, vectors: Tensor) -> Tensor | None:
+        """Add a finished scale's vectors to the picture -> the cells [B, s^2, C] that feed the next, or None."""
         k = len(self.chosen)
         self.chosen.append(ids)
-        self.features = self.features + self.quantizer.contribution(self.quantizer.embedding(ids), k)
+        self.features = self.features + self.quantizer.contribution(vectors, k)
         if self.method.decoding.path == "reference":
             self.sums.append(self.features)
         return None if k + 1 == self.scales else self.quantizer.shrink(self.features, k + 1)
@@ -72,18 +80,20 @@ class TokenByToken(ScaleByScale):
     def __init__(self, method: ARGenSeg, scales: int):
         super().__init__(method, scales)
         self.partial: list[Tensor] = []  # ids of the unfinished scale
+        self.meant: list[Tensor] = []  # and their vectors
         self.cells: Tensor | None = None  # what feeds that scale
 
     def next(self, logits: Tensor) -> Tensor | None:
         self.partial.append(self.choose(logits))
+        self.meant.append(self.vectors(self.partial[-1], logits))
         k, done = len(self.chosen), len(self.partial)
         slot = sum(self.quantizer.lengths[:k]) + done
         if done < self.quantizer.lengths[k]:
             single = self.cells is None
-            cell = self.quantizer.embedding(self.partial[-1]) if single else self.cells[:, done : done + 1]
+            cell = self.meant[-1] if single else self.cells[:, done : done + 1]
             return self.method.slot_inputs(cell, slot)
-        self.cells = self.advance(torch.cat(self.partial, 1))
-        self.partial = []
+        self.cells = self.advance(torch.cat(self.partial, 1), torch.cat(self.meant, 1))
+        self.partial, self.meant = [], []
         return None if self.cells is None else self.method.slot_inputs(self.cells[:, :1], slot)
 
 
@@ -100,6 +110,9 @@ class Guided(ScaleByScale):
     ):  # fmt: skip
         super().__init__(method, len(method.codec.quantize.scales))
         self.guidance, self.top_k, self.top_p, self.generator = guidance, top_k, top_p, generator
+
+    def vectors(self, ids: Tensor, logits: Tensor) -> Tensor:
+        return self.quantizer.embedding(ids)
 
     def choose(self, logits: Tensor) -> Tensor:
         prompted, empty = logits.float().chunk(2)

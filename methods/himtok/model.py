@@ -393,10 +393,14 @@ class HiMTok(InternVLMethod):
         if not 1 <= count <= self.codec.length:
             raise UserError(f"A HiMTok mask has 1 to {self.codec.length} tokens, not {count}; ask for fewer.")
 
+        expected = self.decoding.rule == "expected"
+        temperature = self.decoding.temperature if expected else self.hierarchy.temperature
+        soft = expected or (self.decode == "soft" and self.decoding.rule != "hard")
+
         def schedule() -> TokenByToken:
             return TokenByToken(
-                self.backbone, self.codec, self.low, self.start_id, self.end_id, count,
-                self.hierarchy.temperature, self.decode == "soft", self.stopping,
+                self.backbone, self.codec, self.low, self.start_id, self.end_id, count, temperature, soft,
+                self.stopping, expected,
             )  # fmt: skip
 
         return Block(self.start_id, schedule)

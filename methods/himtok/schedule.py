@@ -43,19 +43,21 @@ class TokenByToken:
     """methods.base.Schedule for one block of at most `tokens` mask tokens.
 
     The mask is decoded from the greedy path's token probabilities (softmax at `temperature` over the codes), which
-    is what the detokenizer was tuned on; `soft=False` decodes the chosen ids instead. A rule that looks at the mask or
-    the end token needs a batch of one row, because the rows of a batch move together.
+    is what the detokenizer was tuned on; `soft=False` decodes the chosen ids instead. `expected` also feeds the
+    expected embedding under those probabilities in place of the likeliest token's. A rule that looks at the mask or the
+    end token needs a batch of one row, because the rows of a batch move together.
     """
 
     def __init__(
         self, backbone: Backbone, codec: MaskTokenizer, low: int, start_id: int, end_id: int, tokens: int,
-        temperature: float, soft: bool, stopping: Stopping | None = None,
+        temperature: float, soft: bool, stopping: Stopping | None = None, expected: bool = False,
     ):  # fmt: skip
         self.backbone, self.codec = backbone, codec
         self.low, self.start_id, self.end_id, self.tokens = low, start_id, end_id, tokens
         self.temperature, self.soft, self.stopping = temperature, soft, stopping or Stopping()
         if self.stopping.rule == "written" and end_id != low - 1:
             raise UserError("The end token does not stand before the mask tokens; use another stopping rule.")
+        self.expected = expected
         self.logits: list[Tensor] = []
         self.chosen: list[Tensor] = []
         self.unfed = False  # whether the last chosen token has still to be fed
@@ -81,7 +83,15 @@ class TokenByToken:
         self.logits.append(logits)
         self.chosen.append(logits.argmax(-1))
         self.unfed = len(self.chosen) == self.tokens or self._settled()
-        return None if self.unfed else self.backbone.embed(self.chosen[-1] + self.low)
+        return None if self.unfed else self._fed()
+
+    def _fed(self) -> Tensor:
+        """Embeddings [B, 1, D] of the last token for the next step."""
+        if not self.expected:
+            return self.backbone.embed(self.chosen[-1] + self.low)
+        codes = torch.arange(self.low, self.low + self.codec.size, device=self.chosen[-1].device)
+        table = self.backbone.embed(codes)
+        return (self.logits[-1].float() / self.temperature).softmax(-1).to(table.dtype) @ table
 
     def _settled(self) -> bool:
         if self.stopping.rule != "settled" or len(self.chosen) % self.stopping.every:

@@ -331,3 +331,14 @@ def test_reproduce_trains_evaluates_times_and_reports(folder, profile_in, data, 
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert before.keys() == after.keys()
     assert [str(path) for path in before if before[path] != after[path]] == []
+
+
+def test_rules_of_decoding_stand_side_by_side(small):
+    small.evaluate.decode_rules, small.evaluate.protocols = ["official", "hard", "expected"], ["per_expression"]
+    small.evaluate.temperature = 0.5
+    records = [r for r in pipeline.evaluate(small) if (r.protocol, r.metric) == ("per_expression", "ciou")]
+    variants = {(r.method, r.variant) for r in records if r.method in small.models}
+    named = ("", "rule=hard", "rule=expected, temperature=0.5")
+    assert variants == {(method, variant) for method in small.models for variant in named}
+    names = {path.name for path in pipeline.predictions_dir(small).glob("himtok.val.*")}
+    assert {f"himtok.val.per_expression{rule}.jsonl" for rule in ("", "-hard", "-expected")} <= names

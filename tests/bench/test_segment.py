@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from bench import segment
+from bench.config import EvaluateConfig
 from methods.base import Decoding, Prediction
 
 SIDE = {"width": 70, "height": 50}
@@ -58,7 +59,8 @@ PICTURES = {
 
 @pytest.mark.parametrize("name", ["himtok", "argenseg"])
 def test_the_clock_waits_for_the_device_at_each_stage(models, name):
-    assert segment.load(name, models[name]).decoding.detail == "stages"
+    decoding = segment.load(name, models[name], EvaluateConfig(decode_rules=["expected", "hard"])).decoding
+    assert (decoding.detail, decoding.rule) == ("stages", "expected")
 
 
 @pytest.mark.parametrize("name", PICTURES)
