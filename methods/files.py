@@ -10,7 +10,7 @@ import re
 import tempfile
 import types
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -182,10 +182,21 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def fill(cls: type[T], row: Any, where: Path | str, repair: str) -> T:
-    """A dataclass from a JSON object, each value checked against its annotation.
+def setting(
+    default: Any = MISSING, low: float | None = None, high: float | None = None, *, choices: Sequence[Any] = ()
+) -> Any:
+    """A dataclass field that says what `fill` may put there: a number (or numbers) within bounds (inclusive), or one of
+    some choices."""
+    told = {"low": low, "high": high, "choices": tuple(choices) or None}
+    return field(default=default, metadata={key: value for key, value in told.items() if value is not None})
 
-    Raises UserError naming the first field that is unknown, missing or of the wrong type.
+
+def fill(cls: type[T], row: Any, where: Path | str, repair: str) -> T:
+    """A dataclass from a JSON object, each value checked against its annotation and, with `setting`, its bounds. Lists
+    become tuples where the annotation is one.
+
+    Raises UserError naming the first field that is unknown, missing, of the wrong type or out of bounds; what the class
+    itself refuses is named with `where` in front.
     """
     if not isinstance(row, dict):
         raise UserError(f"{printable(where)}: {kind_of(row)}, not an object; {repair}.")
@@ -199,7 +210,20 @@ def fill(cls: type[T], row: Any, where: Path | str, repair: str) -> T:
         if not fits(value, hints[name]):
             wanted = KINDS.get(hints[name], f"of type {hints[name]}")
             raise UserError(f"{printable(where)}: {name} is {quoted(value)}, not {wanted}; {repair}.")
-    return cls(**row)
+        _check_bounds(value, known[name].metadata, f"{printable(where)}: {name}", repair)
+    try:
+        return cls(**{name: tuple(v) if get_origin(hints[name]) is tuple else v for name, v in row.items()})
+    except UserError as error:
+        raise UserError(f"{printable(where)}: {error}") from None
+
+
+def _check_bounds(value: Any, allowed: Mapping[str, Any], where: str, repair: str) -> None:
+    if "choices" in allowed and value not in allowed["choices"]:
+        known = ", ".join(map(str, allowed["choices"]))
+        raise UserError(f"{where} is {quoted(value)}, but must be one of {known}; {repair}.")
+    if value is not None and allowed.keys() & {"low", "high"}:
+        for each in value if isinstance(value, list | tuple) else [value]:
+            number(each, where, allowed.get("low", -math.inf), allowed.get("high", math.inf), repair=repair)
 
 
 # ---- writing ----------------------------------------------------------------------------------------------------

@@ -219,7 +219,6 @@ def published_list(figures: pd.DataFrame) -> Table:
     names = ("table", "method", "dataset", "split", "protocol", "metric", "printed", "grade", "source")
     rows = figures[list(names)].to_dict("records")
     for row in rows:
-        row["source"] = re.sub(r"\s*\(\w+\.txt\)", "", row["source"])
         row["dataset"] = re.sub(r"\(?dataset not stated.*|not stated in.*", "(not stated)", row["dataset"])
     return Table("All published figures, as printed", [Column(name, name) for name in names], rows)
 

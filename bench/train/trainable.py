@@ -50,30 +50,68 @@ def checkpoint_activations(method: nn.Module) -> None:
             done.append(path)
 
 
-def add_adapters(method: nn.Module, settings: Mapping[str, Any]) -> None:
+def add_adapters(method: Method, settings: Mapping[str, Any]) -> None:
     """Low-rank adapters on the layers that peft's LoraConfig names; all other weights stay as they are, except those
-    that fit a pattern of `also`."""
+    that fit a pattern of `also`. Raises UserError for adapters that would not learn or could not be merged."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise UserError("stages.*.lora needs peft; install it with `pip install peft`.") from None
     settings = dict(settings)
     also = settings.pop("also", [])
+    before = set(method.state_dict())
     try:
         inject_adapter_in_model(LoraConfig(**settings), method)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # peft refuses settings with many kinds
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(f"stages.*.lora does not fit ({reason}); see LoraConfig in peft's documentation.") from None
+    _check_adapters(method, before)
     parameters = dict(method.named_parameters())
     for pattern in also:
         for name in matching(pattern, parameters):
             parameters[name].requires_grad_(True)
 
 
+def _check_adapters(method: Method, before: set[str]) -> None:
+    """Refuse adapters that take no part in the loss, and those that `merge_adapters` cannot take out again."""
+    inside = {id(part) for part in method.codec.modules()} if isinstance(method.codec, nn.Module) else set()
+    for path, part in method.named_modules():
+        if not hasattr(part, "base_layer") and not hasattr(part, "original_module"):
+            continue
+        if id(part) in inside or isinstance(getattr(part, "base_layer", None), nn.MultiheadAttention):
+            raise UserError(
+                f"stages.*.lora: {path} is read without its adapter, which would learn nothing; name layers of the "
+                "language model or the vision tower in target_modules, e.g. q_proj."
+            )
+    if {_merged_name(name) for name in method.state_dict()} - {""} != before:
+        raise UserError(
+            "stages.*.lora: these settings change the model in a way that cannot be merged at the end; leave out what "
+            "is neither low-rank adapters nor modules_to_save."
+        )
+
+
+def _merged_name(name: str) -> str:
+    """What a parameter of a model with adapters is called after merging; "" if it is merged into another."""
+    parts = name.split(".")
+    if any(part.startswith("lora_") or part == "original_module" for part in parts):
+        return ""
+    kept = []
+    for before, part in zip(["", *parts], parts, strict=False):
+        if part not in ("base_layer", "modules_to_save") and before != "modules_to_save":  # then the adapter's name
+            kept.append(part)
+    return ".".join(kept)
+
+
 def merge_adapters(method: nn.Module) -> None:
-    """Add the adapters to the weights under them and take them out, so that the model has its own names again."""
-    for path, part in list(method.named_modules()):
+    """Add the adapters to the weights under them, put modules_to_save in their places, and take both out, so that the
+    model has its own names again."""
+    for path, part in reversed(list(method.named_modules())):  # the inner ones first
         if hasattr(part, "base_layer") and hasattr(part, "merge"):
             part.merge()
-            above, _, name = path.rpartition(".")
-            setattr(method.get_submodule(above), name, part.base_layer)
+            trained = part.base_layer
+        elif hasattr(part, "original_module") and hasattr(part, "modules_to_save"):
+            (trained,) = part.modules_to_save.values()
+        else:
+            continue
+        above, _, name = path.rpartition(".")
+        setattr(method.get_submodule(above), name, trained)

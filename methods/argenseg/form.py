@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from methods.argenseg.masks import CONVERSIONS
 from methods.base import UserError
+from methods.files import setting
 
 CHOICES = {
     "intra_scale": ("causal", "full"),
@@ -33,7 +34,7 @@ class Form:
     head: str = "tokens"
     conversion: str = "direct"
     wording: str = "plain"
-    masks: int = 1
+    masks: int = setting(1, 1, 10**4)
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():

@@ -17,7 +17,11 @@ from torch.nn import functional as F
 from methods.argenseg.quantizer import SCALES_256, ResidualQuantizer
 from methods.base import UserError
 from methods.enlarge import channels_last, double, plus, swish
+from methods.files import setting
+from methods.internvl.config import ROWS, WIDEST
 from methods.precision import exactly
+
+GROUPS = 32  # of every normalisation
 
 
 @dataclass(frozen=True)
@@ -25,20 +29,37 @@ class CodecConfig:
     """Sizes of the VQ-VAE; the defaults are the released ones. `multipliers` has one entry per level, and each
     level but the last halves the picture, so resolution = scales[-1] * 2^(levels - 1)."""
 
-    resolution: int = 256
-    width: int = 160
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    blocks: int = 2
-    codes: int = 4096
-    code_width: int = 32
-    scales: tuple[int, ...] = SCALES_256
-    phis: int = 4
-    beta: float = 0.25
-    phi_ratio: float = 0.5  # share of a phi's convolution in what a scale adds; the rest bypasses it
+    resolution: int = setting(256, 1, 4096)
+    width: int = setting(160, 1, WIDEST)
+    multipliers: tuple[int, ...] = setting((1, 1, 2, 2, 4), 1, 64)
+    blocks: int = setting(2, 1, 64)
+    codes: int = setting(4096, 1, ROWS)
+    code_width: int = setting(32, 1, WIDEST)
+    scales: tuple[int, ...] = setting(SCALES_256, 1, 64)
+    phis: int = setting(4, 1, 64)
+    beta: float = setting(0.25, 0)
+    phi_ratio: float = setting(0.5, 0, 1)  # share of a phi's convolution in what a scale adds; the rest bypasses it
+
+    def __post_init__(self) -> None:
+        if not self.scales or not self.multipliers or len(self.multipliers) > 12 or len(self.scales) > 64:
+            raise UserError("The picture codec needs 1 to 64 scales and 1 to 12 levels.")
+        if any(self.width * m % GROUPS for m in self.multipliers):
+            raise UserError(f"The picture codec's widths must be multiples of {GROUPS}; correct width or multipliers.")
+        if any(a >= b for a, b in zip(self.scales, self.scales[1:], strict=False)):
+            raise UserError("The picture codec's scales must grow from one to the next; correct scales.")
+        side = self.scales[-1] * 2 ** (len(self.multipliers) - 1)
+        if self.resolution != side:
+            levels = len(self.multipliers)
+            raise UserError(
+                f"The picture codec's last scale {self.scales[-1]} and its {levels} levels make pictures of {side} "
+                f"pixels, not {self.resolution}; correct resolution, scales or multipliers."
+            )
+        if self.phis < 1:
+            raise UserError(f"The picture codec has {self.phis} phis; only those with at least one, shared, are known.")
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
@@ -174,17 +195,6 @@ class VQVAE(nn.Module):
 
     def __init__(self, config: CodecConfig):
         super().__init__()
-        side = config.scales[-1] * 2 ** (len(config.multipliers) - 1)
-        if config.resolution != side:
-            levels = len(config.multipliers)
-            raise UserError(
-                f"The picture codec's last scale {config.scales[-1]} and its {levels} levels make pictures of {side} "
-                f"pixels, not {config.resolution}; correct resolution, scales or multipliers."
-            )
-        if config.phis < 1:
-            raise UserError(
-                f"The picture codec has {config.phis} phis; only those with at least one, shared, are known."
-            )
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)

@@ -46,9 +46,9 @@ from methods.internvl import prompts as shared
 from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED, Turn
 from methods.internvl.generation.engine import Answer, Block, Decoder
-from methods.internvl.method import InternVLMethod, Options, check_parts, made, tuples
+from methods.internvl.method import InternVLMethod, Options, check_parts, made
 from methods.internvl.positions import grid_positions
-from methods.internvl.vocabulary import add_tokens, load_tokenizer, token_id
+from methods.internvl.vocabulary import add_tokens, token_id
 
 PLACEHOLDER, START, END, CONTEXT = "<mask>", "<ge_start>", "<ge_end>", "<MASK_CONTEXT>"
 FIRST_VISUAL = "<visual token 000000>"
@@ -163,10 +163,10 @@ class ARGenSeg(InternVLMethod):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> ARGenSeg:
-        tokenizer = load_tokenizer(folder) if config["backbone"] else None
-        backbone = checkpoint.empty_backbone(config, tokenizer)
-        codec = VQVAE(CodecConfig(**tuples(config["codec"])))
-        return cls(backbone, tokenizer, Options(**config["options"]), codec, Form(**config.get("form", {})))
+        backbone, tokenizer = checkpoint.empty_backbone(config, folder)
+        codec = VQVAE(checkpoint.part(config, "codec", CodecConfig, folder))
+        form = checkpoint.part(config, "form", Form, folder, needed=False)
+        return cls(backbone, tokenizer, checkpoint.options(config, Options, folder), codec, form)
 
     # ---- training -------------------------------------------------------------------------------------------
 

@@ -26,8 +26,8 @@ from methods.argenseg.parity_model import OVERRIDES, load, scripted
 from methods.argenseg.schedule import Guided, ScaleByScale, TokenByToken
 from methods.argenseg.weights import OWN
 from methods.base import UserError
-from methods.internvl import weights as internvl
 from methods.internvl.chat import IGNORED, Chat, Turn
+from methods.internvl.checkpoint import opengvlab
 from methods.internvl.generation.engine import Answer, Block, decode
 from methods.internvl.generation.kv_cache import Stepper
 from methods.parity import Check, close, read, same
@@ -122,9 +122,9 @@ def _conversations(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any
 
 def _gradients(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any]) -> list[Check]:
     named = {name: parameter.grad for name, parameter in method.backbone.native.named_parameters()}
-    table = {entry.original: entry for entry in internvl.key_table(method.backbone.size)}
+    table = {entry.original: entry for entry in opengvlab.key_table(method.backbone.size)}
     size = method.backbone.size
-    found = {name: internvl.join([named[n] for n in entry.native], entry, size) for name, entry in table.items()}
+    found = {name: opengvlab.join([named[n] for n in entry.native], entry, size) for name, entry in table.items()}
     found |= {name: method.get_parameter(name).grad for name in OWN}
     rows = {"tok_embeddings.ge_start": method.start_id, "tok_embeddings.ge_end": method.end_id}
     ours = {f"grad.{name}": grad for name, grad in found.items()} | {"grad.pos_1LC": found["pos_1LC"][0]}

@@ -17,8 +17,8 @@ from methods.argenseg.form import Form
 from methods.argenseg.mask_tokenizer import VQVAE
 from methods.argenseg.model import ARGenSeg
 from methods.argenseg.weights import to_ours
-from methods.internvl import weights as internvl
 from methods.internvl.backbone import Backbone
+from methods.internvl.checkpoint import opengvlab
 from methods.internvl.method import Options
 from methods.parity import Check, read, same
 
@@ -63,8 +63,8 @@ def load(folder: Path, facts: dict[str, Any]) -> tuple[ARGenSeg, list[Check]]:
         if hashlib.sha256(known.numpy().tobytes()).hexdigest() != entry["sha256_f32_le"]:
             wrong.append(name)
     tokenizer, token = ByteTokenizer(facts), facts["ids"]["<IMG_CONTEXT>"]
-    size, vocabulary = internvl.parse_config(facts["config"], folder)
-    state, config = to_ours(tensors, size, folder)
+    size, vocabulary, _ = opengvlab.parse_config(facts["config"], folder)
+    state, config = to_ours(tensors, size, vocabulary, folder)
     backbone = Backbone(size, vocabulary, token)
     system = facts["inference"]["prompt"].split("system\n")[1].split("<|im_end|>")[0]
     method = ARGenSeg(backbone, tokenizer, Options(True, system, 1), VQVAE(config), Form(masks=99))
@@ -131,6 +131,8 @@ def with_overrides(name: str, tensor: Tensor, folder: Path) -> Tensor:
 
 def scripted(method: ARGenSeg, folder: Path, facts: dict[str, Any]) -> None:
     """Put the overrides in place; they belong to decoding, not to training."""
-    released = internvl.to_original(method.backbone.native.state_dict(), method.backbone.size)
+    released = opengvlab.to_original(method.backbone.native.state_dict(), method.backbone.size)
     released = {name: with_overrides(name, tensor, folder) for name, tensor in released.items()}
-    method.backbone.native.load_state_dict(internvl.to_native(released, method.backbone.size, folder))
+    method.backbone.native.load_state_dict(
+        opengvlab.to_native(released, method.backbone.size, method.backbone.vocabulary, folder)
+    )

@@ -20,9 +20,10 @@ from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
 from methods.argenseg.model import ARGenSeg
 from methods.argenseg.quantizer import SCALES_256, SCALES_512
 from methods.base import UserError
-from methods.internvl import checkpoint, released
-from methods.internvl import weights as internvl
+from methods.files import fill
+from methods.internvl import checkpoint
 from methods.internvl.backbone import Backbone
+from methods.internvl.checkpoint import io, opengvlab
 from methods.internvl.config import BackboneSize
 from methods.internvl.method import Options
 from methods.internvl.vocabulary import load_tokenizer
@@ -41,15 +42,15 @@ def convert(source: Path, target: Path) -> Path:
     alone if `target` ends in .pth or .safetensors. Raises UserError for damaged or unfitting input.
     """
     source, target = Path(source), Path(target)
-    released.check_places(source, target)
+    io.check_places(source, target)
     if source.is_file():
-        return released.write_folder(target, *codec_to_ours(released.read_file(source), source), None)
-    config = released.read_settings(source)
+        return io.write_folder(target, *codec_to_ours(io.read_file(source), source), None)
+    config = io.read_settings(source)
     if config.get("method") == ARGenSeg.name:
         return _release(source, config, target)
     tokenizer = load_tokenizer(source)
-    tensors = internvl.read_tensors(source)
-    return released.write_folder(target, *model_to_ours(tensors, source, tokenizer), tokenizer)
+    tensors = io.read_tensors(source)
+    return io.write_folder(target, *model_to_ours(tensors, source, tokenizer), tokenizer)
 
 
 # ---- names and sizes ------------------------------------------------------------------------------------------------
@@ -57,12 +58,13 @@ def convert(source: Path, target: Path) -> Path:
 
 def codec_table(config: CodecConfig, prefix: str = "") -> dict[str, str]:
     """Released name -> ours, of every tensor of a VQ-VAE."""
-    return {prefix + name: CODEC + name for name in codec_shapes(config)}
+    return {prefix + name: CODEC + name for name in codec_tensors(config)}
 
 
-def codec_shapes(config: CodecConfig) -> dict[str, torch.Size]:
+def codec_tensors(config: CodecConfig) -> dict[str, Tensor]:
+    """The tensors of a VQ-VAE, without memory."""
     with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in VQVAE(config).state_dict().items()}
+        return VQVAE(config).state_dict()
 
 
 def sizes_of(tensors: Mapping[str, Tensor], tokens: int, source: Path) -> CodecConfig:
@@ -71,10 +73,8 @@ def sizes_of(tensors: Mapping[str, Tensor], tokens: int, source: Path) -> CodecC
     Raises UserError naming what is not there.
     """
 
-    def shape(name: str) -> torch.Size:
-        if name not in tensors:
-            raise UserError(f"{source}: lacks {name}; it is not VAR's VQ-VAE.")
-        return tensors[name].shape
+    def shape(name: str, dimensions: int) -> torch.Size:
+        return io.sizes_in(tensors, name, dimensions, source, "VAR's VQ-VAE")
 
     def count(before: str, after: str) -> int:
         return next(i for i in range(len(tensors) + 1) if f"{before}{i}{after}" not in tensors)
@@ -84,14 +84,15 @@ def sizes_of(tensors: Mapping[str, Tensor], tokens: int, source: Path) -> CodecC
         known = " and ".join(map(str, ladders))
         raise UserError(f"{source}: writes {tokens} tokens a picture; released models write {known}.")
     levels = count("encoder.down.", ".block.0.conv1.weight")
-    width = shape("encoder.conv_in.weight")[0]
-    widths = [shape(f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)]
-    codes, code_width = shape("quantize.embedding.weight")
-    return CodecConfig(
-        resolution=ladders[tokens][-1] * 2 ** (levels - 1), width=width, multipliers=tuple(w // width for w in widths),
-        blocks=count("encoder.down.0.block.", ".conv1.weight"), codes=codes, code_width=code_width,
-        scales=ladders[tokens], phis=count("quantize.quant_resi.qresi_ls.", ".weight"),
+    width = shape("encoder.conv_in.weight", 4)[0]
+    widths = [shape(f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in range(levels)]
+    codes, code_width = shape("quantize.embedding.weight", 2)
+    found = dict(
+        resolution=ladders[tokens][-1] * 2 ** (levels - 1) if levels else 1, width=width,
+        multipliers=[w // width for w in widths], blocks=count("encoder.down.0.block.", ".conv1.weight"), codes=codes,
+        code_width=code_width, scales=list(ladders[tokens]), phis=count("quantize.quant_resi.qresi_ls.", ".weight"),
     )  # fmt: skip
+    return fill(CodecConfig, found, source, "give a file of VAR's VQ-VAE")
 
 
 # ---- released -> ours -----------------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def sizes_of(tensors: Mapping[str, Tensor], tokens: int, source: Path) -> CodecC
 def codec_to_ours(tensors: Mapping[str, Tensor], source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A released VQ-VAE -> config.json and tensors of an ARGenSeg folder without a language model."""
     config = sizes_of(tensors, sum(side * side for side in SCALES_256), source)
-    released.check_shapes(tensors, codec_shapes(config), source)
+    io.check_tensors(tensors, codec_tensors(config), source)
     with torch.device("meta"):
         method = ARGenSeg(None, None, Options(), VQVAE(config))
     return method.config(), {ours: tensors[name] for name, ours in codec_table(config).items()}
@@ -110,35 +111,39 @@ def model_to_ours(
     tensors: Mapping[str, Tensor], source: Path, tokenizer: Any
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A released model -> config.json and tensors of an ARGenSeg folder."""
-    size, vocabulary = internvl.read_config(source)
-    state, config = to_ours(tensors, size, source)
+    size, vocabulary, tied = opengvlab.read_config(source)
+    state, config = to_ours(tensors, size, vocabulary, source, tied)
     with torch.device("meta"):
         backbone = Backbone(size, vocabulary, checkpoint.image_token_id(tokenizer))
         form = Form(conversion="released", wording="released")
-        options = Options(system=released.SYSTEM, max_tiles=1)
+        options = Options(system=opengvlab.SYSTEM, max_tiles=1)
         method = ARGenSeg(backbone, tokenizer, options, VQVAE(config), form)
     if vocabulary != method.low + method.visual_rows:
         raise UserError(
             f"{source}: {vocabulary} rows are not {method.low} text tokens and {method.visual_rows} visual ones; "
             "copy the tokenizer that belongs to these weights."
         )
-    released.check_shapes(state, {name: tensor.shape for name, tensor in method.state_dict().items()}, source)
+    io.check_tensors(state, method.state_dict(), source)
     return method.config(), state
 
 
-def to_ours(tensors: Mapping[str, Tensor], size: BackboneSize, source: Path) -> tuple[dict[str, Tensor], CodecConfig]:
+def to_ours(
+    tensors: Mapping[str, Tensor], size: BackboneSize, vocabulary: int, source: Path, tied: bool = False
+) -> tuple[dict[str, Tensor], CodecConfig]:
     """Released names -> ours, and the sizes of the VQ-VAE among them. Raises UserError for other names."""
     tensors = {name: tensor for name, tensor in tensors.items() if not REPEATED.match(name)}
     pictures = {n.removeprefix(RELEASED_CODEC): t for n, t in tensors.items() if n.startswith(RELEASED_CODEC)}
     absent = [name for name in OWN if name not in tensors]
     if absent or not pictures:
         raise UserError(f"{source}: lacks {(absent or [RELEASED_CODEC + '*'])[0]}; it is not a model of ARGenSeg.")
-    config = sizes_of(pictures, tensors["pos_1LC"].shape[1], source)
-    released.check_shapes(pictures, codec_shapes(config), source)
+    slots = io.sizes_in(tensors, "pos_1LC", 3, source, "a model of ARGenSeg")[1]
+    config = sizes_of(pictures, slots, source)
+    io.check_tensors(pictures, codec_tensors(config), source)
     rest = {n: t for n, t in tensors.items() if n not in OWN and not n.startswith(RELEASED_CODEC)}
     state = {name: tensors[name] for name in OWN}
     state |= {ours: tensors[name] for name, ours in codec_table(config, RELEASED_CODEC).items()}
-    return state | {BACKBONE + n: t for n, t in internvl.to_native(rest, size, source).items()}, config
+    native = opengvlab.to_native(rest, size, vocabulary, source, tied)
+    return state | {BACKBONE + name: tensor for name, tensor in native.items()}, config
 
 
 # ---- ours -> released -----------------------------------------------------------------------------------------------
@@ -147,25 +152,22 @@ def to_ours(tensors: Mapping[str, Tensor], size: BackboneSize, source: Path) -> 
 def to_released(state: Mapping[str, Tensor], size: BackboneSize, config: CodecConfig) -> dict[str, Tensor]:
     """Bit for bit the inverse of to_ours."""
     native = {n.removeprefix(BACKBONE): t for n, t in state.items() if n.startswith(BACKBONE)}
-    tensors = {name: state[name] for name in OWN} | internvl.to_original(native, size)
+    tensors = {name: state[name] for name in OWN} | opengvlab.to_original(native, size)
     return tensors | {name: state[ours] for name, ours in codec_table(config, RELEASED_CODEC).items()}
 
 
 def _release(source: Path, config: dict[str, Any], target: Path) -> Path:
-    state = internvl.read_tensors(source)
-    try:
-        with torch.device("meta"):
-            method = ARGenSeg.from_config(config, source)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{source}: config.json does not fit this version ({error}); train it again.") from None
-    released.check_shapes(state, {name: tensor.shape for name, tensor in method.state_dict().items()}, source)
+    state = io.read_tensors(source)
+    with torch.device("meta"):
+        method = ARGenSeg.from_config(config, source)
+    io.check_tensors(state, method.state_dict(), source)
     sizes = method.codec.config
-    if target.suffix in released.FILES:
-        return released.write_file(target, {name: state[ours] for name, ours in codec_table(sizes).items()})
+    if target.suffix in io.FILES:
+        return io.write_file(target, {name: state[ours] for name, ours in codec_table(sizes).items()})
     if method.backbone is None:
         raise UserError(f"{source}: is a VQ-VAE alone; give a target that ends in .pth or .safetensors.")
     form = method.form
     if (form.head, form.intra_scale) != ("tokens", "causal") or sizes.scales not in (SCALES_256, SCALES_512):
         raise UserError(f"{source}: is a variant that the released code cannot run; keep it in this project's form.")
-    settings = released.original_config(method.backbone.size, method.backbone.vocabulary, "InternVLGenSeg")
-    return released.write_folder(target, settings, to_released(state, method.backbone.size, sizes), method.tokenizer)
+    settings = opengvlab.original_config(method.backbone.size, method.backbone.vocabulary, "InternVLGenSeg")
+    return io.write_folder(target, settings, to_released(state, method.backbone.size, sizes), method.tokenizer)

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.base import UserError
-from methods.himtok.pixel_decoder import PixelDecoder, Stem, SubpixelDecoder
+from methods.files import setting
+from methods.himtok.pixel_decoder import GROUPS, PixelDecoder, Stem, SubpixelDecoder
+from methods.internvl.config import DEEPEST, ROWS, WIDEST
 from methods.internvl.positions import grid_positions
 from methods.precision import exactly
 
@@ -49,23 +51,24 @@ class CodecConfig:
     The three of ours together reach in one minute what the official layout needs six for (results/nano/STUDY.md).
     """
 
-    resolution: int = 256
-    patch: int = 16
-    width: int = 1024
-    encoder_layers: int = 24
-    decoder_layers: int = 24
-    heads: int = 16
-    decoder_width: int | None = None  # None: as the encoder's
-    decoder_heads: int | None = None
-    latents: int = 32
-    codes: int = 1024
-    code_width: int = 12
-    commitment: float = 0.01
-    ffn_out: int = 1024
-    pixel_base: int = 128
-    pixel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    pixel_blocks: int = 2  # residual blocks of each level of the pixel decoder
-    pixel_mid_blocks: int | None = None  # and before the first level; None: as many, like the official one
+    resolution: int = setting(256, 1, 4096)
+    patch: int = setting(16, 1, 256)
+    width: int = setting(1024, 1, WIDEST)
+    encoder_layers: int = setting(24, 1, DEEPEST)
+    decoder_layers: int = setting(24, 1, DEEPEST)
+    heads: int = setting(16, 1, WIDEST)
+    decoder_width: int | None = setting(None, 1, WIDEST)  # None: as the encoder's
+    decoder_heads: int | None = setting(None, 1, WIDEST)
+    latents: int = setting(32, 1, 4096)
+    codes: int = setting(1024, 1, ROWS)
+    code_width: int = setting(12, 1, WIDEST)
+    commitment: float = setting(0.01, 0)
+    ffn_out: int = setting(1024, 1, WIDEST)
+    pixel_base: int = setting(128, 1, WIDEST)
+    pixel_multipliers: tuple[int, ...] = setting((1, 1, 2, 2, 4), 1, 64)
+    pixel_blocks: int = setting(2, 1, 64)  # residual blocks of each level of the pixel decoder
+    # and before the first level; None: as many, like the official one
+    pixel_mid_blocks: int | None = setting(None, 0, 64)
     encoder_layout: str = "clean"
     code_space: str = "normalised"
     stem: str = "linear"
@@ -76,6 +79,9 @@ class CodecConfig:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise UserError(f"The mask codec has no {name} {getattr(self, name)!r}; choose {' or '.join(known)}.")
+        for width, heads in ((self.width, self.heads), (self.decoder_width, self.decoder_heads)):
+            if (width or self.width) % (heads or self.heads):
+                raise UserError(f"A width of {width or self.width} cannot be shared by {heads or self.heads} heads.")
         if self.stem == "convolutional" or self.pixel_decoder == "subpixel":
             self._check_halving()
         if self.pixel_decoder == "official":
@@ -90,6 +96,11 @@ class CodecConfig:
             )
 
     def _check_levels(self) -> None:
+        if not self.pixel_multipliers:
+            raise UserError("The pixel decoder has no levels; give pixel_multipliers.")
+        for channels in {self.pixel_base * m for m in self.pixel_multipliers}:
+            if channels % min(GROUPS, channels):
+                raise UserError(f"The pixel decoder has {channels} channels; above {GROUPS} take a multiple of it.")
         side = self.grid * 2 ** (len(self.pixel_multipliers) - 1)
         if self.resolution != side or self.resolution % self.patch:
             levels = len(self.pixel_multipliers)

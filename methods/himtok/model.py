@@ -8,7 +8,7 @@ vision tower on cross-entropy only. Encoder, latents and code book are frozen af
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from methods.augment import augmented, check_augmentation
 from methods.base import Example, Prediction, Request, TrainingSample, UserError, open_image
+from methods.files import setting
 from methods.himtok import prompts as tasks
 from methods.himtok.adaptive_length import Spent, length_curve
 from methods.himtok.hierarchy import HierarchyConfig, blurred, hierarchical_loss, mask_loss
@@ -32,8 +33,8 @@ from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED, MASK, Turn
 from methods.internvl.generation.engine import Block
 from methods.internvl.generation.timing import Clock
-from methods.internvl.method import InternVLMethod, Options, check_parts, made, tuples
-from methods.internvl.vocabulary import add_tokens, load_tokenizer, token_id
+from methods.internvl.method import InternVLMethod, Options, check_parts, made
+from methods.internvl.vocabulary import add_tokens, token_id
 
 # Of a block's cross-entropy: every token alike (the paper), or every octave 1, 2, 3-4, 5-8, ... alike (ours). The first
 # four of 32 tokens, which say where the object is, weigh an eighth of a block in the one and half of it in the other.
@@ -42,6 +43,16 @@ CONVERSIONS = ("direct", "released")
 # parts of new and of started models
 BOTH = "tokenizer hierarchy keeper augmentation balance options templates tokens_in_words conversion"
 BOX_SCALE = 999  # the released evaluation divides by 999
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What config.json says at its top of how a model asks and answers; see HiMTok's constructor."""
+
+    decode: str = setting("soft", choices=("soft", "hard"))
+    templates: str | Mapping[str, Any] = "own"
+    tokens_in_words: bool = False
+    conversion: str = setting("direct", choices=CONVERSIONS)
 
 
 class HiMTok(InternVLMethod):
@@ -165,15 +176,15 @@ class HiMTok(InternVLMethod):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> HiMTok:
-        tokenizer = load_tokenizer(folder) if config["backbone"] else None
-        backbone = checkpoint.empty_backbone(config, tokenizer)
-        codec = MaskTokenizer(CodecConfig(**tuples(config["codec"])))
-        hierarchy, options = HierarchyConfig(**config["hierarchy"]), Options(**config["options"])
-        templates, stopping = Templates(config.get("templates", "own")), Stopping(**config.get("stopping", {}))
-        in_words, conversion = config.get("tokens_in_words", False), config.get("conversion", "direct")
+        backbone, tokenizer = checkpoint.empty_backbone(config, folder)
+        codec = MaskTokenizer(checkpoint.part(config, "codec", CodecConfig, folder))
+        hierarchy = checkpoint.part(config, "hierarchy", HierarchyConfig, folder)
+        stopping = checkpoint.part(config, "stopping", Stopping, folder, needed=False)
+        speech = checkpoint.choices(config, Speech, folder)
         return cls(
-            backbone, tokenizer, options, codec, hierarchy, config["decode"], templates, stopping, in_words, conversion
-        )
+            backbone, tokenizer, checkpoint.options(config, Options, folder), codec, hierarchy, speech.decode,
+            Templates(speech.templates), stopping, speech.tokens_in_words, speech.conversion,
+        )  # fmt: skip
 
     # ---- training -------------------------------------------------------------------------------------------
 

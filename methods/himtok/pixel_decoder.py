@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from methods.enlarge import channels_last, double, plus, swish
 
+GROUPS = 32
 
-def norm(channels: int, groups: int = 32) -> nn.GroupNorm:
+
+def norm(channels: int, groups: int = GROUPS) -> nn.GroupNorm:
     """GroupNorm in 32 groups as released; narrower models use one group per channel."""
     return nn.GroupNorm(min(groups, channels), channels, eps=1e-6)
 
@@ -23,7 +25,7 @@ class ResidualBlock(nn.Module):
     the block's input; it is kept, because the released weights were trained with it.
     """
 
-    def __init__(self, wide_in: int, wide_out: int, groups: int = 32):
+    def __init__(self, wide_in: int, wide_out: int, groups: int = GROUPS):
         super().__init__()
         self.norm1 = norm(wide_in, groups)
         self.conv1 = nn.Conv2d(wide_in, wide_out, 3, padding=1, bias=False)

@@ -101,8 +101,12 @@ class Backbone(nn.Module):
         ).last_hidden_state
 
     def head(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
-        """Logits of vocabulary rows [low, high) for hidden states [..., D]; a slice costs only its own rows."""
-        return nn.functional.linear(hidden, self.native.lm_head.weight[low:high])
+        """Logits of vocabulary rows [low, high) for hidden states [..., D]; a slice costs only its own rows, unless
+        adapters stand in place of the head, whose own forward is then needed."""
+        head = self.native.lm_head
+        if isinstance(head, nn.Linear):
+            return nn.functional.linear(hidden, head.weight[low:high])
+        return head(hidden)[..., low:high]
 
     @torch.no_grad()
     def resize_vocabulary(self, rows: int, seed: int = 0, known: int | None = None) -> None:
@@ -118,3 +122,9 @@ class Backbone(nn.Module):
         head[old:] = head[:old].mean(0)
         noise = torch.randn(rows - old, table.shape[1], generator=generator, device="cpu") * 0.02
         table[old:] = table[:old].mean(0) + noise.to(table)
+
+
+def meta_shapes(size: BackboneSize, rows: int) -> dict[str, Tensor]:
+    """The native state dict of a backbone as tensors without memory."""
+    with torch.device("meta"):
+        return InternVLForConditionalGeneration(transformers_config(size, rows, 0)).state_dict()

@@ -11,31 +11,47 @@ from dataclasses import dataclass
 from transformers import InternVLConfig, InternVLVisionConfig, LlamaConfig, Qwen2Config
 
 from methods.base import UserError
+from methods.files import setting
 from methods.internvl.attention import NAME as BY_SAMPLE
+
+WIDEST, DEEPEST, MOST_TILES = 2**16, 512, 1024
+ROWS = 2**22  # the most rows of a vocabulary that are believed
 
 
 @dataclass(frozen=True)
 class BackboneSize:
     """Everything that fixes an architecture. Widths in features, `image_size` and `patch_size` in pixels."""
 
-    text_family: str  # "qwen2" or "internlm2"; the latter is arithmetically a Llama
-    text_width: int
-    text_layers: int
-    text_heads: int
-    text_kv_heads: int
-    text_mlp: int
-    vision_width: int
-    vision_layers: int
-    vision_heads: int
-    vision_mlp: int
-    vision_style: str = "300m"  # "300m": LayerNorm and biased q, k, v; "6b": RMSNorm, q and k normalised, no bias
-    image_size: int = 448
-    patch_size: int = 14
-    max_tiles: int = 12
-    rope_theta: float = 1e6
-    rms_eps: float = 1e-6
-    layer_scale: float = 0.1
-    vision_eps: float = 1e-6
+    text_family: str = setting(choices=("qwen2", "internlm2"))  # the latter is arithmetically a Llama
+    text_width: int = setting(low=1, high=WIDEST)
+    text_layers: int = setting(low=1, high=DEEPEST)
+    text_heads: int = setting(low=1, high=WIDEST)
+    text_kv_heads: int = setting(low=1, high=WIDEST)
+    text_mlp: int = setting(low=1, high=4 * WIDEST)
+    vision_width: int = setting(low=1, high=WIDEST)
+    vision_layers: int = setting(low=1, high=DEEPEST)
+    vision_heads: int = setting(low=1, high=WIDEST)
+    vision_mlp: int = setting(low=1, high=4 * WIDEST)
+    # "300m": LayerNorm and biased q, k, v; "6b": RMSNorm, q and k normalised, no bias
+    vision_style: str = setting("300m", choices=("300m", "6b"))
+    image_size: int = setting(448, 1, 4096)
+    patch_size: int = setting(14, 1, 256)
+    max_tiles: int = setting(12, 1, MOST_TILES)
+    rope_theta: float = setting(1e6, 1, 1e12)
+    rms_eps: float = setting(1e-6, 0, 1)
+    layer_scale: float = setting(0.1, -1e6, 1e6)
+    vision_eps: float = setting(1e-6, 0, 1)
+
+    def __post_init__(self) -> None:
+        for whole, divisor in (
+            ("text_width", "text_heads"), ("text_heads", "text_kv_heads"), ("vision_width", "vision_heads"),
+            ("image_size", "patch_size"),
+        ):  # fmt: skip
+            if getattr(self, whole) % getattr(self, divisor):
+                values = getattr(self, whole), getattr(self, divisor)
+                raise UserError(f"{whole} is {values[0]}, no multiple of {divisor}, {values[1]}.")
+        if self.text_width // self.text_heads % 2 or self.image_size // self.patch_size % 2:
+            raise UserError("A head of the language model and the patches of a tile's side must be of an even number.")
 
     @property
     def tokens_per_tile(self) -> int:
@@ -86,10 +102,10 @@ def transformers_config(size: BackboneSize, vocabulary: int, image_token_id: int
         attention_bias=not big_vision,
         use_qk_norm=big_vision,
         norm_type="rms_norm" if big_vision else "layer_norm",
-        layer_norm_eps=size.vision_eps,
+        layer_norm_eps=float(size.vision_eps),  # transformers takes no whole number for a float
         image_size=[size.image_size, size.image_size],
         patch_size=[size.patch_size, size.patch_size],
-        layer_scale_init_value=size.layer_scale,
+        layer_scale_init_value=float(size.layer_scale),
         use_mean_pooling=True,  # makes the final norm an identity; the original has none
     )
     shared = dict(
@@ -100,8 +116,8 @@ def transformers_config(size: BackboneSize, vocabulary: int, image_token_id: int
         num_attention_heads=size.text_heads,
         num_key_value_heads=size.text_kv_heads,
         max_position_embeddings=32768,
-        rms_norm_eps=size.rms_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": size.rope_theta},
+        rms_norm_eps=float(size.rms_eps),
+        rope_parameters={"rope_type": "default", "rope_theta": float(size.rope_theta)},
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=None,

@@ -21,18 +21,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpoint_pass
 
 from methods.base import Codec, Example, Method, Prediction, Request, TrainingSample, UserError, open_image
+from methods.files import setting
 from methods.internvl import checkpoint
 from methods.internvl import prompts as tasks
 from methods.internvl.attention import sample_lengths
 from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED, MASK, Chat, Turn
-from methods.internvl.config import VOCABULARY, named_size
+from methods.internvl.config import MOST_TILES, VOCABULARY, named_size
 from methods.internvl.generation.engine import Answer, Block, Draft, decode
 from methods.internvl.generation.int8 import quantise
 from methods.internvl.generation.timing import Clock
 from methods.internvl.pretraining import PretrainingHeads, patch_targets
 from methods.internvl.tiles import make_tiles
-from methods.internvl.vocabulary import SPECIALS, load_tokenizer, stand_in, train_tokenizer
+from methods.internvl.vocabulary import SPECIALS, stand_in, train_tokenizer
 
 RANDOM = "random:"  # in front of a size, where a backbone's folder is asked for
 LOGITS = 2**26  # that are kept at once; more (a micro-batch of masks, 97 thousand ids) are computed twice instead
@@ -44,8 +45,8 @@ class Options:
 
     image_first: bool = True
     system: str = ""
-    max_tiles: int = 12
-    box_scale: int = 1000
+    max_tiles: int = setting(12, 1, MOST_TILES)
+    box_scale: int = setting(1000, 1, 10**6)
 
 
 class InternVLMethod(Method, nn.Module):
@@ -117,19 +118,13 @@ class InternVLMethod(Method, nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> InternVLMethod:
-        config, tensors = checkpoint.read(Path(folder), cls.name)
-        try:
-            method = cls.from_config(config, Path(folder))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(f"{folder}: config.json does not fit this version ({error}); train it again.") from None
-        checkpoint.load_strictly(method, tensors, Path(folder))
-        return method.eval()
+        return checkpoint.load(cls, Path(folder))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> InternVLMethod:
         """An uninitialised method as config.json describes it."""
-        tokenizer = load_tokenizer(folder)
-        return cls(checkpoint.empty_backbone(config, tokenizer), tokenizer, Options(**config["options"]))
+        backbone, tokenizer = checkpoint.empty_backbone(config, folder)
+        return cls(backbone, tokenizer, checkpoint.options(config, Options, folder))
 
     def config(self) -> dict[str, Any]:
         """What config.json holds; `from_config` is the inverse."""

@@ -10,7 +10,8 @@ from torch import nn
 
 from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED
-from methods.internvl.weights import join, key_table, read_config, read_tensors, to_native, to_original
+from methods.internvl.checkpoint.io import read_tensors
+from methods.internvl.checkpoint.opengvlab import join, key_table, read_config, to_native, to_original
 from methods.parity import Check, close, read, same
 
 LOGIT, FEATURE, LOSS, GRADIENT = 5e-5, 1e-5, 1e-5, 1e-5  # tolerances
@@ -23,10 +24,10 @@ def recognises(folder: Path) -> bool:
 
 def load(folder: Path) -> Backbone:
     """A backbone with an original folder's weights."""
-    size, vocabulary = read_config(folder)
+    size, vocabulary, _ = read_config(folder)
     token = json.loads((folder / "config.json").read_text())["img_context_token_id"]
     backbone = Backbone(size, vocabulary, token)
-    backbone.native.load_state_dict(to_native(read_tensors(folder), size, folder))
+    backbone.native.load_state_dict(to_native(read_tensors(folder), size, vocabulary, folder))
     return backbone.eval()
 
 

@@ -99,7 +99,7 @@ def test_a_missing_and_a_damaged_shard_are_named(method, shards):
     last = sorted(shards.glob("*.safetensors"))[-1]
     data = last.read_bytes()
     last.write_bytes(data[: len(data) // 2])
-    assert "damaged checkpoint" in refusal(method.name, shards)
+    assert "damaged (" in refusal(method.name, shards)
     last.unlink()
     assert f"{last.name} is missing" in refusal(method.name, shards)
 
@@ -111,7 +111,7 @@ def test_an_index_that_promises_more_than_its_shards_is_refused(method, shards):
     path.write_text(json.dumps(index))
     assert "surplus is in model.safetensors.index.json but in no file" in refusal(method.name, shards)
     path.write_text("[]")
-    assert "damaged checkpoint" in refusal(method.name, shards)
+    assert "holds a list, not an object" in refusal(method.name, shards)
 
 
 def test_parts_that_only_train_are_not_saved(build, tmp_path):
@@ -139,7 +139,7 @@ def test_a_codec_alone_needs_no_tokenizer(build, tmp_path, name):
     [
         (lambda t, name: t.pop(name), "lacks {}"),
         (lambda t, name: t.update({"surplus.weight": torch.zeros(2)}), "has unexpected surplus.weight"),
-        (lambda t, name: t.update({name: torch.zeros(3, 3)}), "has wrong shapes for {}"),
+        (lambda t, name: t.update({name: torch.zeros(3, 3)}), "{} is [3, 3], but must be ["),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(method, folder, change, complaint):
@@ -182,7 +182,7 @@ def test_a_missing_folder_and_a_file_are_named(tmp_path):
 def test_truncated_weights_are_refused(method, folder, share):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert "damaged checkpoint" in refusal(method.name, folder)
+    assert "damaged (" in refusal(method.name, folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'"text"'])

@@ -11,11 +11,12 @@ from transformers import AutoModelForImageTextToText
 
 from methods.base import Request, UserError
 from methods.internvl.backbone import Backbone
+from methods.internvl.checkpoint.io import read_tensors, write_tensors
+from methods.internvl.checkpoint.native import convert
+from methods.internvl.checkpoint.opengvlab import SYSTEM, original_config, to_original
 from methods.internvl.config import SIZES, VOCABULARY
 from methods.internvl.method import InternVLMethod
-from methods.internvl.released import SYSTEM, original_config
 from methods.internvl.vocabulary import SPECIALS, load_tokenizer, stand_in, token_id, train_tokenizer
-from methods.internvl.weights import convert, read_tensors, to_original, write_tensors
 from methods.registry import method_class
 
 FAMILIES = ["qwen2", "internlm2"]
@@ -180,7 +181,7 @@ def test_tensors_that_do_not_fit_are_named(original):
 @pytest.mark.parametrize(
     ("edit", "complaint"),
     [
-        ({"tie_word_embeddings": True}, "another form"),
+        ({"tie_word_embeddings": True}, "set it to false if the head is meant"),
         ({"downsample_ratio": 0.25}, "another form"),
         ({"text_config": {"model_type": "gpt2"}}, "not InternVL2.5's"),
     ],
