@@ -13,32 +13,21 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, field, fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
 from methods.base import UserError
-from methods.files import check_text, number, printable, quoted, read_text
+from methods.files import check_text, number, printable, quoted, read_text, setting
+
+__all__ = ["check", "expand", "read_word", "read_yaml", "setting", "unknown"]
 
 LARGEST = 2**31 - 1  # of whole numbers that have no bound of their own
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?([eE][-+]?\d+)?")
 NODES = {yaml.MappingNode: "keys with values", yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
-
-
-def setting(
-    default: Any = MISSING, low: float | None = None, high: float | None = None, *, choices: Sequence[Any] = (),
-    path: bool = False, factory: Any = MISSING,
-) -> Any:  # fmt: skip
-    """A dataclass field that says what its value (each of them, in a list or a mapping) may be: bounds of a number
-    (inclusive), the only choices, or a path of the user's, in which a leading ~ is his home."""
-    bounds = {name: value for name, value in (("low", low), ("high", high)) if value is not None}
-    metadata = bounds | ({"choices": tuple(choices)} if choices else {}) | ({"path": True} if path else {})
-    if factory is not MISSING:
-        return field(default_factory=factory, metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------

@@ -183,12 +183,16 @@ def _is_number(value: Any) -> bool:
 
 
 def setting(
-    default: Any = MISSING, low: float | None = None, high: float | None = None, *, choices: Sequence[Any] = ()
-) -> Any:
-    """A dataclass field that says what `fill` may put there: a number (or numbers) within bounds (inclusive), or one of
-    some choices."""
-    told = {"low": low, "high": high, "choices": tuple(choices) or None}
-    return field(default=default, metadata={key: value for key, value in told.items() if value is not None})
+    default: Any = MISSING, low: float | None = None, high: float | None = None, *, choices: Sequence[Any] = (),
+    path: bool = False, factory: Any = MISSING,
+) -> Any:  # fmt: skip
+    """A dataclass field that says what its value (each of them, in a list or a mapping) may be: bounds of a number
+    (inclusive), the only choices, or a path of the user's, in which a leading ~ is his home."""
+    bounds = {name: value for name, value in (("low", low), ("high", high)) if value is not None}
+    metadata = bounds | ({"choices": tuple(choices)} if choices else {}) | ({"path": True} if path else {})
+    if factory is not MISSING:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def fill(cls: type[T], row: Any, where: Path | str, repair: str) -> T:
