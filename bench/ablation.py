@@ -36,9 +36,9 @@ from bench.report.findings import CLAIMS
 from bench.report.tables import shown
 from bench.train.engine import resolve_precision
 from bench.train.stages import finished_model
-from methods.base import Method, Request
+from methods.base import Request
 from methods.files import read_lines
-from methods.registry import method_class
+from methods.registry import method_class, method_spec, resolve, stage_spec
 
 SPLIT = "val"
 Scores = dict[tuple[str, str], tuple[Path, dict[str, Any]]]  # (method, variant) -> file of scores, facts of the model
@@ -55,7 +55,7 @@ def ablation(profile: Profile) -> list[Record]:
     scores: Scores = {}
     for name in profile.models:
         subject = Subject(profile, name, pipeline.find_model(profile, name), scores)
-        codecs[name] = subject.method.codec
+        codecs[name] = subject.method.mask_tokenizer
         records += subject.token_budgets() + subject.boxes_after() + subject.settled() + subject.orders()
     write_records(f"{stem}.jsonl", records)
     for label, stage in profile.ablation.variants.items():
@@ -64,8 +64,9 @@ def ablation(profile: Profile) -> list[Record]:
             print(f"{label}: stage {stage} was not trained here, its records stay as they are (`genseg train {stage}`)")
             continue
         trained = profile.stages[stage]
-        subject = Subject(profile, trained.method, model, scores, label)
-        found = subject.ceiling() if trained.stage == "tokenizer" else subject.whole(codecs.get(trained.method))
+        subject = Subject(profile, trained.method, model, scores, label, trained.stage)
+        alone = stage_spec(trained.method, trained.stage).mask_tokenizer
+        found = subject.ceiling() if alone else subject.whole(codecs.get(trained.method))
         write_records(f"{stem}-{stage}.jsonl", found)
         records += found
     stage = profile.ablation.perception
@@ -103,17 +104,19 @@ def differences(scores: Scores, path: Path, seed: int) -> list[Record]:
 class Subject:
     """One model under questions. `label` is the variant under which its records stand, empty for a main model.
 
-    The files of scores are noted in `scores`."""
+    `stage`: what was trained, if that is not the method's model. The files of scores are noted in `scores`."""
 
-    def __init__(self, profile: Profile, name: str, folder: Path, scores: Scores, label: str = ""):
+    def __init__(self, profile: Profile, name: str, folder: Path, scores: Scores, label: str = "", stage: str = ""):
         self.profile, self.name, self.folder, self.scores, self.label = profile, name, folder, scores, label
-        self.method: Method = method_class(name).from_pretrained(folder).to(pipeline.device_of())
+        kind = resolve(stage_spec(name, stage).trainee) if stage else method_class(name)
+        self.method = kind.from_pretrained(folder).to(pipeline.device_of())
+        self.masks = self.method.mask_tokenizer
         self.weights = pipeline.digest(folder)
         self.dataset, self.place = pipeline.checked_split(profile, SPLIT), pipeline.named(profile, SPLIT)
         self.facts = pipeline.facts_of(profile, name, self.weights, profile.evaluate.precision, self.method)
 
     def token_budgets(self) -> list[Record]:
-        counts = self.method.codec.prefixes if self.method.codec else ()
+        counts = self.masks.prefixes if self.masks else ()
         return [r for n in counts for r in self._ask(f"tokens={n}", ("mask",), n)]
 
     def boxes_after(self) -> list[Record]:
@@ -122,23 +125,24 @@ class Subject:
         for count in self.profile.ablation.box_after:
             if count == 0:
                 records += self._ask("box_after=0", ("box",), None)
-            elif self.method.codec and count in self.method.codec.prefixes:
+            elif self.masks and count in self.masks.prefixes:
                 records += self._ask(f"box_after={count}", ("mask", "box"), count)
         boxes = ("acc@", "failures")
         return [record for record in records if record.metric.startswith(boxes)]
 
     def settled(self) -> list[Record]:
         """gIoU, IoU lost against the full length, and tokens spent, for each tolerance."""
-        if not hasattr(self.method, "length_curve"):
+        curve = method_spec(self.name).adaptive_length
+        if curve is None:
             return []
         indices = objects_of(self.dataset, plan(self.dataset, "per_object_joined", self.profile.ablation.settled_limit))
         examples = [self.dataset[index] for index in indices]
         pictures = [example.image_id for example in examples]
         records = []
-        for spent in self.method.length_curve(examples, self.profile.ablation.tolerances):
+        for spent in resolve(curve)(self.method, examples, self.profile.ablation.tolerances):
             ones = np.ones(len(examples))
             table = {"giou": (spent.iou, ones), "giou_lost": (spent.lost, ones), "tokens_spent": (spent.tokens, ones)}
-            variant = "settled=never" if spent.tolerance is None else f"settled={spent.tolerance:g}"
+            variant = "settled=never" if spent.threshold is None else f"settled={spent.threshold:g}"
             records += self._records(variant, table, pictures, "per_expression")
         return records
 
@@ -152,8 +156,8 @@ class Subject:
         for label, form in config.orders.items():
             if form.method != self.name:
                 continue
-            parts = {**form.parts, "start": str(self.folder)}
-            other = method_class(self.name).build(parts, lambda: ()).to(device).eval()
+            config_ = {**form.model, "start": str(self.folder)}
+            other = method_class(self.name).build(config_, lambda: ()).to(device).eval()
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 pairs = orders.ask_both(self.method, other, requests, 1, f"{self.name} {label}")
             records += orders.to_records(pairs, **self.facts | place | {"variant": label})
@@ -162,14 +166,14 @@ class Subject:
     def whole(self, usual: torch.nn.Module | None = None) -> list[Record]:
         """The ordinary questions and the codec's ceiling, under the label; no ceiling if the codec is the `usual`."""
         records = self._ask(self.label, ("mask", "box"), None)
-        return records if same_weights(self.method.codec, usual) else records + self.ceiling()
+        return records if same_weights(self.masks, usual) else records + self.ceiling()
 
     def ceiling(self) -> list[Record]:
         """The codec's own scores at every prefix, under the label."""
         records: list[Record] = []
         identity = self._identity(self.label, ("mask",), None)
         folder = self._predictions(f"{self.label} codec")
-        for path in predict_codec(self.method, identity, self.dataset, self.place, self.profile.evaluate, folder):
+        for path in predict_codec(self.masks, identity, self.dataset, self.place, self.profile.evaluate, folder):
             variant = f"{self.label}, tokens={int(path.stem.rsplit('-', 1)[1])}"
             records += shown(pipeline.score(self.profile, path, self.dataset, self.facts | {"variant": variant}))
         return records

@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser("convert", help="released checkpoints into this project's layout, or back")
     convert.add_argument("source", type=_path)
     convert.add_argument("target", type=_path)
-    convert.add_argument("--method", required=True, help="whose checkpoint it is: internvl, himtok or argenseg")
+    convert.add_argument("--method", required=True, help="boxes (InternVL2.5 alone), himtok or argenseg")
     convert.set_defaults(run=_convert)
     score = commands.add_parser(
         "score", help="figures of a file of predictions: root= dataset= split= split_by= images= limit="
@@ -275,10 +275,14 @@ def _demo(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def _convert(options: argparse.Namespace, words: Sequence[str]) -> None:
-    from methods.registry import method_module
+    from methods.registry import METHODS, method_spec, resolve
 
     _none_left(settings_of(words))
-    print(method_module(options.method, "weights").convert(options.source, options.target))
+    convert = method_spec(options.method).convert
+    if convert is None:
+        able = ", ".join(name for name in METHODS if method_spec(name).convert)
+        raise UserError(f"{options.method} has no official checkpoints; choose one of {able}.")
+    print(resolve(convert)(options.source, options.target))
 
 
 def _score(options: argparse.Namespace, words: Sequence[str]) -> None:

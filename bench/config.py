@@ -24,7 +24,7 @@ from methods.files import printable
 PROFILES = Path(__file__).parent / "profiles"
 SEEDS = 2**31 - 1  # the largest
 MANY = 10**9
-PATHS = ("fast", "graphs", "reference")
+PATHS = ("fast", "cuda_graphs", "official")
 TILES = (1, 5, 10)  # 1; 2 x 2 or 3 x 3 and a thumbnail: squares of up to twelve tiles, as InternVL cuts them
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -65,12 +65,12 @@ class DataConfig:
 
 @dataclass
 class StageConfig:
-    """One training run. `tasks` are weights per task, `parts` what the method's `build` understands; a value of
-    `parts` that reads `stage:NAME` stands for the model that stage NAME saved."""
+    """One training run. `tasks` are weights per task, `model` what the method's StageSpec.config has; a value of
+    `model` that reads `stage:NAME` stands for the model that stage NAME saved."""
 
     method: str = MISSING
     stage: str = MISSING
-    parts: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
     tasks: dict[str, float] = setting(low=0, factory=dict)
     mixture: dict[str, float] = setting(low=0, factory=dict)  # source -> factor on it, 0: left out; none given: all
     steps: int = setting(MISSING, 1, MANY)
@@ -139,11 +139,11 @@ class EvaluateConfig:
 
 @dataclass
 class UntrainedConfig:
-    """A method that is timed with random weights on backbones of named sizes. `parts` are those of its `build`, without
-    the backbone; `tokens` mask tokens to write (none: all); `tiles` and `sizes` where they are not the profile's."""
+    """A method that is timed with random weights on backbones of named sizes. `model` as in a stage, without the
+    backbone; `tokens` mask tokens to write (none: all); `tiles` and `sizes` where they are not the profile's."""
 
     method: str = MISSING
-    parts: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
     tokens: list[int] = setting(low=1, factory=list)
     tiles: list[int] = setting(choices=TILES, factory=list)
     sizes: list[str] = field(default_factory=list)
@@ -155,7 +155,7 @@ class LatencyConfig:
     requests: int = setting(200, 1, MANY)
     threads: int = setting(2, 1, 1024)
     precision: str = setting("float32", choices=PRECISIONS)
-    paths: list[str] = setting(choices=PATHS, factory=lambda: ["fast", "reference"])  # see methods.base.Decoding
+    paths: list[str] = setting(choices=PATHS, factory=lambda: ["fast", "official"])  # see methods.base.Decoding
     sizes: list[str] = field(default_factory=list)  # backbones with random weights
     tiles: list[int] = setting(choices=TILES, factory=lambda: [1])  # of a picture, the thumbnail included
     untrained: dict[str, UntrainedConfig] = field(default_factory=dict)  # methods on them, by a name for the tables
@@ -166,10 +166,10 @@ class LatencyConfig:
 
 @dataclass
 class OrderConfig:
-    """Another form of a method's model that must write the same tokens: `parts` of its `build`, beside `start`."""
+    """Another form of a method's model that must write the same tokens: `model` as in a stage, beside `start`."""
 
     method: str = MISSING
-    parts: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -308,7 +308,7 @@ def _check_stage(profile: Profile, name: str, path: Path, above: tuple[str, ...]
         if source not in profile.data.mixture:
             known = ", ".join(profile.data.mixture) or "nothing"
             raise UserError(f"{path}: stages.{name}.mixture names {source!r}, but data.mixture holds {known}.")
-    for value in stage.parts.values():
+    for value in stage.model.values():
         if isinstance(value, str) and value.startswith("stage:"):
             if value[6:] not in profile.stages:
                 raise UserError(f"{path}: stage {name} builds on {value[6:]!r}, which is not a stage of this profile.")

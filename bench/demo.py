@@ -11,8 +11,8 @@ from PIL import Image
 from bench import pipeline
 from bench.config import Profile
 from bench.report.sheet import ANSWER, overlay
-from bench.segment import check_expression, describe, load, request_of
-from methods.base import Method, UserError, open_image
+from bench.segment import check_expression, describe, load, request_of, timed
+from methods.base import DEFAULT, Decoding, Model, UserError, open_image
 
 EXAMPLES = 8
 
@@ -24,9 +24,9 @@ def serve(profile: Profile, port: int) -> None:
     """
     gradio = _gradio()
     pipeline.prepare_data(profile, train=False)
-    models = {name: load(name, pipeline.find_model(profile, name), profile.evaluate) for name in profile.models}
+    models = {name: load(name, pipeline.find_model(profile, name)) for name in profile.models}
     root = pipeline.eval_root(profile)
-    page = build(gradio, models, examples(pipeline.open_split(profile, "val")), profile.description)
+    page = build(gradio, models, examples(pipeline.open_split(profile, "val")), profile)
     try:
         page.launch(server_name="127.0.0.1", server_port=port, share=False, allowed_paths=[str(root.resolve())])
     except OSError as error:
@@ -39,7 +39,9 @@ def examples(dataset: Any) -> list[tuple[str, str]]:
     return [(str(dataset[index].image), dataset[index].expressions[0]) for index in first]
 
 
-def ask(models: Mapping[str, Method], picture: Image.Image | None, expression: str) -> list[Image.Image | str]:
+def ask(
+    models: Mapping[str, Model], picture: Image.Image | None, expression: str, decoding: Decoding = DEFAULT
+) -> list[Image.Image | str]:
     """Each model's overlay and what there is to say of its answer, one after the other.
 
     Raises UserError without a picture or an expression.
@@ -49,22 +51,22 @@ def ask(models: Mapping[str, Method], picture: Image.Image | None, expression: s
     check_expression(expression)
     picture, shown = open_image(picture), []
     for model in models.values():
-        prediction = model.segment([request_of(picture, expression)])[0]
+        prediction = model.segment([request_of(picture, expression)], decoding)[0]
         shown += [overlay(picture, prediction.mask, ANSWER, prediction.box), "\n".join(describe(prediction))]
     return shown
 
 
-def build(gradio: Any, models: Mapping[str, Method], shown: Sequence[tuple[str, str]], description: str) -> Any:
+def build(gradio: Any, models: Mapping[str, Model], shown: Sequence[tuple[str, str]], profile: Profile) -> Any:
     """The page: a picture and a sentence on the left, the methods' answers beside each other on the right."""
 
     def answer(picture: Image.Image | None, expression: str) -> list[Image.Image | str]:
         try:
-            return ask(models, picture, expression)
+            return ask(models, picture, expression, timed(profile.evaluate))
         except UserError as error:
             raise gradio.Error(str(error), print_exception=False) from None
 
     with gradio.Blocks(title="genseg-bench", analytics_enabled=False) as page:
-        gradio.Markdown(f"## {' and '.join(models)} write segmentation masks\n{description}")
+        gradio.Markdown(f"## {' and '.join(models)} write segmentation masks\n{profile.description}")
         with gradio.Row():
             with gradio.Column(scale=1):
                 picture = gradio.Image(type="pil", label="picture")

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.config import Profile
 from bench.pipeline import device_of, find_model
 from methods.base import UserError
-from methods.registry import method_class
+from methods.registry import METHODS, method_class, method_spec
 
 
 def generate_file(
@@ -23,8 +23,9 @@ def generate_file(
         raise UserError('The caption is empty; describe a picture, e.g. "a red apple on grass".')
     if checkpoint is None and method not in profile.models:
         raise UserError(f"Profile {profile.name} has no model of {method!r}; choose {' or '.join(profile.models)}.")
-    if not hasattr(method_class(method), "generate"):
-        raise UserError(f"{method} writes masks only; take argenseg, whose tokens are those of a picture.")
+    if not method_spec(method).image_generation:
+        able = ", ".join(name for name in METHODS if method_spec(name).image_generation)
+        raise UserError(f"{method} writes masks only; choose {able}.")
     folder = checkpoint or find_model(profile, method)
     model = method_class(method).from_pretrained(folder).to(device_of())
     picture = model.generate([caption.strip()], guidance=guidance, seed=seed)[0]

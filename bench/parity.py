@@ -1,7 +1,7 @@
 """`genseg parity DIR`: this code against reference vectors made elsewhere, to check an install.
 
 DIR and every folder below it is looked at. What a folder holds is recognised by its files; each kind of vectors is
-checked by the module that computes the same thing: a method's own `parity.py`, or the metrics'.
+checked by the module that computes the same thing: a method's reference checks, or the metrics'.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rich.table import Table
 from bench.evaluate import parity as metrics
 from methods.base import UserError
 from methods.parity import Check
-from methods.registry import METHODS, method_module
+from methods.registry import METHODS, method_spec, resolve
 
 
 def check(folder: Path) -> bool:
@@ -32,7 +32,7 @@ def check(folder: Path) -> bool:
 
 def _recognised(folder: Path) -> list[tuple[Path, object]]:
     """Folders in and below `folder`, in the order of their names, each with the module that knows its form."""
-    modules = [metrics, *(method_module(name, "parity") for name in METHODS)]
+    modules = [metrics, *(resolve(ref) for name in METHODS for ref in method_spec(name).reference_checks)]
     places = [Path(place) for place, _, _ in sorted(os.walk(folder, followlinks=True))]
     return [(place, module) for place in places for module in modules if module.recognises(place)]
 

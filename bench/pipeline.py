@@ -49,7 +49,7 @@ from bench.train.stages import (
     train_stage,
 )
 from bench.train.world import join
-from methods.base import Method, Request, UserError
+from methods.base import Decoding, Model, Request, UserError
 from methods.files import read_lines, write_atomic
 from methods.registry import method_class
 
@@ -163,7 +163,7 @@ def evaluate(profile: Profile) -> list[Record]:
 
 
 def _evaluate_method(
-    profile: Profile, name: str, method: Method, weights: str, split: str, dataset: Any
+    profile: Profile, name: str, method: Model, weights: str, split: str, dataset: Any
 ) -> list[Record]:
     place = named(profile, split)
     identity = {"method": name, "weights": weights, "data": data_digest(profile)}
@@ -172,15 +172,15 @@ def _evaluate_method(
     folder = predictions_dir(profile)
     for rule in profile.evaluate.decode_rules:
         asked, told = _under(rule, profile.evaluate.temperature)
-        method.decoding = replace(method.decoding, rule=rule, temperature=profile.evaluate.temperature)
-        for path in predict_method(method, identity | asked, dataset, place, profile.evaluate, folder):
+        decoding = Decoding(rule=rule, temperature=profile.evaluate.temperature)
+        paths = predict_method(method, identity | asked, dataset, place, profile.evaluate, folder, decoding=decoding)
+        for path in paths:
             records += score(profile, path, dataset, facts | told)
             if path.stem.endswith("per_expression"):
                 rows = [row for _, row in read_lines(scores_of(profile, path))]
                 records += breakdown(rows, dataset.objects, profile.evaluate.seed, **facts)
-    method.decoding = replace(method.decoding, rule="official")
-    if method.codec is not None:
-        for path in predict_codec(method, identity, dataset, place, profile.evaluate, folder):
+    if method.mask_tokenizer is not None:
+        for path in predict_codec(method.mask_tokenizer, identity, dataset, place, profile.evaluate, folder):
             tokens = int(path.stem.rsplit("-", 1)[1])
             records += shown(score(profile, path, dataset, facts | {"variant": f"tokens={tokens}"}))
     return records
@@ -265,11 +265,11 @@ def _time_untrained(profile: Profile) -> list[Record]:
     torch.set_num_threads(config.threads)
     precision = resolve_precision(config.precision, device)
     records: list[Record] = []
-    model: tuple[tuple[str, str], Method] | None = None
+    model: tuple[tuple[str, str], Model] | None = None
     for case in untrained.cases(config):
         path = profile.results_dir / "records" / f"latency-{case.slug}{'-int8' * config.int8}.jsonl"
         key, entry = (case.size, case.name), config.untrained[case.name]
-        stamps = _stamps(profile, case=asdict(case), method=entry.method, parts=entry.parts)
+        stamps = _stamps(profile, case=asdict(case), method=entry.method, model=entry.model)
         if _kept(path) & set(stamps):
             records += read_records(path)
             continue
@@ -288,9 +288,10 @@ def _time_untrained(profile: Profile) -> list[Record]:
                 "note": f"random weights, {config.threads} threads, {config.warmup} warm-ups",
             }  # fmt: skip
             requests = untrained.requests_of(case, config.requests)
-            found = time_paths(model[1], requests, config, precision, facts)
-            if config.scaling and case.tiles == 1 and case.tokens in (None, model[1].codec.length):
-                found += scale(model[1], requests, config.requests, untrained.TILE, **facts)
+            found = time_paths(model[1], requests, config, precision, facts, untrained.ANSWER_TEXT)
+            if config.scaling and case.tiles == 1 and case.tokens in (None, model[1].mask_tokenizer.length):
+                forced = Decoding(answer_text=untrained.ANSWER_TEXT)
+                found += scale(model[1], requests, config.requests, untrained.TILE, forced, **facts)
         except torch.OutOfMemoryError:
             print(f"{case.variant}: does not fit in the memory of {device_name(device)}; left out.", file=sys.stderr)
             continue
@@ -389,7 +390,7 @@ def data_digest(profile: Profile) -> str:
     return total.hexdigest()[:16]
 
 
-def facts_of(profile: Profile, name: str, weights: str, precision: str, method: Method) -> dict[str, Any]:
+def facts_of(profile: Profile, name: str, weights: str, precision: str, method: Model) -> dict[str, Any]:
     """The fields of a record that are the same for all figures of one model."""
     return {
         "method": name,

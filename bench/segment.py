@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -11,7 +10,7 @@ from PIL import Image
 from bench.config import EvaluateConfig, Profile
 from bench.pipeline import device_of, find_model
 from bench.report.sheet import ANSWER, draw_answers, overlay
-from methods.base import Method, Prediction, Request, UserError, open_image
+from methods.base import Decoding, Model, Prediction, Request, UserError, open_image
 from methods.files import check_text, numbered_lines, read_text
 from methods.registry import method_class
 
@@ -28,19 +27,21 @@ def segment_file(
         raise UserError(f"Profile {profile.name} has no model of {method!r}; choose {' or '.join(profile.models)}.")
     picture = open_image(image)
     folder = checkpoint or find_model(profile, method)
-    prediction = load(method, folder, profile.evaluate).segment([request_of(picture, expression)])[0]
+    request = request_of(picture, expression)
+    prediction = load(method, folder).segment([request], timed(profile.evaluate))[0]
     _save(overlay(picture, prediction.mask, ANSWER, prediction.box), out)
     yield f"{out}: {expression!r} by {method} ({folder})"
     yield from describe(prediction)
 
 
-def load(method: str, folder: Path, config: EvaluateConfig) -> Method:
-    """The model in a folder, on the device, to say truly how long each stage of an answer took; it decodes by the first
-    of the profile's rules."""
-    model = method_class(method).from_pretrained(folder).to(device_of())
-    rule, temperature = config.decode_rules[0], config.temperature
-    model.decoding = replace(model.decoding, detail="stages", rule=rule, temperature=temperature)
-    return model
+def load(method: str, folder: Path) -> Model:
+    """The model in a folder, on the device."""
+    return method_class(method).from_pretrained(folder).to(device_of())
+
+
+def timed(config: EvaluateConfig) -> Decoding:
+    """By the first of the profile's rules; it tells truly, on a GPU too, how long each stage took."""
+    return Decoding(timing="stages", rule=config.decode_rules[0], temperature=config.temperature)
 
 
 def describe(prediction: Prediction) -> Iterator[str]:
@@ -71,8 +72,8 @@ def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
         raise UserError(f"{questions}: holds no questions; write lines of picture<tab>expression.")
     answers = {}
     for name in profile.models:
-        model = load(name, find_model(profile, name), profile.evaluate)
-        answers[name] = [model.segment([request_of(*question)])[0] for question in asked]
+        model = load(name, find_model(profile, name))
+        answers[name] = [model.segment([request_of(*question)], timed(profile.evaluate))[0] for question in asked]
     _save(draw_answers(asked, answers), out)
     yield f"{out}: {len(asked)} questions to {' and '.join(answers)}"
 

@@ -2,10 +2,10 @@
 
 A method is a multimodal language model that *writes* a mask:
 
-    method = InternVL2.5 + mask vocabulary + codec (mask <-> token ids) + decoding schedule
+    method = InternVL2.5 + mask vocabulary + mask tokenizer + decoding schedule
 
-Legend of the shapes below: B batch, R side of the codec's square mask grid, T mask tokens, V mask vocabulary,
-D width of the language model, H x W the user's picture. Boxes are xyxy in pixels, float, ends exclusive.
+Legend of the shapes below: B batch, R side of the mask tokenizer's square grid, T mask tokens, V mask vocabulary,
+D width of the language model, H x W the user's image. Boxes are xyxy in pixels, float, ends exclusive.
 
 This file imports no torch, so that data, metrics and reports can use the types without it.
 """
@@ -13,12 +13,11 @@ This file imports no torch, so that data, metrics and reports can use the types 
 from __future__ import annotations
 
 import struct
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -71,7 +70,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Example:
-    """One referent (or question) of a dataset, with its truth."""
+    """One referent (or other sample) of a dataset, with its ground truth."""
 
     image: Path | Image.Image
     expressions: tuple[str, ...]
@@ -100,7 +99,7 @@ class Request:
     image: Path | Image.Image
     expressions: tuple[str, ...]
     want: tuple[str, ...] = ("mask",)
-    tokens: int | None = None  # mask tokens to spend, for codecs that can stop early
+    tokens: int | None = None  # mask tokens to spend, for mask tokenizers that can stop early
     joined: bool = False  # the expressions are all that is said of one object (protocol per_object_joined)
     mask: np.ndarray | None = None  # bool [H, W]; this and the next two are given by the user instead of words
     box: Box | None = None
@@ -112,37 +111,41 @@ RULES = ("hard", "official", "expected")  # of decoding
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are computed. What is answered depends on `rule` alone (and on `text="imposed"`).
+    """How answers are computed. What is answered depends on `rule` alone (and on `answer_text="forced"`).
 
-    path: "fast"; "graphs", the same with the steps of a mask block recorded as CUDA graphs and replayed; or
-        "reference", the way of the released codes, which every speed is compared with.
-    text: an answer's fixed words are "written" one by one, or read at once and "checked" against what the model would
-        have written, or "imposed" unseen (for timing models that were never trained).
-    detail: whether the clock waits for the device: "none", at the ends of "stages", or of each of the "steps" too.
+    backend: "fast"; "cuda_graphs", the same with the steps of a mask block recorded as CUDA graphs and replayed; or
+        "official", the way of the official codes, which every speed is compared with.
+    answer_text: an answer's fixed words are "generated" one by one; or read at once as a "verified_draft", compared
+        with what the model would have written; or "forced" without a look (for timing models that were never trained).
+    timing: whether the clock waits for the device: "none", at the ends of "stages", or of each of the "steps" too.
     rule: what a step's distribution over mask tokens becomes. "hard": the likeliest token is fed to the next step and
         decoded; "official": as the method's official code does it; "expected" (ours): the expected code vector under a
         softmax at `temperature` is fed and decoded, so that what is nearly as likely counts too.
     watch: called with the name of each stage (and step) for a context that is entered around it.
     """
 
-    path: str = "fast"
-    text: str = "checked"
-    detail: str = "none"
+    backend: str = "fast"
+    answer_text: str = "verified_draft"
+    timing: str = "none"
     rule: str = "official"
     temperature: float = 1.0
     watch: Callable[[str], AbstractContextManager] | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("path", ("fast", "graphs", "reference")),
-            ("text", ("written", "checked", "imposed")),
-            ("detail", ("none", "stages", "steps")),
-            ("rule", RULES),
-        ):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"There is no {name} {getattr(self, name)!r} of decoding; choose {', '.join(allowed)}.")
         if not self.temperature > 0:
             raise UserError(f"The temperature of decoding is {self.temperature}; give a number above 0.")
+
+
+CHOICES = {
+    "backend": ("fast", "cuda_graphs", "official"),
+    "answer_text": ("generated", "verified_draft", "forced"),
+    "timing": ("none", "stages", "steps"),
+    "rule": RULES,
+}
+DEFAULT = Decoding()
 
 
 @dataclass
@@ -171,22 +174,38 @@ class TrainingSample:
     extras: dict[str, np.ndarray] = field(default_factory=dict)  # stackable arrays for auxiliary losses
 
 
-class Codec(Protocol):
-    """The two-way map between masks and token ids."""
+class Processor(Protocol):
+    """Turns examples and requests into tokens and back. It holds no weights, so data workers need no model."""
+
+    def prepare(self, example: Example, task: str, rng: np.random.Generator) -> TrainingSample:
+        """The conversation of a task about an example; every random choice comes from rng."""
+
+    def collate(self, samples: Sequence[TrainingSample], pack: bool = False) -> dict[str, Any]:
+        """Samples -> one batch of tensors: right-padded rows, or packed one after the other into a single row."""
+
+
+class MaskTokenizer(Protocol):
+    """The two-way map between masks and token ids; a torch module."""
 
     resolution: int  # R
     length: int  # T
     size: int  # V
     prefixes: tuple[int, ...]  # numbers of leading tokens from which a mask can be decoded, T the last
 
+    def preprocess_mask(self, mask: np.ndarray) -> np.ndarray:
+        """bool [H, W] -> what is encoded, float32 [R, R] in 0..1."""
+
     def encode(self, masks: Tensor) -> Tensor:
         """float [B, 1, R, R] in 0..1 -> int64 ids [B, T]."""
 
     def decode(self, ids: Tensor) -> Tensor:
-        """int64 [B, T] (fewer where the codec allows) -> mask probabilities float [B, R, R]."""
+        """int64 [B, T] (fewer where the tokenizer allows) -> mask probabilities float [B, R, R]."""
 
     def decode_soft(self, probabilities: Tensor) -> Tensor:
         """float [B, T, V] -> mask probabilities float [B, R, R], differentiable."""
+
+    def postprocess_mask(self, probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """Probabilities [R, R] -> the mask bool [H, W] at the image's size = (H, W)."""
 
 
 class Schedule(Protocol):
@@ -211,60 +230,86 @@ class Schedule(Protocol):
         """The block's ids [B, T], counted from 0 in the mask vocabulary."""
 
     def probabilities(self) -> Tensor:
-        """The block's mask probabilities [B, R, R] from the codec."""
+        """The block's mask probabilities [B, R, R] from the mask tokenizer."""
 
 
-class Method(ABC):
-    """A trainable, runnable method. Concrete classes are torch modules too."""
+class Trainee(Protocol):
+    """A torch module in training: a model, or a mask tokenizer with what its own stage needs."""
 
-    name: ClassVar[str]
-    stages: ClassVar[tuple[str, ...]]  # the names of its training stages, in order
-    codec: Codec | None
-    decoding: Decoding = Decoding()
+    processor: Processor
+    mask_tokenizer: MaskTokenizer | None
 
     @classmethod
-    @abstractmethod
-    def build(cls, parts: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> Method:
-        """A method to be trained, from the parts that its class documents. `corpus` yields the training texts."""
+    def build(cls, config: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> Trainee:
+        """From the `model` of a stage (fields of StageSpec.config). `corpus` yields the training texts, for a text
+        tokenizer that is trained from scratch."""
 
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where its parameters are."""
-
-    @abstractmethod
     def enter_stage(self, stage: str) -> None:
-        """Freeze and unfreeze parameters for a training stage and choose what `prepare` and `loss` do."""
+        """Freeze and unfreeze parameters for a training stage and choose what `loss` does."""
 
-    @abstractmethod
-    def prepare(self, example: Example, task: str, rng: np.random.Generator) -> TrainingSample:
-        """Turn an example into a conversation of the task; every random choice comes from rng."""
-
-    @abstractmethod
-    def collate(self, samples: Sequence[TrainingSample], pack: bool = False) -> dict[str, Any]:
-        """Samples -> one batch of tensors: right-padded rows, or packed one after the other into a single row."""
-
-    @abstractmethod
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Named scalar losses; their sum is minimised. Names that begin with `_` are only logged."""
 
-    @abstractmethod
-    def codec_view(self, example: Example) -> np.ndarray:
-        """The example's mask as the codec is to see it: float32 [R, R] in 0..1."""
-
-    @abstractmethod
-    def full_mask(self, probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
-        """The codec's probabilities [R, R] -> the mask bool [H, W] at the picture's size = (H, W)."""
-
-    @abstractmethod
-    def segment(self, requests: Sequence[Request]) -> list[Prediction]:
-        """Answer requests in one batch; each distinct picture passes the vision tower once."""
-
-    @abstractmethod
     def save_pretrained(self, folder: Path, dtype: str = "float32", max_shard_size: str = "5GB") -> None:
         """Write config.json, the tokenizer and safetensors (floating tensors as dtype, files up to a size)."""
 
     @classmethod
-    @abstractmethod
-    def from_pretrained(cls, folder: Path) -> Method:
+    def from_pretrained(cls, folder: Path) -> Trainee:
         """The inverse. Raises UserError with the names of missing or unexpected tensors."""
+
+
+class Model(Trainee, Protocol):
+    """A trained or trainable model of a method."""
+
+    device: torch.device
+
+    def segment(self, requests: Sequence[Request], decoding: Decoding = DEFAULT) -> list[Prediction]:
+        """Answer requests in one batch; each distinct image passes the vision tower once."""
+
+
+Reference = str  # "package.module:name", imported when it is used
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A kind of training stage.
+
+    trainee: the class that is built for it. config: the dataclass whose fields a profile's `model` may have.
+    tasks: what its samples can be about. losses: their names, for `loss_weights`. mask_tokenizer: the stage trains the
+    mask tokenizer alone, is validated by its reconstructions, and cannot be sharded, because codes move in place.
+    semantic: its samples use Example.semantic.
+    """
+
+    trainee: Reference
+    config: type
+    tasks: tuple[str, ...]
+    losses: tuple[str, ...]
+    mask_tokenizer: bool = False
+    semantic: bool = False
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """All that `bench` knows of a method before it imports torch. What is not declared here is not asked for.
+
+    title: the name in tables. model: the class that answers requests. wants, given: what a request may ask for, and
+    what it may give in place of words. Optional abilities, None or False where there are none:
+    adaptive_length: function (model, examples, thresholds) -> accuracy and tokens spent with early exit.
+    image_generation, int8: the model has `generate`, or `quantise`.
+    estimate: function (trainee, load, precision) -> cost of a micro-batch (methods.common.cost).
+    reference_checks: modules with `recognises(folder)` and `check(folder)` for reference vectors.
+    convert: function (source, target) between official checkpoints and ours.
+    """
+
+    name: str
+    title: str
+    model: Reference
+    stages: Mapping[str, StageSpec]
+    wants: tuple[str, ...] = ("mask",)
+    given: tuple[str, ...] = ()
+    adaptive_length: Reference | None = None
+    image_generation: bool = False
+    int8: bool = False
+    estimate: Reference | None = None
+    reference_checks: tuple[Reference, ...] = ()
+    convert: Reference | None = None

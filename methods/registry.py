@@ -1,28 +1,41 @@
-"""Names of methods. A third method is one folder and one line here."""
+"""Names of methods. A further method is one folder and one line here."""
 
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import Any
 
-from methods.base import Method, UserError
+from methods.base import MethodSpec, Reference, StageSpec, UserError
 
-METHODS = {
-    "internvl": "methods.internvl.method:InternVLMethod",
-    "himtok": "methods.himtok.model:HiMTok",
-    "argenseg": "methods.argenseg.model:ARGenSeg",
+METHODS: dict[str, Reference] = {
+    "boxes": "methods.boxes.spec:SPEC",
+    "himtok": "methods.himtok.spec:SPEC",
+    "argenseg": "methods.argenseg.spec:SPEC",
 }
 
 
-def method_class(name: str) -> type[Method]:
-    """The class registered under a name, imported on demand. Raises UserError for an unknown one."""
+def method_spec(name: str) -> MethodSpec:
+    """What the method called name declares; imports no torch. Raises UserError for an unknown one."""
     if name not in METHODS:
         raise UserError(f"There is no method called {name!r}; choose one of {', '.join(METHODS)}.")
-    module, _, attribute = METHODS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return resolve(METHODS[name])
 
 
-def method_module(name: str, part: str) -> ModuleType:
-    """One of the files that every method has, e.g. part "parity" (`recognises`, `check`) or "weights" (`convert`)."""
-    method_class(name)  # says which names there are
-    return importlib.import_module(METHODS[name].partition(":")[0].rpartition(".")[0] + f".{part}")
+def stage_spec(method: str, stage: str) -> StageSpec:
+    """What a method declares of one of its training stages. Raises UserError for a stage that it lacks."""
+    stages = method_spec(method).stages
+    if stage not in stages:
+        raise UserError(f"{method} has no stage called {stage!r}; choose one of {', '.join(stages)}.")
+    return stages[stage]
+
+
+def method_class(name: str) -> Any:
+    """The class of a method's models (methods.base.Model), imported on demand."""
+    return resolve(method_spec(name).model)
+
+
+def resolve(reference: Reference) -> Any:
+    """What a "package.module:name" names; without a name, the module."""
+    module, _, attribute = reference.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found

@@ -18,16 +18,16 @@ import pytest
 from PIL import Image
 
 from bench.data.dataset import Dataset
-from methods.base import Example, Method
-from methods.registry import method_class
+from methods.base import Example
+from methods.registry import method_class, resolve, stage_spec
 
-HIMTOK_CODEC = {
+HIMTOK_SIZES = {
     "resolution": 64, "patch": 16, "width": 64, "encoder_layers": 1, "decoder_layers": 1, "heads": 4, "codes": 64,
     "ffn_out": 32, "pixel_base": 8, "pixel_multipliers": [1, 1, 1, 1, 1], "pixel_blocks": 1,
     "pixel_mid_blocks": 2,
 }  # fmt: skip
-ARGENSEG_CODEC = {"resolution": 64, "width": 32, "multipliers": [1, 1, 1], "blocks": 1, "codes": 128}
-SHORT_CODEC = {"resolution": 32, "width": 32, "multipliers": [1, 1, 1, 1], "blocks": 1, "codes": 64,
+ARGENSEG_SIZES = {"resolution": 64, "width": 32, "multipliers": [1, 1, 1], "blocks": 1, "codes": 128}
+SHORT_SIZES = {"resolution": 32, "width": 32, "multipliers": [1, 1, 1, 1], "blocks": 1, "codes": 64,
                "scales": [1, 2, 3, 4]}  # fmt: skip
 CORPUS = (
     "the red square on the left", "the large blue square", "a small green square in the middle", "the yellow one",
@@ -120,11 +120,11 @@ def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved backbone of size "tiny"."""
     folder = tmp_path_factory.mktemp("backbone")
     parts = {"size": "tiny", "vocabulary": 320}
-    liven(method_class("internvl").build(parts, lambda: CORPUS)).save_pretrained(folder)
+    liven(method_class("boxes").build(parts, lambda: CORPUS)).save_pretrained(folder)
     return folder
 
 
-def liven(method: Method) -> Method:
+def liven(method: Any) -> Any:
     """Random weights of a size at which attention, positions, codes and every input change the output."""
     import torch
 
@@ -140,25 +140,29 @@ def liven(method: Method) -> Method:
 
 @pytest.fixture(scope="session")
 def build(backbone_folder: Path) -> Callable[..., Any]:
-    """build(name, **parts) -> a fresh copy of a method; `codec` defaults to a small one, `backbone=None` leaves it out.
+    """build(name, **config) -> a fresh copy of a model; `mask_tokenizer_config` defaults to a small one,
+    `backbone=None` gives the mask tokenizer in its own training stage.
 
-    For ARGenSeg `codec="short"` is one of 30 tokens instead of 680.
+    For ARGenSeg `mask_tokenizer_config="short"` is one of 30 tokens instead of 680.
     """
 
     @cache
-    def once(name: str, parts: str) -> Method:
-        method = method_class(name).build(json.loads(parts), lambda: CORPUS)
-        return liven(method).eval()
+    def once(name: str, config: str) -> Any:
+        values = json.loads(config)
+        alone = name != "boxes" and "backbone" not in values and "start" not in values
+        trainee = resolve(stage_spec(name, "tokenizer").trainee) if alone else method_class(name)
+        return liven(trainee.build(values, lambda: CORPUS)).eval()
 
-    def fresh(name: str, **parts: Any) -> Method:
-        if name == "internvl":
-            parts = {"size": "tiny", "vocabulary": 320} | parts
+    def fresh(name: str, **config: Any) -> Any:
+        if name == "boxes":
+            config = {"size": "tiny", "vocabulary": 320} | config
         else:
-            codec = parts.get("codec", {"himtok": HIMTOK_CODEC, "argenseg": ARGENSEG_CODEC}[name])
-            parts |= {"codec": SHORT_CODEC if codec == "short" else codec}
-            parts = {"backbone": str(backbone_folder)} | parts
-        parts = {key: value for key, value in parts.items() if value is not None}
-        return copy.deepcopy(once(name, json.dumps(parts, sort_keys=True)))
+            small = {"himtok": HIMTOK_SIZES, "argenseg": ARGENSEG_SIZES}[name]
+            sizes = config.get("mask_tokenizer_config", small)
+            config |= {"mask_tokenizer_config": SHORT_SIZES if sizes == "short" else sizes}
+            config = {"backbone": str(backbone_folder)} | config
+        config = {key: value for key, value in config.items() if value is not None}
+        return copy.deepcopy(once(name, json.dumps(config, sort_keys=True)))
 
     return fresh
 
@@ -170,13 +174,13 @@ def himtok(build):
 
 @pytest.fixture
 def argenseg(build):
-    return build("argenseg", codec="short")
+    return build("argenseg", mask_tokenizer_config="short")
 
 
 @pytest.fixture(params=["himtok", "argenseg"])
 def writer(request, build):
-    """Each method that writes masks, with a short alphabet."""
-    return build(request.param, **({"codec": "short"} if request.param == "argenseg" else {}))
+    """Each method that writes masks, with a short mask vocabulary."""
+    return build(request.param, **({"mask_tokenizer_config": "short"} if request.param == "argenseg" else {}))
 
 
 def _script(method: Any, moves: Mapping[str | int, str | int]) -> Any:
@@ -192,7 +196,7 @@ def _script(method: Any, moves: Mapping[str | int, str | int]) -> Any:
     assert len(moves) <= SCRIPTED
 
     def number(token: str | int) -> int:
-        ids = [token] if isinstance(token, int) else method.tokenizer.encode(token, add_special_tokens=False)
+        ids = [token] if isinstance(token, int) else method.processor.tokenizer.encode(token, add_special_tokens=False)
         assert len(ids) == 1, f"{token!r} is not one token"
         return ids[0]
 
@@ -228,6 +232,6 @@ def writing() -> Callable[[Any], Any]:
 
     def taught(method: Any) -> Any:
         stop = "<|im_end|>"
-        return _script(method, {"\n": ":", ":": method.start_id, method.end_id: ".", ".": stop})
+        return _script(method, {"\n": ":", ":": method.processor.start_id, method.processor.end_id: ".", ".": stop})
 
     return taught

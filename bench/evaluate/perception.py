@@ -20,7 +20,7 @@ import torch
 from bench.data.dataset import Dataset, SampleInfo
 from bench.evaluate.statistics import Interval, ratio_intervals
 from bench.train.engine import to_device
-from methods.base import Example, Method, Request, UserError
+from methods.base import Example, Model, Request, UserError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SAME_OBJECT = 0.5  # IoU above which two referents of a picture count as one
@@ -119,32 +119,32 @@ def _overlap(first: Example, second: Example) -> bool:
 # ---- asking and scoring ---------------------------------------------------------------------------------------------
 
 
-def ask(method: Method, questions: Sequence[Example], several: bool, batch: int = 16) -> list[str]:
+def ask(model: Model, questions: Sequence[Example], several: bool, batch: int = 16) -> list[str]:
     """A method's answers to questions of a PerceptionSet, as text."""
     want = ("choices",) if several else ("choice",)
     texts: list[str] = []
     for start in range(0, len(questions), batch):
         part = [questions[i] for i in range(start, min(start + batch, len(questions)))]
         requests = [Request(e.image, tuple(e.facts["options"]), want, mask=e.mask) for e in part]
-        texts += [prediction.text for prediction in method.segment(requests)]
+        texts += [prediction.text for prediction in model.segment(requests)]
     return texts
 
 
 @torch.inference_mode()
-def likeliest(method: Method, questions: Sequence[Example]) -> list[str]:
+def likeliest(model: Model, questions: Sequence[Example]) -> list[str]:
     """The letter of the option that a method finds the likeliest answer to each question, where one option is right:
     the least "text" part of its training loss, which is a mean over the answer's tokens.
 
-    For models too small to refer to a letter: they may still know what a mask shows. The method goes to its last stage.
+    For models too small to refer to a letter: they may still know what a mask shows. The model enters its last stage.
     """
-    method.enter_stage(method.stages[-1])
-    method.eval()
+    model.enter_stage(model.stages[-1])
+    model.eval()
     letters: list[str] = []
     for question in questions:
         losses = {}
         for letter in LETTERS[: len(question.facts["options"])]:
-            sample = method.prepare(replace(question, answer=letter), "choose", np.random.default_rng(0))
-            losses[letter] = float(method.loss(to_device(method.collate([sample]), method.device))["text"])
+            sample = model.processor.prepare(replace(question, answer=letter), "choose", np.random.default_rng(0))
+            losses[letter] = float(model.loss(to_device(model.processor.collate([sample]), model.device))["text"])
         letters.append(min(losses, key=losses.__getitem__))
     return letters
 

@@ -17,17 +17,18 @@ from bench.evaluate.plan import Question, objects_of, plan
 from bench.evaluate.predictions import line, stamp_of, write_predictions
 from bench.records import CODEC
 from bench.train.engine import resolve_precision
-from methods.base import Example, Method, Prediction, Request
+from methods.base import DEFAULT, Decoding, Example, MaskTokenizer, Model, Prediction, Request
 
 
 def predict_method(
-    method: Method,
+    method: Model,
     identity: dict[str, Any],
     dataset: Dataset,
     split: str,
     config: EvaluateConfig,
     folder: Path,
     want: tuple[str, ...] = ("mask", "box"),
+    decoding: Decoding = DEFAULT,
 ) -> list[Path]:
     """Ask a method every question of a split under every protocol -> one file per protocol.
 
@@ -46,7 +47,7 @@ def predict_method(
                 for e, q in zip(examples, questions, strict=True)
             ]
             with torch.autocast(method.device.type, precision, enabled=precision != torch.float32):
-                predictions = method.segment(requests)
+                predictions = method.segment(requests, decoding)
             return [
                 line(e, p, protocol, q.sent_id, q.expressions)
                 for e, p, q in zip(examples, predictions, questions, strict=True)
@@ -84,16 +85,17 @@ def predict_baseline(
 
 
 def predict_codec(
-    method: Method, identity: dict[str, Any], dataset: Dataset, split: str, config: EvaluateConfig, folder: Path
-) -> list[Path]:
+    mask_tokenizer: MaskTokenizer, identity: dict[str, Any], dataset: Dataset, split: str,
+    config: EvaluateConfig, folder: Path,
+) -> list[Path]:  # fmt: skip
     """The codec's ceiling: every true mask encoded and decoded from each of the codec's prefixes, or the longest."""
     targets = objects_of(dataset, plan(dataset, "per_object_joined", config.limit))
     paths = []
-    for tokens in method.codec.prefixes if config.prefixes else (method.codec.length,):
+    for tokens in mask_tokenizer.prefixes if config.prefixes else (mask_tokenizer.length,):
 
         def answer(indices: Sequence[int], tokens: int = tokens) -> list[dict[str, Any]]:
             examples = [dataset[index] for index in indices]
-            predictions = round_trip(method, examples, tokens)
+            predictions = round_trip(mask_tokenizer, examples, tokens)
             return [line(e, p, CODEC, -1, e.expressions[:1]) for e, p in zip(examples, predictions, strict=True)]
 
         stamp = stamp_of(**identity, split=split, tokens=tokens, limit=config.limit)
@@ -103,11 +105,11 @@ def predict_codec(
 
 
 @torch.inference_mode()
-def round_trip(method: Method, examples: Sequence[Example], tokens: int) -> list[Prediction]:
-    """True masks through the codec with the first `tokens` ids, brought back to each picture's size."""
-    views = torch.from_numpy(np.stack([method.codec_view(example) for example in examples]))[:, None]
-    ids = method.codec.encode(views.to(method.device))[:, :tokens]
+def round_trip(mask_tokenizer: MaskTokenizer, examples: Sequence[Example], tokens: int) -> list[Prediction]:
+    """True masks through the mask tokenizer with the first `tokens` ids, brought back to each image's size."""
+    views = torch.from_numpy(np.stack([mask_tokenizer.preprocess_mask(e.mask) for e in examples]))[:, None]
+    ids = mask_tokenizer.encode(views.to(next(mask_tokenizer.parameters()).device))[:, :tokens]
     return [
-        Prediction(mask=method.full_mask(probabilities, example.mask.shape))
-        for example, probabilities in zip(examples, method.codec.decode(ids), strict=True)
+        Prediction(mask=mask_tokenizer.postprocess_mask(probabilities, example.mask.shape))
+        for example, probabilities in zip(examples, mask_tokenizer.decode(ids), strict=True)
     ]

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from bench.evaluate.runner import round_trip
 from bench.evaluate.statistics import ratio_intervals
 from bench.records import CODEC, Record
-from methods.base import Example, Method
+from methods.base import Example, MaskTokenizer
 
 KINDS = ("tall", "wide", "corner", "ring", "thin", "tiny")
 SIDE = 256  # pixels of a test image
@@ -112,7 +112,7 @@ def _tiny(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
 _DRAW = {"tall": _tall, "wide": _wide, "corner": _corner, "ring": _ring, "thin": _thin, "tiny": _tiny}
 
 
-def shape_ious(method: Method, shapes: Sequence[Shape], batch: int = 50) -> dict[str, np.ndarray]:
+def shape_ious(mask_tokenizer: MaskTokenizer, shapes: Sequence[Shape], batch: int = 50) -> dict[str, np.ndarray]:
     """IoU of each shape after encoding and decoding all its tokens, by kind; under "all" those of all kinds, and under
     "resize" those after the way to the tokenizer's grid and back alone."""
     examples = [Example("", ("",), shape.mask, dataset="shapes", ref_id=i) for i, shape in enumerate(shapes)]
@@ -120,16 +120,18 @@ def shape_ious(method: Method, shapes: Sequence[Shape], batch: int = 50) -> dict
         _iou(prediction.mask, example.mask)
         for i in range(0, len(examples), batch)
         for example, prediction in zip(
-            examples[i : i + batch], round_trip(method, examples[i : i + batch], method.codec.length), strict=True
+            examples[i : i + batch], round_trip(mask_tokenizer, examples[i : i + batch], mask_tokenizer.length),
+            strict=True,
         )
     ])  # fmt: skip
     kinds = np.array([shape.kind for shape in shapes])
     found = {kind: ious[kinds == kind] for kind in KINDS} | {"all": ious}
-    return found | {"resize": np.array([_iou(_resized(method, example), example.mask) for example in examples])}
+    return found | {"resize": np.array([_iou(_resized(mask_tokenizer, example), example.mask) for example in examples])}
 
 
-def _resized(method: Method, example: Example) -> np.ndarray:
-    return method.full_mask(torch.from_numpy(method.codec_view(example)), example.mask.shape)
+def _resized(mask_tokenizer: MaskTokenizer, example: Example) -> np.ndarray:
+    view = torch.from_numpy(mask_tokenizer.preprocess_mask(example.mask))
+    return mask_tokenizer.postprocess_mask(view, example.mask.shape)
 
 
 def _iou(predicted: np.ndarray, truth: np.ndarray) -> float:

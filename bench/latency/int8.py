@@ -13,19 +13,20 @@ import numpy as np
 
 from bench.evaluate.statistics import ratio_intervals
 from bench.records import LATENCY, Record
-from methods.base import Example, Method, Prediction, Request, UserError
+from methods.base import Example, Model, Prediction, Request, UserError
+from methods.registry import method_spec
 
 VARIANT = "weights=int8"
 
 
-def quantise(method: Method) -> None:
+def quantise(method: Model) -> None:
     """Turn the weights of the language model into integers. Raises UserError where the method cannot."""
-    if not hasattr(method, "quantise"):
+    if not method_spec(method.name).int8:
         raise UserError(f"{method.name} has no int8 weights; leave latency.int8 out.")
     method.quantise()
 
 
-def answers(method: Method, requests: Sequence[Request]) -> list[Prediction]:
+def answers(method: Model, requests: Sequence[Request]) -> list[Prediction]:
     return [method.segment([request])[0] for request in requests]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from bench.progress import Progress
-from methods.base import Method, Request
+from methods.base import Decoding, Model, Request
 
 
 def percentile_interval(values: np.ndarray, share: float) -> tuple[float, float]:
@@ -31,32 +31,33 @@ def percentile_interval(values: np.ndarray, share: float) -> tuple[float, float]
     return float(ordered[max(0, low)]), float(ordered[min(n - 1, high)])
 
 
-def measure(method: Method, requests: Sequence[Request], warmup: int, name: str) -> dict[str, np.ndarray]:
+def measure(
+    method: Model, requests: Sequence[Request], warmup: int, name: str, decoding: Decoding
+) -> dict[str, np.ndarray]:
     """Seconds of every request: "total" from the first pass, each stage from the second, plus steps and tokens.
 
     The first `warmup` requests are answered once before, untimed. Steps of a mask block are timed one by one in the
     second pass, as `step NN`.
     """
-    device, decoding = method.device, method.decoding
+    device = method.device
     forget_peak(device)
     for request in requests[:warmup]:
-        method.segment([request])
+        method.segment([request], decoding)
     seen: dict[str, list[float]] = defaultdict(list)
     with Progress(f"latency of {name}", 2 * len(requests)) as progress:
         for request in requests:
             start = now(device)
-            method.segment([request])
+            method.segment([request], decoding)
             seen["total"].append(now(device) - start)
             progress.advance()
-        method.decoding = replace(decoding, detail="steps")
+        by_step = replace(decoding, timing="steps")
         for request in requests:
-            prediction = method.segment([request])[0]
+            prediction = method.segment([request], by_step)[0]
             for stage, seconds in prediction.seconds.items():
                 seen[stage].append(seconds)
             seen["steps"].append(prediction.steps)
             seen["tokens"].append(len(prediction.token_ids))
             progress.advance()
-    method.decoding = decoding
     # a stage that a request never reached (no mask was written) took no time in it
     return {k: np.array(v + [0.0] * (len(requests) - len(v))) for k, v in seen.items()}
 

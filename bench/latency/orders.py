@@ -15,7 +15,7 @@ import numpy as np
 from bench.latency.measure import now, percentile_interval
 from bench.progress import Progress
 from bench.records import ORDERS, Record
-from methods.base import Method, Prediction, Request
+from methods.base import Model, Prediction, Request
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Pairs:
     failed: np.ndarray  # bool [N]: one of the two has no mask
 
 
-def ask_both(plain: Method, other: Method, requests: Sequence[Request], warmup: int, name: str) -> Pairs:
+def ask_both(plain: Model, other: Model, requests: Sequence[Request], warmup: int, name: str) -> Pairs:
     """Ask both every request, the first `warmup` of them once before, untimed."""
     for request in requests[:warmup]:
         for method in (plain, other):

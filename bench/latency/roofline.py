@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from methods.base import Method, Request
+from methods.base import Decoding, Model, Request
 from methods.flops import attention_flops
 
 aten = torch.ops.aten
@@ -109,20 +109,16 @@ class Counter(TorchDispatchMode):
         return address in self.weights or (copy is not None and not copy.expired())
 
 
-def count(method: Method, request: Request) -> dict[str, Work]:
+def count(method: Model, request: Request, decoding: Decoding) -> dict[str, Work]:
     """The work of each stage, and of each step of a mask block, of one request.
 
-    Within a graph's replay nothing can be counted; its work is the fast path's."""
+    Within a graph's replay nothing can be counted; its work is the fast backend's."""
     module: Any = method  # concrete methods are torch modules
     weights = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
-    counter, decoding = Counter(weights), method.decoding
-    path = "fast" if decoding.path == "graphs" else decoding.path
-    method.decoding = replace(decoding, path=path, detail="steps", watch=counter.stage)
-    try:
-        with counter:
-            method.segment([request])
-    finally:
-        method.decoding = decoding
+    counter = Counter(weights)
+    backend = "fast" if decoding.backend == "cuda_graphs" else decoding.backend
+    with counter:
+        method.segment([request], replace(decoding, backend=backend, timing="steps", watch=counter.stage))
     return {name: work for name, work in counter.work.items() if work.flops}
 
 

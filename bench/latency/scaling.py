@@ -15,14 +15,14 @@ import numpy as np
 from bench.latency.measure import now, percentile_interval
 from bench.progress import Progress
 from bench.records import LATENCY, Record
-from methods.base import Method, Request, open_image
+from methods.base import DEFAULT, Decoding, Model, Request, open_image
 
 COUNTS = (1, 2, 4, 8)  # pictures in a batch, and expressions about one picture
 GRIDS = (1, 2, 4)  # tiles beside each other; more than one gets a thumbnail
 CALLS = 10  # at most, for each point
 
 
-def points(method: Method, requests: Sequence[Request], tile: int) -> Iterator[tuple[str, int, list[Request]]]:
+def points(method: Model, requests: Sequence[Request], tile: int) -> Iterator[tuple[str, int, list[Request]]]:
     """(axis, units, the requests of one call). tile: side of a tile in pixels, 0 if pictures are never cut."""
     many = [requests[i % len(requests)] for i in range(max(COUNTS))]
     for count in COUNTS:
@@ -32,19 +32,21 @@ def points(method: Method, requests: Sequence[Request], tile: int) -> Iterator[t
     for grid in GRIDS if tile else ():
         image = open_image(many[0].image).resize((grid * tile, tile))
         yield "tiles", grid + (grid > 1), [replace(many[0], image=image)]
-    for tokens in method.codec.prefixes if method.codec else ():
+    for tokens in method.mask_tokenizer.prefixes if method.mask_tokenizer else ():
         yield "tokens", tokens, [replace(many[0], tokens=tokens)]
 
 
-def scale(method: Method, requests: Sequence[Request], calls: int, tile: int, /, **identity: Any) -> list[Record]:
-    """Records `scaling/AXIS/UNITS/ms` of the method as it decodes now."""
+def scale(
+    method: Model, requests: Sequence[Request], calls: int, tile: int, decoding: Decoding = DEFAULT, /, **identity: Any
+) -> list[Record]:
+    """Records `scaling/AXIS/UNITS/ms`."""
     identity |= {"protocol": LATENCY}
     work, records = list(points(method, requests, tile)), []
     calls = min(calls, CALLS)
     with Progress(f"scaling of {identity['method']}", len(work)) as progress:
         for axis, units, asked in work:
-            method.segment(asked)
-            seconds = np.array([_seconds(method, asked) for _ in range(calls)])
+            method.segment(asked, decoding)
+            seconds = np.array([_seconds(method, asked, decoding) for _ in range(calls)])
             low, high = (1e3 * bound for bound in percentile_interval(seconds, 0.5))
             value = 1e3 * float(np.median(seconds))
             metric = f"scaling/{axis}/{units}/ms"
@@ -53,7 +55,7 @@ def scale(method: Method, requests: Sequence[Request], calls: int, tile: int, /,
     return records
 
 
-def _seconds(method: Method, asked: list[Request]) -> float:
+def _seconds(method: Model, asked: list[Request], decoding: Decoding) -> float:
     start = now(method.device)
-    method.segment(asked)
+    method.segment(asked, decoding)
     return now(method.device) - start

@@ -1,6 +1,6 @@
 """Timing of real architectures with random weights: the time of an answer does not depend on the weights' values.
 
-The text of the answers is imposed, because a model that was never trained would not write it; it costs what it would
+The text of the answers is forced, because a model that was never trained would not write it; it costs what it would
 cost (the reference path still generates it token by token).
 """
 
@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 
 from bench.config import LatencyConfig, UntrainedConfig
-from methods.base import Decoding, Method, Request
+from methods.base import Decoding, Model, Request
 from methods.registry import method_class
 
+ANSWER_TEXT = "forced"  # see Decoding
 PHRASES = (
     "the red car on the left", "a person in a blue shirt", "the small dog behind it", "the second cup from the right",
     "the tallest building", "the woman who holds an umbrella", "the bus", "the plate with two slices of pizza on it",
@@ -74,23 +75,23 @@ def requests_of(case: Case, count: int) -> list[Request]:
     ]
 
 
-def build(config: UntrainedConfig, size: str, device: torch.device, precision: torch.dtype) -> Method:
+def build(config: UntrainedConfig, size: str, device: torch.device, precision: torch.dtype) -> Model:
     """A method on a backbone of a named size, made on the device and in the precision, so that no larger copy of it
-    ever exists. The codec stays in float32, as its ids need, and is run in the precision."""
-    parts: dict[str, Any] = dict(config.parts) | {"backbone": f"random:{size}", "texts": WORDS * 20}
+    ever exists. The mask tokenizer stays in float32, as its ids need, and is run in the precision."""
+    model: dict[str, Any] = dict(config.model) | {"backbone": f"random:{size}", "texts": WORDS * 20}
     with device, _default_precision(precision), torch.no_grad():
-        method: Any = method_class(config.method).build(parts, lambda: ())
+        method: Any = method_class(config.method).build(model, lambda: ())
         for parameter in method.parameters():  # many start as zeros or as copies of each other, which ties choices
             if parameter.ndim > 1:
                 parameter.normal_(0, parameter[0].numel() ** -0.5)
-    method.codec.float()
-    method.decoding = Decoding(text="imposed")
+    if method.mask_tokenizer is not None:
+        method.mask_tokenizer.float()
     return method.to(device).eval()
 
 
 def reads(method: Any, tiles: int) -> bool:
     """Whether a picture of so many tiles reaches the method whole."""
-    return tiles == 1 or tiles - 1 <= method.options.max_tiles > 1
+    return tiles == 1 or tiles - 1 <= method.processor.config.max_tiles > 1
 
 
 @contextmanager
@@ -103,11 +104,9 @@ def _default_precision(precision: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def same_answers(method: Method, requests: Sequence[Request], paths: Sequence[str]) -> float:
+def same_answers(method: Model, requests: Sequence[Request], paths: Sequence[str]) -> float:
     """Share of requests whose mask tokens are the same on every path."""
-    kept, found = method.decoding, []
-    for path in paths:
-        method.decoding = Decoding(path, kept.text)
-        found.append([method.segment([request])[0].token_ids for request in requests])
-    method.decoding = kept
+    found = [
+        [method.segment([request], Decoding(path, ANSWER_TEXT))[0].token_ids for request in requests] for path in paths
+    ]
     return float(np.mean([len(set(each)) == 1 for each in zip(*found, strict=True)]))

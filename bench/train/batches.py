@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from bench.config import StageConfig
 from bench.train.order import Order
 from bench.train.world import World
-from methods.base import Method, TrainingSample, UserError
+from methods.base import Processor, TrainingSample, UserError
 
 ATTEMPTS = 8  # pictures that may fail in a row before a run is stopped
 
@@ -68,8 +68,8 @@ class MicroBatches(Dataset[list[MicroBatch]]):
     since it is made of one place of each step, no other process needs it.
     """
 
-    def __init__(self, method: Method, order: Order, stage: StageConfig, images: int):
-        self.method, self.order, self.stage, self.images = method, order, stage, images
+    def __init__(self, processor: Processor, order: Order, stage: StageConfig, images: int):
+        self.processor, self.order, self.stage, self.images = processor, order, stage, images
         self.per_step = stage.images // images
 
     def steps(self, window: int) -> range:
@@ -95,7 +95,7 @@ class MicroBatches(Dataset[list[MicroBatch]]):
         if not micro.error:
             samples = [sample for picture in pictures for sample in picture.samples]
             micro.tokens = sum(len(sample.ids) for sample in samples)
-            micro.batch = self.method.collate(samples, pack=True) if self.stage.pack else self.method.collate(samples)
+            micro.batch = self.processor.collate(samples, self.stage.pack)
         return micro
 
     def _picture(self, step: int, slot: int) -> _Prepared:
@@ -103,7 +103,7 @@ class MicroBatches(Dataset[list[MicroBatch]]):
         for attempt in range(ATTEMPTS):
             try:
                 drawn = self.order.picture(step, slot, attempt)
-                samples = [self.method.prepare(d.example, d.task, d.rng) for d in drawn]
+                samples = [self.processor.prepare(d.example, d.task, d.rng) for d in drawn]
             except UserError as error:
                 broken.append(str(error))
                 continue

@@ -30,7 +30,7 @@ from bench.train.sight import Sight, append
 from bench.train.snapshot import load_snapshot, save_snapshot, snapshots
 from bench.train.trainable import enter, merge_adapters
 from bench.train.world import ALONE, World
-from methods.base import Method, UserError
+from methods.base import Trainee, UserError
 
 DONE = "model"
 LOGS = ("train.jsonl", "validation.jsonl")  # cut back to the snapshot when a run goes on
@@ -44,11 +44,11 @@ class Run:
 
     name: str
     folder: Path
-    method: Method
+    method: Trainee
     order: Order
     stage: StageConfig
     train: TrainConfig
-    validate: Callable[[Method], dict[str, float]] | None = None
+    validate: Callable[[Trainee], dict[str, float]] | None = None
     world: World = ALONE
 
 
@@ -71,7 +71,7 @@ def run_stage(run: Run, device: torch.device) -> Path:
     enter(run.method, run.stage, run.train)
     run.method.to(device).train()
     meter = FlopMeter(peak_flops(device))
-    batches = MicroBatches(run.method, run.order, run.stage, micro_images(run.stage, run.world))
+    batches = MicroBatches(run.method.processor, run.order, run.stage, micro_images(run.stage, run.world))
     engine = make_engine(run, device, batches.per_step, meter)
     standing = _resume(run, engine)
     sight = Sight(run.name, run.folder, run.train, run.world, device)

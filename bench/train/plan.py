@@ -10,6 +10,7 @@ trained weights once more in bfloat16 while autocast is on. Fragmentation and CU
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,13 +26,14 @@ from bench.train.meter import PEAK_TFLOPS
 from bench.train.sources import task_shares
 from bench.train.trainable import enter, frozen_parts
 from methods.base import UserError
+from methods.common.cost import Load
 from methods.files import number
-from methods.registry import method_class, method_module
+from methods.registry import method_spec, resolve, stage_spec
 
 MASKLESS = ("box", "caption", "question")  # tasks whose samples hold no mask
 GPUS = ("A100", "H100", "H200")
-FRESH = ("size", "image_first", "system")  # parts of a backbone from nothing, for which one of random weights stands
-GROUPS = ("start", "backbone", "tokenizer", "token_cache")  # parts that are folders
+FRESH = ("size", "image_first", "system")  # keys of a backbone from scratch, for which one of random weights stands
+GROUPS = ("start", "backbone", "mask_tokenizer", "token_cache")  # keys that name folders
 BUCKET, LIVE = 5 * 10**8, 10**9  # DeepSpeed's defaults: elements that are reduced at once, and gathered at most
 
 
@@ -83,7 +85,8 @@ def plan_stage(profile: Profile, name: str, machine: Machine) -> StagePlan:
     precision = torch.float32 if profile.train.precision == "float32" else torch.bfloat16
     share = sum(share for task, share in task_shares(profile, stage).items() if task not in MASKLESS)
     with FakeTensorMode():
-        method = method_class(stage.method).build(_parts(profile, stage), lambda: ())
+        trainee = resolve(stage_spec(stage.method, stage.stage).trainee)
+        method = trainee.build(_config(profile, stage), lambda: ())
         enter(method, stage, TrainConfig())
         whole = [p for _, _, part in frozen_parts(method) for p in part.parameters()]
         counts = {
@@ -105,7 +108,7 @@ def plan_stage(profile: Profile, name: str, machine: Machine) -> StagePlan:
 
 def zero_stages(stage: StageConfig) -> tuple[int, ...]:
     """The engines that can train a stage."""
-    return (0,) if stage.stage == "tokenizer" or stage.matrix_lr else (0, 1, 2, 3)
+    return (0,) if stage_spec(stage.method, stage.stage).mask_tokenizer or stage.matrix_lr else (0, 1, 2, 3)
 
 
 def memory_rows(zero: int, counts: Mapping[str, int], cost: Mapping[str, float], gpus: int) -> dict[str, float]:
@@ -129,23 +132,23 @@ def memory_rows(zero: int, counts: Mapping[str, int], cost: Mapping[str, float],
 # ---- models and micro-batches -----------------------------------------------------------------------------------
 
 
-def _parts(profile: Profile, stage: StageConfig) -> dict[str, Any]:
-    """The parts of a stage and of all that it builds on, with a backbone of random weights."""
-    found = _own_parts(profile, stage)
+def _config(profile: Profile, stage: StageConfig) -> dict[str, Any]:
+    """The `model` of a stage and of all that it builds on, with a backbone of random weights."""
+    found = _own_config(profile, stage)
     size = profile.size or found.get("size")
-    if stage.stage == "tokenizer":
+    if stage_spec(stage.method, stage.stage).mask_tokenizer:
         return found
     if not size:
         raise UserError("The plan needs the size of the backbone; add size=1B (2B, 4B, 8B, 26B, 38B, 78B).")
     return {key: value for key, value in found.items() if key not in FRESH} | {"backbone": f"random:{size}"}
 
 
-def _own_parts(profile: Profile, stage: StageConfig) -> dict[str, Any]:
+def _own_config(profile: Profile, stage: StageConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for value in stage.parts.values():
+    for value in stage.model.values():
         if isinstance(value, str) and value.startswith("stage:"):
-            found |= _own_parts(profile, profile.stages[value[6:]])
-    return found | {key: value for key, value in stage.parts.items() if key not in GROUPS}
+            found |= _own_config(profile, profile.stages[value[6:]])
+    return found | {key: value for key, value in stage.model.items() if key not in GROUPS}
 
 
 def _costs(
@@ -153,22 +156,18 @@ def _costs(
 ) -> dict[str, dict[str, float]]:
     """FLOPs, tokens and bytes of a micro-batch with masks, of one without, and of the largest; `share` of the samples
     hold a mask."""
-    planning = method_module(stage.method, "cost")
-    pictures = stage.micro_images or max(1, stage.images // machine.gpus)
-    samples = pictures * stage.per_image
-    most = method.options.max_tiles + (method.options.max_tiles > 1)  # the thumbnail
-    mean = machine.tiles or (most + 1) // 2
+    estimate = method_spec(stage.method).estimate
+    if estimate is None:
+        raise UserError(f"{stage.method} declares no estimate of its cost, so its stages cannot be planned.")
+    images = stage.micro_images or max(1, stage.images // machine.gpus)
+    samples = images * stage.per_image
     costs = {}
-    for key, tiles, masked in (("masked", mean, True), ("plain", mean, False), ("largest", most, True)):
-        if masked and not share:
-            masked = False
-        block = len(method.mask_block()) if masked and method.backbone else 0
-        length = round(tiles * method.backbone.size.tokens_per_tile) + machine.text + block if method.backbone else 0
-        load = planning.Load(
-            pictures, max(1, round(tiles)), samples, length, samples * (machine.answer + block), samples * masked
-        )
-        cost = planning.cost(method, load, precision)
-        costs[key] = vars(cost) | {"tokens": float(samples * length)}
+    for key, tiles, masked in (
+        ("masked", machine.tiles or None, True), ("plain", machine.tiles or None, False), ("largest", math.inf, True)
+    ):  # fmt: skip
+        masks = samples if masked and share else 0
+        load = Load(images, samples, machine.text, machine.answer, masks, tiles)
+        costs[key] = vars(resolve(estimate)(method, load, precision))
     return costs
 
 

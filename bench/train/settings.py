@@ -24,11 +24,11 @@ from methods.files import write_atomic
 FILE = "settings.json"
 
 
-def settings_of(profile: Profile, name: str, stage: StageConfig, parts: Mapping[str, object]) -> dict[str, Any]:
-    """All that decides a stage's result, by the profile's keys. parts: as `build` gets them; folders of other stages'
+def settings_of(profile: Profile, name: str, stage: StageConfig, config: Mapping[str, object]) -> dict[str, Any]:
+    """All that decides a stage's result, by the profile's keys. config: as `build` gets it; folders of other stages'
     models are told by the digest of their weights."""
     kept = recipe_of(stage)
-    kept["parts"] |= {key: f"weights {digest(value)}" for key, value in parts.items() if isinstance(value, Path)}
+    kept["model"] |= {key: f"weights {digest(value)}" for key, value in config.items() if isinstance(value, Path)}
     sources = configs_of(profile, stage)
     built = [embedded(source.dataset) for source in sources.values()]
     keys = ["images"]

@@ -12,6 +12,7 @@ from bench.data.cards import load_card, open_dataset
 from bench.evaluate.perception import PerceptionSet
 from bench.train.order import ImageDataset, Source
 from methods.base import UserError
+from methods.registry import stage_spec
 
 TEXT_TASKS = ("caption", "generate", "question")  # served by the captions of a dataset, the others by its referents
 PERCEPTION_TASKS = ("choose", "choose_several")  # by questions that are made from the referents
@@ -90,8 +91,9 @@ def _open(profile: Profile, stage: StageConfig, source: SourceConfig) -> dict[st
     if len(text_tasks) < len(source.tasks):
         # datasets of a mixture number their classes differently
         classes = "bucket" if profile.data.mixture else True
+        semantic = classes if stage_spec(stage.method, stage.stage).semantic else False
         referents = open_dataset(
-            name, root, source.split, semantic=classes if stage.stage == "pretrain" else False, images=source.images,
+            name, root, source.split, semantic=semantic, images=source.images,
             split_by=source.split_by, styles=source.styles,
         )  # fmt: skip
         for task in (task for task in source.tasks if task not in TEXT_TASKS):

@@ -22,9 +22,9 @@ from bench.train.order import Order
 from bench.train.snapshot import snapshots
 from bench.train.sources import corpus_of, embedded, open_sources
 from bench.train.world import ALONE, World
-from methods.base import Method, Request, UserError
+from methods.base import Request, Trainee, UserError
 from methods.files import write_atomic
-from methods.registry import method_class
+from methods.registry import resolve, stage_spec
 
 SHAPES = 20  # masks of each kind of the shape test in a validation
 
@@ -62,8 +62,8 @@ def train_stage(profile: Profile, name: str, text: str, device: torch.device, wo
     text: the resolved profile, kept beside the run. Raises UserError if the stage was begun with other settings.
     """
     folder, stage = stage_folder(profile, name), seeded(profile, name)
-    parts = parts_of(profile, stage)
-    made_with = settings.settings_of(profile, name, stage, parts)
+    config = model_config(profile, stage)
+    made_with = settings.settings_of(profile, name, stage, config)
     begun = (folder / DONE).is_dir() or bool(snapshots(folder))
     if begun:
         settings.compare(folder, made_with)
@@ -71,7 +71,7 @@ def train_stage(profile: Profile, name: str, text: str, device: torch.device, wo
         return folder / DONE
     sources = open_sources(profile, stage)
     refuse_leaks(profile, sources)
-    method = method_class(stage.method).build(parts, corpus_of(sources))
+    method = resolve(stage_spec(stage.method, stage.stage).trainee).build(config, corpus_of(sources))
     order = Order(sources, stage.images, stage.per_image, stage.seed)
     run = Run(name, folder, method, order, stage, profile.train, validation(profile, stage), world)
     if world.first:
@@ -84,22 +84,22 @@ def train_stage(profile: Profile, name: str, text: str, device: torch.device, wo
 def needed_stages(profile: Profile, name: str) -> list[str]:
     """The stage and all that it builds on, in the order in which they must run."""
     order: list[str] = []
-    for value in profile.stages[name].parts.values():
+    for value in profile.stages[name].model.values():
         if isinstance(value, str) and value.startswith("stage:"):
             order += [s for s in needed_stages(profile, value[6:]) if s not in order]
     return [*order, name]
 
 
-def parts_of(profile: Profile, stage: StageConfig) -> dict[str, object]:
-    """The stage's parts with `stage:NAME` replaced by the folder of that stage's model."""
-    parts: dict[str, object] = {"seed": stage.seed}
-    for key, value in stage.parts.items():
+def model_config(profile: Profile, stage: StageConfig) -> dict[str, object]:
+    """The stage's `model` with `stage:NAME` replaced by the folder of that stage's model."""
+    config: dict[str, object] = {"seed": stage.seed}
+    for key, value in stage.model.items():
         if isinstance(value, str) and value.startswith("stage:"):
             value = model_of_stage(profile, value[6:])
             if not value.is_dir():
                 raise UserError(f"{value} is missing: train stage {value.parent.name} first (`genseg train`).")
-        parts[key] = value
-    return parts
+        config[key] = value
+    return config
 
 
 def eval_root(profile: Profile) -> Path:
@@ -112,12 +112,12 @@ def is_embedded(profile: Profile) -> bool:
     return embedded(profile.data.dataset)
 
 
-def validation(profile: Profile, stage: StageConfig) -> Callable[[Method], dict[str, float]] | None:
+def validation(profile: Profile, stage: StageConfig) -> Callable[[Trainee], dict[str, float]] | None:
     """A function that measures a method on the first samples of the validation split, without touching training; None
     if the dataset has no such split or no samples are wanted.
 
-    Stages that train a codec are measured by its round trip, also of the shape test's masks, the others by their
-    answers.
+    Stages that train a mask tokenizer are measured by its reconstructions, also of the shape test's masks, the others
+    by their answers.
     """
     split, count = profile.train.validate_split, profile.train.validate_samples
     if not count or split not in load_card(profile.data.dataset).splits:
@@ -125,15 +125,16 @@ def validation(profile: Profile, stage: StageConfig) -> Callable[[Method], dict[
     data = profile.data
     dataset = open_dataset(data.dataset, eval_root(profile), split, images=data.images, split_by=data.split_by)
     questions = plan(dataset, "per_expression", 3 * count)[::3][:count]
+    alone = stage_spec(stage.method, stage.stage).mask_tokenizer
     dataset.check([question.index for question in questions])  # now, not when the first validation is due
-    shapes = shape_test(SHAPES) if stage.stage == "tokenizer" else []
+    shapes = shape_test(SHAPES) if alone else []
     device_type = "cpu" if not torch.cuda.is_available() else "cuda"
 
-    def measure(method: Method) -> dict[str, float]:
+    def measure(method: Trainee) -> dict[str, float]:
         with torch.random.fork_rng(devices=[]), torch.autocast(device_type, enabled=False):
             examples = [dataset[q.index] for q in questions]
-            if stage.stage == "tokenizer":
-                predictions = round_trip(method, examples, method.codec.length)
+            if alone:
+                predictions = round_trip(method.mask_tokenizer, examples, method.mask_tokenizer.length)
             else:
                 requests = [
                     Request(e.image, q.expressions, ("mask", "box")) for e, q in zip(examples, questions, strict=True)
@@ -146,8 +147,10 @@ def validation(profile: Profile, stage: StageConfig) -> Callable[[Method], dict[
         answered = np.array([p.failure is None or bool(p.token_ids) for p in predictions], float)
         iou = np.where(union > 0, inter / np.maximum(1, union), answered)
         values = {"ciou": float(inter.sum() / max(1, union.sum())), "giou": float(iou.mean())}
-        if stage.stage == "tokenizer":
-            values |= {f"shapes/{name}": float(iou.mean()) for name, iou in shape_ious(method, shapes).items()}
+        if alone:
+            values |= {
+                f"shapes/{name}": float(iou.mean()) for name, iou in shape_ious(method.mask_tokenizer, shapes).items()
+            }
         else:
             boxes = np.array([box_iou(p.box, e.box) for p, e in pairs])
             values |= {f"acc@{t}": float((boxes >= t).mean()) for t in (0.5, 0.7, 0.9)}

@@ -10,15 +10,16 @@ from torch import nn
 
 from bench.config import StageConfig, TrainConfig
 from bench.train.engine import freeze, matching
-from methods.base import Method, UserError
+from methods.base import Trainee, UserError
+from methods.registry import stage_spec
 
 SMALL = 10**9  # parameters of a frozen part that every process can hold whole
 
 
-def enter(method: Method, stage: StageConfig, train: TrainConfig) -> None:
+def enter(method: Trainee, stage: StageConfig, train: TrainConfig) -> None:
     """Put a method into a stage of training. Raises UserError for what cannot be done."""
     method.enter_stage(stage.stage)
-    if stage.stage == "tokenizer" and train.zero:
+    if stage_spec(stage.method, stage.stage).mask_tokenizer and train.zero:
         raise UserError("A tokenizer's stage moves codes in place, of which ZeRO keeps copies; set train.zero=0.")
     freeze(method, stage.freeze)
     if stage.lora:
@@ -50,7 +51,7 @@ def checkpoint_activations(method: nn.Module) -> None:
             done.append(path)
 
 
-def add_adapters(method: Method, settings: Mapping[str, Any]) -> None:
+def add_adapters(method: Trainee, settings: Mapping[str, Any]) -> None:
     """Low-rank adapters on the layers that peft's LoraConfig names; all other weights stay as they are, except those
     that fit a pattern of `also`. Raises UserError for adapters that would not learn or could not be merged."""
     try:
@@ -72,9 +73,10 @@ def add_adapters(method: Method, settings: Mapping[str, Any]) -> None:
             parameters[name].requires_grad_(True)
 
 
-def _check_adapters(method: Method, before: set[str]) -> None:
+def _check_adapters(method: Trainee, before: set[str]) -> None:
     """Refuse adapters that take no part in the loss, and those that `merge_adapters` cannot take out again."""
-    inside = {id(part) for part in method.codec.modules()} if isinstance(method.codec, nn.Module) else set()
+    codec = set(method.mask_tokenizer.modules()) if isinstance(method.mask_tokenizer, nn.Module) else set()
+    inside = {id(part) for part in codec}
     for path, part in method.named_modules():
         if not hasattr(part, "base_layer") and not hasattr(part, "original_module"):
             continue

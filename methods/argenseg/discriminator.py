@@ -1,11 +1,11 @@
-"""A discriminator that learns to tell drawn pictures from real ones: an optional loss of the tokenizer's stage.
+"""A discriminator that learns to tell decoded images from real ones: an optional loss of the tokenizer's stage.
 
 PatchGAN (Isola et al., CVPR 2017), hinge losses and the adaptive weight of VQGAN (Esser et al., CVPR 2021). One
-backward pass and one optimiser serve both sides: the discriminator's loss sees the drawn pictures cut off from the
+backward pass and one optimiser serve both sides: the discriminator's loss sees the decoded images cut off from the
 decoder, the decoder's loss sees the discriminator's weights cut off. Reversing one shared gradient would be shorter,
 but the hinge is flat where the discriminator is sure, and the decoder would learn nothing there.
 
-Shapes: B pictures, R side in pixels.
+Shapes: B images, R side in pixels.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from methods.base import UserError
 MOST = 1e4  # of the adaptive weight
 
 
-class Adversary(nn.Module):
+class Discriminator(nn.Module):
     """Begins after `start` passes. width: channels of the first layer, doubled up to eightfold; layers: halvings.
 
-    It is trained by the stage's optimiser, at a rate of its own with `lr_scale: {"heads.adversary*": ...}`, and is kept
-    in snapshots but not in the saved model.
+    It is trained by the stage's optimiser, at a rate of its own with `lr_scale: {"heads.discriminator*": ...}`, and is
+    kept in training checkpoints but not in the saved model.
     """
 
     def __init__(self, side: int, start: int = 0, width: int = 64, layers: int = 3):
         super().__init__()
         if width % 32 or layers < 1 or side >> layers < 3:
             raise UserError(
-                f"adversarial: {layers} layers of width {width} do not fit pictures of {side} px; choose a width "
+                f"adversarial: {layers} layers of width {width} do not fit images of {side} px; choose a width "
                 "divisible by 32 and fewer layers."
             )
         self.start = start
@@ -44,8 +44,8 @@ class Adversary(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def losses(self, drawn: Tensor, pictures: Tensor, reconstruction: Tensor, last: Tensor) -> dict[str, Tensor]:
-        """Drawn and real pictures [B, 3, R, R] in -1..1 -> "discriminator", "adversarial", and what is worth watching.
+    def losses(self, decoded: Tensor, images: Tensor, reconstruction: Tensor, last: Tensor) -> dict[str, Tensor]:
+        """Drawn and real images [B, 3, R, R] in -1..1 -> "discriminator", "adversarial", and what is worth watching.
 
         The adversarial loss pulls at `last`, the decoder's last weights, as hard as `reconstruction` does; the stage's
         `weights` say what share of that is wanted (VQGAN 0.8, VAR 0.4). Its value stays that of the hinge.
@@ -53,9 +53,9 @@ class Adversary(nn.Module):
         self.step += 1
         if int(self.step) <= self.start:
             return {}
-        real, cut_off = self.net(pictures).float(), self.net(drawn.detach()).float()
+        real, cut_off = self.net(images).float(), self.net(decoded.detach()).float()
         fixed = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
-        plain = -functional_call(self.net, fixed, (drawn,)).float().mean()
+        plain = -functional_call(self.net, fixed, (decoded,)).float().mean()
         weight = pull(reconstruction, last) / (pull(plain, last) + 1e-4)
         weight = weight.clamp(max=MOST)
         return {
@@ -63,7 +63,7 @@ class Adversary(nn.Module):
             "adversarial": plain.detach() + weight * (plain - plain.detach()),
             "_adversarial_weight": weight,
             "_judged_real": real.detach().mean(),
-            "_judged_drawn": cut_off.detach().mean(),
+            "_judged_decoded": cut_off.detach().mean(),
         }
 
 

@@ -1,61 +1,25 @@
-"""ARGenSeg's codec: VAR's VQ-VAE, which draws the mask as a white object on black.
+"""ARGenSeg's mask tokenizer: VAR's VQ-VAE, which decodes the mask as a white object on black.
 
 Tensor names are those of VAR's released file, so that its state dict loads without a key table.
 
-Shapes: B pictures, R side in pixels, C code width, G = R / 2^(levels - 1), T tokens, K codes.
+Shapes: B images, R side in pixels, C code width, G = R / 2^(levels - 1), T tokens, K codes.
 Source: VAR's released VQ-VAE (324 tensors at width 160).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.argenseg.quantizer import SCALES_256, ResidualQuantizer
+from methods.argenseg.config import GROUPS, MaskTokenizerConfig
+from methods.argenseg.masks import official_grey, preprocess_mask, truncated
+from methods.argenseg.quantizer import ResidualQuantizer
 from methods.base import UserError
+from methods.common.resize import bilinear_mask
 from methods.enlarge import channels_last, double, plus, swish
-from methods.files import setting
-from methods.internvl.config import ROWS, WIDEST
 from methods.precision import exactly
-
-GROUPS = 32  # of every normalisation
-
-
-@dataclass(frozen=True)
-class CodecConfig:
-    """Sizes of the VQ-VAE; the defaults are the released ones. `multipliers` has one entry per level, and each
-    level but the last halves the picture, so resolution = scales[-1] * 2^(levels - 1)."""
-
-    resolution: int = setting(256, 1, 4096)
-    width: int = setting(160, 1, WIDEST)
-    multipliers: tuple[int, ...] = setting((1, 1, 2, 2, 4), 1, 64)
-    blocks: int = setting(2, 1, 64)
-    codes: int = setting(4096, 1, ROWS)
-    code_width: int = setting(32, 1, WIDEST)
-    scales: tuple[int, ...] = setting(SCALES_256, 1, 64)
-    phis: int = setting(4, 1, 64)
-    beta: float = setting(0.25, 0)
-    phi_ratio: float = setting(0.5, 0, 1)  # share of a phi's convolution in what a scale adds; the rest bypasses it
-
-    def __post_init__(self) -> None:
-        if not self.scales or not self.multipliers or len(self.multipliers) > 12 or len(self.scales) > 64:
-            raise UserError("The picture codec needs 1 to 64 scales and 1 to 12 levels.")
-        if any(self.width * m % GROUPS for m in self.multipliers):
-            raise UserError(f"The picture codec's widths must be multiples of {GROUPS}; correct width or multipliers.")
-        if any(a >= b for a, b in zip(self.scales, self.scales[1:], strict=False)):
-            raise UserError("The picture codec's scales must grow from one to the next; correct scales.")
-        side = self.scales[-1] * 2 ** (len(self.multipliers) - 1)
-        if self.resolution != side:
-            levels = len(self.multipliers)
-            raise UserError(
-                f"The picture codec's last scale {self.scales[-1]} and its {levels} levels make pictures of {side} "
-                f"pixels, not {self.resolution}; correct resolution, scales or multipliers."
-            )
-        if self.phis < 1:
-            raise UserError(f"The picture codec has {self.phis} phis; only those with at least one, shared, are known.")
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -141,7 +105,7 @@ def run_level(x: Tensor, parts: nn.ModuleDict) -> Tensor:
 class Encoder(nn.Module):
     """[B, 3, R, R] in -1..1 -> [B, C, G, G]."""
 
-    def __init__(self, config: CodecConfig):
+    def __init__(self, config: MaskTokenizerConfig):
         super().__init__()
         widths = [config.width * m for m in config.multipliers]
         last = len(widths) - 1
@@ -167,7 +131,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """[B, C, G, G] -> [B, 3, R, R], unclamped; levels are stored finest first and run coarsest first."""
 
-    def __init__(self, config: CodecConfig):
+    def __init__(self, config: MaskTokenizerConfig):
         super().__init__()
         widths = [config.width * m for m in config.multipliers]
         last = len(widths) - 1
@@ -191,15 +155,15 @@ class Decoder(nn.Module):
 
 
 class VQVAE(nn.Module):
-    """The codec of methods.base.Codec over pictures; masks go in and out as grey pictures."""
+    """methods.base.MaskTokenizer over images; masks go in and out as grey images."""
 
-    def __init__(self, config: CodecConfig):
+    def __init__(self, config: MaskTokenizerConfig):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quantize = ResidualQuantizer(
-            config.codes, config.code_width, config.scales, config.phis, config.beta, config.phi_ratio
+            config.codes, config.code_width, config.scales, config.quant_resi, config.beta, config.quant_resi_ratio
         )
         self.quant_conv = nn.Conv2d(config.code_width, config.code_width, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(config.code_width, config.code_width, 3, padding=1)
@@ -218,23 +182,33 @@ class VQVAE(nn.Module):
 
     @property
     def prefixes(self) -> tuple[int, ...]:
-        """Token counts at which the codec is measured: after each scale."""
+        """Token counts at which the tokenizer is measured: after each scale."""
         lengths = self.quantize.lengths
         return tuple(sum(lengths[: k + 1]) for k in range(len(lengths)))
 
-    def features(self, pictures: Tensor) -> Tensor:
-        """[B, 3, R, R] in -1..1 -> [B, C, G, G] before quantisation."""
-        return self.quant_conv(self.encoder(pictures))
+    def preprocess_mask(self, mask: np.ndarray) -> np.ndarray:
+        return preprocess_mask(mask, self.resolution, self.config.mask_resize, "The mask")
 
-    def draw(self, features: Tensor) -> Tensor:
-        """Accumulated features [B, C, G, G] -> pictures [B, 3, R, R], unclamped."""
+    def postprocess_mask(self, probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """The official conversion takes the image in colours [3, R, R] too; from its mean, as the tokenizer's own round
+        trip gives it, levels may differ by one."""
+        if self.config.mask_resize == "bilinear":
+            return bilinear_mask(probabilities, size)
+        return official_grey(truncated(probabilities.float().expand(3, -1, -1)), size) > 127
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, R, R] in -1..1 -> [B, C, G, G] before quantisation."""
+        return self.quant_conv(self.encoder(images))
+
+    def decode_features(self, features: Tensor) -> Tensor:
+        """Accumulated features [B, C, G, G] -> images [B, 3, R, R], unclamped."""
         return self.decoder(self.post_quant_conv(features.contiguous()))
 
     @torch.no_grad()
-    def encode_pictures(self, pictures: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor) -> Tensor:
         """[B, 3, R, R] in -1..1 -> ids int64 [B, T]; float32 without TF32, whatever the caller's settings."""
-        with exactly(pictures.device):
-            return self.quantize.encode(self.features(pictures.float()))
+        with exactly(images.device):
+            return self.quantize.encode(self.features(images.float()))
 
     def encode(self, masks: Tensor) -> Tensor:
         """float [B, 1 or 3, R, R] in 0..1 -> ids [B, T]. Raises UserError for masks of another kind or size."""
@@ -242,10 +216,10 @@ class VQVAE(nn.Module):
         if not masks.is_floating_point() or shape[1:] not in ([1, side, side], [3, side, side]):
             found = f"{masks.dtype} {shape}"
             raise UserError(f"The masks are {found}, but must be floats in 0..1 of shape {[1, side, side]} each.")
-        return self.encode_pictures(masks.expand(-1, 3, -1, -1) * 2 - 1)
+        return self.encode_images(masks.expand(-1, 3, -1, -1) * 2 - 1)
 
     def decode(self, ids: Tensor) -> Tensor:
-        """ids [B, T'] of whole scales -> mask probabilities [B, R, R]: the picture's grey value in 0..1.
+        """ids [B, T'] of whole scales -> mask probabilities [B, R, R]: the image's grey value in 0..1.
 
         Raises UserError for ids that do not exist, or that end within a scale.
         """
@@ -262,9 +236,9 @@ class VQVAE(nn.Module):
         return self.grey(self.quantize.accumulate(vectors)[-1])
 
     def colours(self, features: Tensor) -> Tensor:
-        """Accumulated features -> pictures in 0..1 [B, 3, R, R]."""
-        return (self.draw(features).float().clamp(-1, 1) + 1) / 2
+        """Accumulated features -> images in 0..1 [B, 3, R, R]."""
+        return (self.decode_features(features).float().clamp(-1, 1) + 1) / 2
 
     def grey(self, features: Tensor) -> Tensor:
-        """Accumulated features -> grey pictures in 0..1 [B, R, R]."""
+        """Accumulated features -> grey images in 0..1 [B, R, R]."""
         return self.colours(features).mean(1)

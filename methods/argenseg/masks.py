@@ -1,13 +1,13 @@
-"""Masks as the codec's pictures, white on black, and pictures back to masks; each way by name.
+"""Masks as the VQ-VAE's images, white on black, and images back to masks; each way (`mask_resize`) by name.
 
-"direct" (the default): one antialiased bicubic resize in; out, the soft grey is resized before the threshold.
-"released": what the released code does. In: two bicubic resizes, first to 512 x 512, or a letterbox. Out: truncated to
+"bilinear" (the default): one antialiased bicubic resize in; out, the soft grey is resized before the threshold.
+"official": what the official code does. In: two bicubic resizes, first to 512 x 512, or a letterbox. Out: truncated to
 8 bits, resized with Pillow's bilinear filter, then grey and threshold.
 
-Without a codec between them the two keep masks equally well: their mean IoU over random ellipses differs by less than
-0.0005, at 64 as at 256 px. "direct" is the simpler one; released weights go with what they were trained on.
+Without a tokenizer between them the two keep masks equally well: their mean IoU over random ellipses differs by less
+than 0.0005, at 64 as at 256 px. "bilinear" is the simpler one; official weights go with what they were trained on.
 
-Shapes: S side of the codec's picture, H x W the user's picture.
+Shapes: S side of the VQ-VAE's image, H x W the user's image.
 """
 
 from __future__ import annotations
@@ -16,14 +16,25 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-CONVERSIONS = ("direct", "released")
-FIRST_SIDE = 512  # of the released code's two resizes, whatever the codec's side
+from methods.base import UserError
+
+FIRST_SIDE = 512  # of the official code's two resizes, whatever the VQ-VAE's side
 BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
 
 
-def picture_of(mask: Image.Image, side: int, conversion: str, letterbox: bool = False) -> Image.Image:
-    """A mask or a grey picture (mode "L", any size) as the codec sees it: mode "L", S x S, white on black."""
-    if conversion == "direct":
+def preprocess_mask(mask: np.ndarray, side: int, mask_resize: str, where: str) -> np.ndarray:
+    """A mask bool [H, W] -> float32 [S, S] in 0..1: white on black, resized to a square; an empty mask (no target) is a
+    black image."""
+    if mask.dtype != np.bool_ or mask.ndim != 2 or not mask.size:
+        found = f"{mask.dtype} {list(mask.shape)}"
+        raise UserError(f"{where}: the mask is {found}, but must be bool [height, width]; compare with > 0 first.")
+    grey = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(mask_image(grey, side, mask_resize), np.float32) / 255
+
+
+def mask_image(mask: Image.Image, side: int, mask_resize: str, letterbox: bool = False) -> Image.Image:
+    """A mask or a grey image (mode "L", any size) as the VQ-VAE sees it: mode "L", S x S, white on black."""
+    if mask_resize == "bilinear":
         return mask.resize((side, side), BICUBIC)
     if np.asarray(mask).max(initial=0) < 127:  # a mask of 0 and 1
         mask = Image.fromarray(np.asarray(mask) * np.uint8(255))
@@ -36,7 +47,7 @@ def picture_of(mask: Image.Image, side: int, conversion: str, letterbox: bool = 
 
 
 def letterbox_place(size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
-    """Where a picture of size (W, H) lies in the square that it fills: left, top, width, height.
+    """Where an image of size (W, H) lies in the square that it fills: left, top, width, height.
 
     The longer side is exactly the square's; the shorter one is cut to a whole number, by the released arithmetic, since
     the reciprocal of a rounded ratio may fall a pixel short."""
@@ -45,9 +56,9 @@ def letterbox_place(size: tuple[int, int], side: int) -> tuple[int, int, int, in
     return (side - width) // 2, (side - height) // 2, width, height
 
 
-def to_bytes(picture: Tensor) -> np.ndarray:
+def to_bytes(image: Tensor) -> np.ndarray:
     """Decoder output [3, S, S] -> uint8 [S, S, 3], clamped to -1..1 and truncated as in the release."""
-    return truncated((picture.float().clamp(-1, 1) + 1) / 2)
+    return truncated((image.float().clamp(-1, 1) + 1) / 2)
 
 
 def truncated(colours: Tensor) -> np.ndarray:
@@ -55,10 +66,10 @@ def truncated(colours: Tensor) -> np.ndarray:
     return (colours * 255).permute(1, 2, 0).byte().cpu().numpy()
 
 
-def released_grey(picture: np.ndarray, size: tuple[int, int], letterbox: bool = False) -> np.ndarray:
+def official_grey(image: np.ndarray, size: tuple[int, int], letterbox: bool = False) -> np.ndarray:
     """uint8 [S, S, 3] -> grey levels uint8 [H, W] for size = (H, W); a pixel over 127 belongs to the mask."""
     height, width = size
-    image = Image.fromarray(picture)
+    image = Image.fromarray(image)
     if letterbox:
         left, top, wide, high = letterbox_place((width, height), image.width)
         image = image.crop((left, top, left + wide, top + high))

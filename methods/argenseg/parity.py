@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 from methods.argenseg import parity_codec
 from methods.argenseg.layout import slot_places
-from methods.argenseg.masks import picture_of, released_grey, to_bytes
+from methods.argenseg.masks import mask_image, official_grey, to_bytes
 from methods.argenseg.model import ARGenSeg
 from methods.argenseg.parity_model import OVERRIDES, load, scripted
 from methods.argenseg.schedule import Guided, ScaleByScale, TokenByToken
-from methods.argenseg.weights import OWN
+from methods.argenseg.state_dict import OWN
 from methods.base import UserError
 from methods.internvl.chat import IGNORED, Chat, Turn
 from methods.internvl.checkpoint import opengvlab
@@ -74,8 +74,8 @@ def training(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], fol
     """Sequences, ids, slot inputs, hidden states, logits, both losses and the gradients of their sum."""
     shown = io["image_flags"].bool() if "image_flags" in io else torch.ones(len(io["pixel_values"]), dtype=torch.bool)
     masks = io["masks_u8"][io["mask_flags"].bool()][:, None].float() / 255
-    ids = method.codec.encode(masks)
-    cells = method.codec.quantize.teacher_forcing(ids)
+    ids = method.mask_tokenizer.encode(masks)
+    cells = method.mask_tokenizer.quantize.teacher_forcing(ids)
     batch = {
         "ids": io["input_ids"],
         "labels": io["labels"].clone(),
@@ -86,7 +86,7 @@ def training(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], fol
     checks = _conversations(method, io, facts)
     checks += [
         same("visual ids", ids, io["mask_ids"][io["mask_flags"].bool()]),
-        same("visual ids, one mask at a time", torch.cat([method.codec.encode(m[None]) for m in masks]), ids),
+        same("visual ids, one mask at a time", torch.cat([method.mask_tokenizer.encode(m[None]) for m in masks]), ids),
         *compare(io, "var_input_mask0", cells[0], INPUT),
         *compare(io, "embeds_mask_slots_sample0", method.slot_inputs(cells[:1], 1)[0], INPUT),
     ]
@@ -106,12 +106,12 @@ def _conversations(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any
     """The reference writes a start-of-text id in front of every conversation."""
     checks = []
     for row, turns in enumerate(facts["train"]["convs"]):
-        system, chat = method.chat.system, method.chat
+        system, chat = method.processor.chat.system, method.processor.chat
         if turns[0]["from"] == "system":
             system, turns = turns[0]["value"], turns[1:]
-            chat = Chat(method.tokenizer, method.chat.tokens_per_tile, system)
+            chat = Chat(method.processor.tokenizer, method.processor.chat.tokens_per_tile, system)
         said = [Turn("user" if t["from"] == "human" else "assistant", t["value"]) for t in turns]
-        ids, labels = chat.encode(said, 1, method.mask_block())
+        ids, labels = chat.encode(said, 1, method.processor.mask_block)
         seen = io["attention_mask"][row].bool()
         begin = io["input_ids"][row, :1].tolist()
         checks.append(same(f"ids of conversation {row}", torch.tensor(begin + ids), io["input_ids"][row, seen]))
@@ -126,7 +126,7 @@ def _gradients(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any]) -
     size = method.backbone.size
     found = {name: opengvlab.join([named[n] for n in entry.native], entry, size) for name, entry in table.items()}
     found |= {name: method.get_parameter(name).grad for name in OWN}
-    rows = {"tok_embeddings.ge_start": method.start_id, "tok_embeddings.ge_end": method.end_id}
+    rows = {"tok_embeddings.ge_start": method.processor.start_id, "tok_embeddings.ge_end": method.processor.end_id}
     ours = {f"grad.{name}": grad for name, grad in found.items()} | {"grad.pos_1LC": found["pos_1LC"][0]}
     ours["grad.output.rowsum"] = found["language_model.output.weight"].sum(1)
     for name, row in rows.items():
@@ -192,7 +192,7 @@ def inference(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], fo
     """One prompt, two masks in the answer, decoded by scales, by tokens, and in one teacher-forced pass."""
     scripted(method, folder, facts)
     prompt = io["prompt_ids"][None]
-    spoken = method.tokenizer.encode(facts["inference"]["prompt"])
+    spoken = method.processor.tokenizer.encode(facts["inference"]["prompt"])
     pixels = read(folder, "train_forward")["pixel_values"][:1] if "pixel_values" not in io else io["pixel_values"]
     images = method.backbone.project(method.backbone.patches(pixels)).flatten(0, 1)
     embeddings = method.backbone.place_images(method.backbone.embed(prompt), prompt, images)
@@ -200,14 +200,16 @@ def inference(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], fo
         same("prompt ids", torch.tensor(prompt[0, :1].tolist() + spoken), prompt[0]),
         *compare(io, "prompt_embeds", embeddings[0], INPUT),
     ]
-    scales, ids = len(method.codec.prefixes), io["visual_ids"]
+    scales, ids = len(method.mask_tokenizer.prefixes), io["visual_ids"]
     by_kind = {}
     for kind in (ScaleByScale, TokenByToken):
-        block = Block(method.start_id, lambda kind=kind: kind(method, scales), method.form.masks)
+        block = Block(method.processor.start_id, lambda kind=kind: kind(method, scales), method.variant.masks)
         with Recorder() as passes:
             valid = torch.ones_like(prompt, dtype=torch.bool)
-            answer = decode(method.backbone, embeddings, valid, method.chat.stop_id, block, method.text_rows)[0]
-        count = scales if kind is ScaleByScale else method.codec.length
+            answer = decode(method.backbone, embeddings, valid, method.processor.chat.stop_id, block, method.text_rows)[
+                0
+            ]
+        count = scales if kind is ScaleByScale else method.mask_tokenizer.length
         text, visual = split_passes(passes, len(io["gen_token_ids"]), len(ids), count, answer)
         name = "scale by scale" if kind is ScaleByScale else "token by token"
         checks += [
@@ -223,7 +225,9 @@ def inference(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], fo
     places = facts["teacher_forced_vs_stepwise"]["text_step_positions"]
     targets = torch.tensor(facts["inference"]["schedule"])
     text = F.cross_entropy(method.backbone.head(forced[places]), targets)
-    visual = F.cross_entropy(method.backbone.head(forced[columns]).flatten(0, 1), method.low + ids.flatten())
+    visual = F.cross_entropy(
+        method.backbone.head(forced[columns]).flatten(0, 1), method.processor.mask_token_offset + ids.flatten()
+    )
     checks += [
         close("teacher-forced text loss", text, torch.tensor(facts["tf_text_loss"]), LOSS),
         close("teacher-forced visual loss", visual, torch.tensor(facts["tf_gen_loss"]), LOSS),
@@ -233,8 +237,8 @@ def inference(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], fo
 
 def written(method: ARGenSeg, answer: Answer) -> list[int]:
     """Text ids as the reference reports them: the end token for a whole mask, and the stop."""
-    stop = [method.chat.stop_id] if answer.finished else []
-    return [method.end_id if token == -1 else token for token in answer.text_ids] + stop
+    stop = [method.processor.chat.stop_id] if answer.finished else []
+    return [method.processor.end_id if token == -1 else token for token in answer.text_ids] + stop
 
 
 def split_passes(passes: list[Tensor], texts: int, masks: int, count: int, answer: Answer) -> tuple[Tensor, Tensor]:
@@ -250,8 +254,8 @@ def split_passes(passes: list[Tensor], texts: int, masks: int, count: int, answe
 def _forced(method: ARGenSeg, io: dict[str, Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
     """Hidden states [L, D] of one pass over the whole answer, and where the slots are [masks, T]."""
     ids = io["tf_input_ids"][None]
-    rows, columns = slot_places(ids, method.start_id, method.slots)
-    inputs = method.slot_inputs(method.codec.quantize.teacher_forcing(io["visual_ids"]), 1)
+    rows, columns = slot_places(ids, method.processor.start_id, method.slots)
+    inputs = method.slot_inputs(method.mask_tokenizer.quantize.teacher_forcing(io["visual_ids"]), 1)
     embeddings = method.backbone.embed(ids).index_put((rows, columns[:, 1:]), inputs)
     embeddings = torch.cat([prompt, embeddings[:, prompt.shape[1] :]], 1)
     return method.backbone.run(embeddings)[0], columns
@@ -259,10 +263,12 @@ def _forced(method: ARGenSeg, io: dict[str, Tensor], prompt: Tensor) -> tuple[Te
 
 def _pictures(method: ARGenSeg, io: dict[str, Tensor]) -> list[Check]:
     """What is drawn after each scale and at the end, and the masks that the released evaluation makes of it."""
-    ids, quantizer = io["visual_ids"], method.codec.quantize
+    ids, quantizer = io["visual_ids"], method.mask_tokenizer.quantize
     sums = [quantizer.accumulate(quantizer.embedding(row[None])) for row in ids]
-    drawn = torch.cat([method.codec.draw(one[-1]) for one in sums]).clamp(-1, 1)
-    scales = torch.stack([torch.from_numpy(to_bytes(method.codec.draw(f)[0])).float().mean(-1) for f in sums[0]])
+    drawn = torch.cat([method.mask_tokenizer.decode_features(one[-1]) for one in sums]).clamp(-1, 1)
+    scales = torch.stack(
+        [torch.from_numpy(to_bytes(method.mask_tokenizer.decode_features(f)[0])).float().mean(-1) for f in sums[0]]
+    )
     whole = torch.stack([torch.from_numpy(to_bytes(picture)) for picture in drawn])
     checks = [
         *compare(io, "picture_float_stride4", drawn[..., ::4, ::4], PICTURE),
@@ -273,7 +279,7 @@ def _pictures(method: ARGenSeg, io: dict[str, Tensor]) -> list[Check]:
         if name.startswith("eval_"):
             kind, _, number = name.removeprefix("eval_").rpartition("_")
             picture = io["picture_u8"][int(number)].numpy()
-            grey = released_grey(picture, tuple(reference.shape), letterbox=kind.startswith("pad"))
+            grey = official_grey(picture, tuple(reference.shape), letterbox=kind.startswith("pad"))
             ours = torch.from_numpy(grey.copy()) if kind.endswith("L") else torch.from_numpy(grey > 127)
             checks.append(same(f"picture {number} to {kind}", ours, reference))
     return checks
@@ -287,16 +293,20 @@ def guidance(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], fol
     checks = []
     for row, text in enumerate(facts["cfg"]["prompts"]):
         ids = io["prompt_ids"][row, valid[row]]
-        checks.append(same(f"prompt ids {row}", torch.tensor(ids[:1].tolist() + method.tokenizer.encode(text)), ids))
-    checks.append(same("guided: first tokens", io["sog_ids"], torch.full((len(valid),), method.start_id)))
-    block = Block(method.start_id, lambda: Guided(method, facts["cfg"]["cfg"]))
+        checks.append(
+            same(f"prompt ids {row}", torch.tensor(ids[:1].tolist() + method.processor.tokenizer.encode(text)), ids)
+        )
+    checks.append(same("guided: first tokens", io["sog_ids"], torch.full((len(valid),), method.processor.start_id)))
+    block = Block(method.processor.start_id, lambda: Guided(method, facts["cfg"]["cfg"]))
     embeddings = method.backbone.embed(io["prompt_ids"])
     with Recorder() as passes:
-        answers = decode(method.backbone, embeddings, valid, method.chat.stop_id, block, method.text_rows)
+        answers = decode(method.backbone, embeddings, valid, method.processor.chat.stop_id, block, method.text_rows)
     start = next(i for i, token in enumerate(answers[0].text_ids) if token == -1) + 1  # after the prompt's pass
-    visual = torch.cat(passes[start : start + len(method.codec.prefixes)], 1)
+    visual = torch.cat(passes[start : start + len(method.mask_tokenizer.prefixes)], 1)
     ids = torch.tensor([answer.mask_ids[0] for answer in answers])
-    drawn = method.codec.draw(method.codec.quantize.accumulate(method.codec.quantize.embedding(ids[:1]))[-1])
+    drawn = method.mask_tokenizer.decode_features(
+        method.mask_tokenizer.quantize.accumulate(method.mask_tokenizer.quantize.embedding(ids[:1]))[-1]
+    )
     texts = torch.tensor([written(method, answer) for answer in answers])
     return [
         *checks,
@@ -314,7 +324,7 @@ def mask_pictures(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any]
         kind, _, number = name.removeprefix("mask_").rpartition("_")
         if kind != "raw":
             raw = Image.fromarray(io[f"mask_raw_{number}"].numpy())
-            ours = np.asarray(picture_of(raw, len(reference), "released", letterbox=kind == "pad"))
+            ours = np.asarray(mask_image(raw, len(reference), "official", letterbox=kind == "pad"))
             checks.append(same(f"mask {number} as a picture, {kind}", torch.from_numpy(ours.copy()), reference))
     return checks
 

@@ -14,9 +14,10 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from methods.argenseg.config import MaskTokenizerConfig
 from methods.argenseg.layout import slot_places, write_labels
-from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
-from methods.argenseg.masks import picture_of, released_grey, to_bytes
+from methods.argenseg.mask_tokenizer import VQVAE
+from methods.argenseg.masks import mask_image, official_grey, to_bytes
 from methods.argenseg.quantizer import phi_of_scale
 from methods.argenseg.schedule import keep_likely
 from methods.base import UserError
@@ -59,10 +60,10 @@ def load(folder: Path, facts: dict[str, Any]) -> VQVAE:
     sizes = facts["config"]
     multipliers, scales = tuple(sizes["ch_mult"]), tuple(sizes["v_patch_nums"])
     codec = VQVAE(
-        CodecConfig(
+        MaskTokenizerConfig(
             resolution=scales[-1] * 2 ** (len(multipliers) - 1), width=sizes["ch"], multipliers=multipliers,
             blocks=sizes["num_res_blocks"], codes=sizes["vocab_size"], code_width=sizes["z_channels"], scales=scales,
-            phis=sizes["share_quant_resi"], beta=sizes["beta"], phi_ratio=abs(sizes["quant_resi"]),
+            quant_resi=sizes["share_quant_resi"], beta=sizes["beta"], quant_resi_ratio=abs(sizes["quant_resi"]),
         )
     ).eval()  # fmt: skip
     try:
@@ -81,8 +82,8 @@ def load(folder: Path, facts: dict[str, Any]) -> VQVAE:
 def _encode(codec: VQVAE, io: dict[str, Tensor], ids: Tensor) -> list[Check]:
     images = io["images"].float()
     encoded = codec.encoder(images)
-    ours = codec.encode_pictures(images)
-    alone = torch.cat([codec.encode_pictures(image[None]) for image in images])
+    ours = codec.encode_images(images)
+    alone = torch.cat([codec.encode_images(image[None]) for image in images])
     return [
         close("encoder output", encoded, io["encoder_out"], FEATURE),
         close("features f", codec.quant_conv(encoded), io["f"], FEATURE),
@@ -109,8 +110,8 @@ def _sums(codec: VQVAE, io: dict[str, Tensor], ids: Tensor) -> list[Check]:
 @torch.no_grad()
 def _draw(codec: VQVAE, tensors: dict[str, Tensor], ids: Tensor) -> list[Check]:
     sums = codec.quantize.accumulate(codec.quantize.embedding(ids))
-    checks = [close("pictures", codec.draw(sums[-1]).clamp(-1, 1), tensors["recon"], PICTURE)]
-    each = torch.cat([codec.draw(total[:1]).clamp(-1, 1) for total in sums])[..., ::4, ::4]
+    checks = [close("pictures", codec.decode_features(sums[-1]).clamp(-1, 1), tensors["recon"], PICTURE)]
+    each = torch.cat([codec.decode_features(total[:1]).clamp(-1, 1) for total in sums])[..., ::4, ::4]
     return [*checks, close("picture 0 after each scale", each, tensors["recon_per_scale_img0_stride4"], PICTURE)]
 
 
@@ -175,7 +176,7 @@ def _probes(codec: VQVAE, probes: Mapping[str, Any], io: dict[str, Tensor], ids:
         for name in probes
     ]
     codec.features(io["images"][:1].float())
-    codec.draw(codec.quantize.accumulate(codec.quantize.embedding(ids[:1]))[-1])
+    codec.decode_features(codec.quantize.accumulate(codec.quantize.embedding(ids[:1]))[-1])
     for handle in handles:
         handle.remove()
     wrong = []
@@ -193,12 +194,12 @@ def _masks(tensors: dict[str, Tensor], counts: Path) -> list[Check]:
     for number in range(sum(bool(re.fullmatch(r"mask_\d+", name)) for name in tensors)):
         mask = tensors[f"mask_{number}"].numpy() > 0
         drawn = Image.fromarray(np.uint8(255) * mask)
-        for route, conversion in (("two_resizes", "released"), ("one_resize", "direct")):
+        for route, mask_resize in (("two_resizes", "official"), ("one_resize", "bilinear")):
             reference = tensors[f"tokenizer_u8_{route}_{number}"]
-            ours = torch.from_numpy(np.array(picture_of(drawn, len(reference), conversion)))
-            checks.append(same(f"mask {number} as a picture, {conversion}", ours, reference))
+            ours = torch.from_numpy(np.array(mask_image(drawn, len(reference), mask_resize)))
+            checks.append(same(f"mask {number} as a picture, {mask_resize}", ours, reference))
         picture = to_bytes(tensors[f"decoded_f16_{number}"].permute(2, 0, 1))
-        grey = released_grey(picture, mask.shape).copy()
+        grey = official_grey(picture, mask.shape).copy()
         predicted = grey > 127
         checks += [
             same(f"picture {number} in 8 bits", torch.from_numpy(picture), tensors[f"decoded_u8_{number}"]),

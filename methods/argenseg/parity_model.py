@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.argenseg.form import Form
+from methods.argenseg.config import Variant
 from methods.argenseg.mask_tokenizer import VQVAE
 from methods.argenseg.model import ARGenSeg
-from methods.argenseg.weights import to_ours
+from methods.argenseg.processor import ARGenSegProcessor
+from methods.argenseg.state_dict import to_ours
 from methods.internvl.backbone import Backbone
 from methods.internvl.checkpoint import opengvlab
-from methods.internvl.method import Options
+from methods.internvl.config import ProcessorConfig
 from methods.parity import Check, read, same
 
 OVERRIDES = "weight_overrides"
@@ -67,7 +68,8 @@ def load(folder: Path, facts: dict[str, Any]) -> tuple[ARGenSeg, list[Check]]:
     state, config = to_ours(tensors, size, vocabulary, folder)
     backbone = Backbone(size, vocabulary, token)
     system = facts["inference"]["prompt"].split("system\n")[1].split("<|im_end|>")[0]
-    method = ARGenSeg(backbone, tokenizer, Options(True, system, 1), VQVAE(config), Form(masks=99))
+    processor = ARGenSegProcessor(tokenizer, size, ProcessorConfig(True, system, 1), config, Variant(masks=99))
+    method = ARGenSeg(backbone, processor, VQVAE(config))
     method.load_state_dict(state)
     return method.eval(), [same(f"SHA-256 of {len(tensors)} made weights, those that differ", wrong, [])]
 

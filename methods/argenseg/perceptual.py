@@ -1,8 +1,8 @@
-"""How different two pictures look to a network that the user names: an optional loss of the tokenizer's stage.
+"""How different two images look to a network that the user names: an optional loss of the tokenizer's stage.
 
 The idea is LPIPS's (Zhang et al., CVPR 2018) without its learned weights: hidden states of the network are brought to
 length 1 at every place, and their squared differences are averaged over places and layers. VAR's tokenizer was trained
-with such a term; nothing is downloaded here, so any picture network in transformers' layout will do (ResNet, DINOv2).
+with such a term; nothing is downloaded here, so any image network in transformers' layout will do (ResNet, DINOv2).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.2
 
 
 class Perceptual:
-    """The distance by the network in `folder` (config.json and safetensors), of pictures resized to `side` pixels (0:
+    """The distance by the network in `folder` (config.json and safetensors), of images resized to `side` pixels (0:
     as they are).
 
-    No module, on purpose: the network is not trained, is not part of snapshots, and has no training mode, in which a
-    batch norm would move.
+    No module, on purpose: the network is not trained, is not part of training checkpoints, and has no training mode,
+    in which a batch norm would move.
     """
 
     def __init__(self, folder: str, side: int = 0):
@@ -42,17 +42,17 @@ class Perceptual:
         self.mean, self.std = (torch.tensor(found.get(key, value)).view(3, 1, 1) for key, value in IMAGENET.items())
         self._network: Any = None
 
-    def __call__(self, drawn: Tensor, pictures: Tensor) -> Tensor:
+    def __call__(self, decoded: Tensor, images: Tensor) -> Tensor:
         """Two batches [B, 3, R, R] in -1..1 -> their mean distance, differentiable by the first."""
         with torch.no_grad():
-            truth = self.states(pictures)
-        pairs = zip(self.states(drawn), truth, strict=True)
+            truth = self.states(images)
+        pairs = zip(self.states(decoded), truth, strict=True)
         return torch.stack([(ours - theirs).square().sum(-1).mean() for ours, theirs in pairs]).mean()
 
-    def states(self, pictures: Tensor) -> list[Tensor]:
+    def states(self, images: Tensor) -> list[Tensor]:
         """[B, 3, R, R] in -1..1 -> of each layer the states [B, places, C], each of length 1."""
-        network = self.network(pictures.device)
-        x = (pictures.float() + 1) / 2
+        network = self.network(images.device)
+        x = (images.float() + 1) / 2
         if self.side:
             x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
         x = (x - self.mean.to(x.device)) / self.std.to(x.device)
@@ -65,7 +65,7 @@ class Perceptual:
         return [F.normalize(layer.float(), dim=-1) for layer in places]
 
     def network(self, device: torch.device) -> Any:
-        """The frozen network, read at its first use. Raises UserError for anything that is no whole picture network."""
+        """The frozen network, read at its first use. Raises UserError for anything that is no whole image network."""
         if self._network is None:
             from transformers import AutoModel
 
@@ -79,7 +79,7 @@ class Perceptual:
                 raise UserError(f"{self.folder}: no readable network ({reason}); correct perceptual.folder.") from None
             missing = [name for name in report["missing_keys"] if "pooler" not in name]  # which nothing here reads
             if missing or network.main_input_name != "pixel_values":
-                why = f"lacks {sorted(missing)[0]}" if missing else "reads no pictures"
+                why = f"lacks {sorted(missing)[0]}" if missing else "reads no images"
                 raise UserError(f"{self.folder}: the network {why}; choose another for perceptual.folder.")
             self._network = network.requires_grad_(False).eval().to(device)
         return self._network

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from methods.argenseg.form import Form
 from methods.base import TrainingSample, UserError
+from methods.files import setting
+
+if TYPE_CHECKING:
+    from methods.argenseg.config import Variant
 
 
 @dataclass(frozen=True)
@@ -20,17 +24,19 @@ class Prefix:
     """share: of the images whose samples keep the first `scales` scales only (0: none, as published). All samples of an
     image are alike, so that a micro-batch of one image needs no padding."""
 
-    share: float = 0.0
-    scales: int = 7
+    share: float = setting(0.0, 0, 1)
+    scales: int = setting(7, 1, 64)
 
-    def check(self, scales: int, form: Form) -> None:
-        """Raise UserError if a model of that many scales and that form cannot be trained so."""
+    def check(self, scales: int, variant: Variant) -> None:
+        """Raise UserError if a model of that many scales and that variant cannot be trained so."""
         if not 0 <= self.share <= 1:
-            raise UserError(f"parts.prefix.share is {self.share}; give a share of the samples, 0 to 1.")
+            raise UserError(f"model.prefix.share is {self.share}; give a share of the samples, 0 to 1.")
         if self.share and not 1 <= self.scales < scales:
-            raise UserError(f"parts.prefix.scales is {self.scales} of {scales} scales; give 1 to {scales - 1}.")
-        if self.share and (form.head, form.intra_scale) != ("tokens", "causal"):
-            raise UserError("parts.prefix needs the head tokens and intra_scale causal; leave it out or change form.")
+            raise UserError(f"model.prefix.scales is {self.scales} of {scales} scales; give 1 to {scales - 1}.")
+        if self.share and (variant.head, variant.intra_scale) != ("tokens", "causal"):
+            raise UserError(
+                "model.prefix needs the head tokens and intra_scale causal; leave it out or change variant."
+            )
 
     def shortened(
         self, sample: TrainingSample, start_id: int, prefixes: Sequence[int], rng: np.random.Generator

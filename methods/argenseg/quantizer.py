@@ -23,9 +23,6 @@ from torch.nn import functional as F
 
 from methods.precision import exactly
 
-SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # 680 tokens
-SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)  # 2240 tokens
-
 # Two of these scales lie exactly between two phis, where the reference's float64 rounding decides; the released
 # weights need its decision, so the outcome is written down instead of the arithmetic.
 PHI_OF_SCALE = {(4, 10): (0, 0, 1, 1, 1, 2, 2, 3, 3, 3), (4, 5): (0, 1, 2, 2, 3)}

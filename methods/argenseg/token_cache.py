@@ -1,7 +1,7 @@
-"""Token ids of masks on disk: the codec is frozen while the language model learns, so each mask is encoded once.
+"""Token ids of masks on disk: the VQ-VAE is frozen while the language model learns, so each mask is encoded once.
 
 A file is a row of records, 16 bytes of the mask's BLAKE2 and its ids; its name begins with a digest of the encoding
-half of the codec, so that ids of another codec are never taken. Each process appends to a file of its own and reads
+half of the VQ-VAE, so that ids of another one are never taken. Each process appends to a file of its own and reads
 all files once, at the start; a torn last record is left out.
 """
 
@@ -21,22 +21,22 @@ from methods.base import UserError
 ENCODING = ("encoder.", "quant_conv.", "quantize.embedding.", "quantize.quant_resi.")
 
 
-def codec_digest(codec: VQVAE) -> str:
-    """Short SHA-256 of all that decides which ids a picture gets."""
-    total = hashlib.sha256(repr(codec.config).encode())
-    for name, tensor in sorted(codec.state_dict().items()):
+def tokenizer_digest(tokenizer: VQVAE) -> str:
+    """Short SHA-256 of all that decides which ids an image gets."""
+    total = hashlib.sha256(repr(tokenizer.config).encode())
+    for name, tensor in sorted(tokenizer.state_dict().items()):
         if name.startswith(ENCODING):
             total.update(tensor.detach().float().cpu().numpy().tobytes())
     return total.hexdigest()[:16]
 
 
 class TokenCache:
-    """Encodes masks through a codec, and each distinct mask once."""
+    """Encodes masks through a VQ-VAE, and each distinct mask once."""
 
-    def __init__(self, folder: Path, codec: VQVAE):
-        number = np.uint16 if codec.size <= 2**16 else np.uint32
-        self.record = np.dtype([("key", "V16"), ("ids", number, (codec.length,))])
-        name = codec_digest(codec)
+    def __init__(self, folder: Path, tokenizer: VQVAE):
+        number = np.uint16 if tokenizer.size <= 2**16 else np.uint32
+        self.record = np.dtype([("key", "V16"), ("ids", number, (tokenizer.length,))])
+        name = tokenizer_digest(tokenizer)
         self.known: dict[bytes, np.ndarray] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ class TokenCache:
                 self.known |= zip((key.tobytes() for key in records["key"]), records["ids"], strict=True)
         except OSError as error:
             raise UserError(f"{folder}: cannot hold cached tokens ({error}); give another folder.") from None
-        self.codec = codec
+        self.tokenizer = tokenizer
         self.path = folder / f"{name}-{uuid.uuid4().hex[:8]}.tokens"
 
     def encode(self, masks: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class TokenCache:
         keys = [hashlib.blake2b(mask.tobytes(), digest_size=16).digest() for mask in masks.float().cpu().numpy()]
         fresh = {key: row for row, key in enumerate(keys) if key not in self.known}
         if fresh:
-            ids = self.codec.encode(masks[list(fresh.values())]).cpu().numpy()
+            ids = self.tokenizer.encode(masks[list(fresh.values())]).cpu().numpy()
             records = np.zeros(len(fresh), self.record)
             records["ids"] = ids
             records["key"] = np.frombuffer(b"".join(fresh), "V16")

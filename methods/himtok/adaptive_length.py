@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from methods.base import Example, Prediction, Request
-from methods.himtok.schedule import Stopping
+from methods.himtok.config import AdaptiveLength
 
 if TYPE_CHECKING:
     from methods.himtok.model import HiMTok
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Spent:
-    """One point of the curve, per example: tokens int [N] written and IoU float [N]. tolerance None is the full length,
+    """One point of the curve, per example: tokens int [N] written and IoU float [N]. threshold None is the full length,
     of which every other point is compared with `lost`."""
 
-    tolerance: float | None
+    threshold: float | None
     tokens: np.ndarray
     iou: np.ndarray
     lost: np.ndarray  # IoU of the full length minus this one's, float [N]
 
     def summary(self) -> dict[str, float | None]:
         return {
-            "tolerance": self.tolerance,
+            "threshold": self.threshold,
             "tokens": float(self.tokens.mean()),
             "giou": float(self.iou.mean()),
             "lost": float(self.lost.mean()),
@@ -35,28 +35,28 @@ class Spent:
 
 
 def length_curve(
-    method: HiMTok, examples: Sequence[Example], tolerances: Sequence[float], every: int = 4, batch: int = 16
+    model: HiMTok, examples: Sequence[Example], thresholds: Sequence[float], every: int = 4, batch: int = 16
 ) -> list[Spent]:
-    """Answer the examples' first sentences at full length and then once per tolerance -> the curve, full length first.
+    """Answer the examples' first sentences at full length and then once per threshold -> the curve, full length first.
 
-    Nothing is simulated: each point is a run of the rule "settled". The method's own rule is put back at the end.
+    Nothing is simulated: each point is a run of the rule "early_exit". The model's own rule is put back at the end.
     """
     requests = [Request(example.image, example.expressions[:1]) for example in examples]
-    own, curve = method.stopping, []
+    own, curve = model.length, []
     try:
-        for tolerance in (None, *tolerances):
-            settled = tolerance is not None
-            method.stopping = Stopping("settled", tolerance, every) if settled else replace(own, rule="full")
-            predictions = [p for i in range(0, len(requests), batch) for p in method.segment(requests[i : i + batch])]
+        for threshold in (None, *thresholds):
+            early = threshold is not None
+            model.length = AdaptiveLength("early_exit", threshold, every) if early else replace(own, rule="full")
+            predictions = [p for i in range(0, len(requests), batch) for p in model.segment(requests[i : i + batch])]
             iou = np.array([_iou(p, e) for p, e in zip(predictions, examples, strict=True)])
             tokens = np.array([len(p.token_ids) for p in predictions])
-            curve.append(Spent(tolerance, tokens, iou, (curve[0].iou if curve else iou) - iou))
+            curve.append(Spent(threshold, tokens, iou, (curve[0].iou if curve else iou) - iou))
     finally:
-        method.stopping = own
+        model.length = own
     return curve
 
 
 def _iou(prediction: Prediction, example: Example) -> float:
-    """IoU at the picture's size; 1 where both are empty."""
+    """IoU at the image's size; 1 where both are empty."""
     union = (prediction.mask | example.mask).sum()
     return float((prediction.mask & example.mask).sum() / union) if union else 1.0

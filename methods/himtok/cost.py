@@ -1,25 +1,27 @@
-"""What HiMTok's codec adds to the cost of a micro-batch; see methods/internvl/cost.py."""
+"""What HiMTok's mask tokenizer adds to the cost of a micro-batch; see methods/internvl/cost.py."""
 
 from __future__ import annotations
 
 import torch
 
+from methods.common.cost import Cost, Load
 from methods.himtok.model import HiMTok
-from methods.internvl.cost import Cost, Load, Part, total, trains
+from methods.himtok.tokenizer_training import MaskTokenizerTraining
+from methods.internvl.cost import Part, total, trains
 
 
-def cost(method: HiMTok, load: Load, precision: torch.dtype) -> Cost:
+def estimate(trainee: HiMTok | MaskTokenizerTraining, load: Load, precision: torch.dtype) -> Cost:
     """Masks are encoded; where the detokenizer trains, they are decoded as a whole and at each level of the loss."""
-    codec, parts = method.codec, []
+    tokenizer, parts = trainee.mask_tokenizer, []
     if load.masks:
-        side = codec.resolution
-        masks = torch.empty(load.masks, 1, side, side)
-        if method.stage == "tokenizer":
-            parts.append(Part(lambda: codec.latents(masks), True))
+        masks = torch.empty(load.masks, 1, tokenizer.resolution, tokenizer.resolution)
+        levels = 0
+        if isinstance(trainee, MaskTokenizerTraining):
+            parts.append(Part(lambda: tokenizer.latents(masks), True))
         else:
-            parts.append(Part(lambda: codec.encode(masks), False))
-        levels = 0 if method.stage == "tokenizer" or method.hierarchy.variant == "off" else method.hierarchy.levels
-        if trains(codec.decoder):
-            soft = torch.empty(load.masks, codec.length, codec.size, requires_grad=True)
-            parts += [Part(lambda: codec.decode_soft(soft), True)] * (1 + levels)
-    return total(method, load, precision, parts)
+            parts.append(Part(lambda: tokenizer.encode(masks), False))
+            levels = 0 if trainee.hierarchy.variant == "off" else trainee.hierarchy.levels
+        if trains(tokenizer.decoder):
+            soft = torch.empty(load.masks, tokenizer.length, tokenizer.size, requires_grad=True)
+            parts += [Part(lambda: tokenizer.decode_soft(soft), True)] * (1 + levels)
+    return total(trainee, load, precision, parts)

@@ -4,7 +4,7 @@ With l of 32 tokens kept, the detokenizer's output is compared with the mask blu
 sigma(l) = 100 / (l + 1) - 2 pixels on the 256-pixel grid (HiMTok, section on the hierarchical mask loss; scaled for
 other grids). Each step uses the whole sequence and a few levels drawn with p(l) ~ 1 / (l + 8), 1 <= l < 32.
 
-The released code departs from this in five places; variant "released" is that code:
+The released code departs from this in five places; variant "official" is that code:
 - a level's index i = -1 .. 30 is drawn with p ~ 1 / (i + 10), its blur is that of the paper's level i + 1;
 - i tokens are kept (31 for i = -1), and the others stay in the sequence as zero codes, which embed to a bias;
 - labels are divided by their own maximum;
@@ -17,7 +17,6 @@ Shapes: B masks, R side of the grid, T tokens, K codes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -25,30 +24,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from methods.base import UserError
+from methods.himtok.config import HierarchyConfig
 from methods.himtok.mask_tokenizer import MaskTokenizer
 from methods.precision import exactly
 
 PUBLISHED_GRID = 256  # sigma is given in pixels of this grid
-
-
-@dataclass(frozen=True)
-class HierarchyConfig:
-    """variant: "paper", "released", or "off" for the whole sequence alone; levels: partial levels per step; dice: its
-    weight against the cross-entropy (0.25 in the released code); temperature: of the soft codes."""
-
-    variant: str = "paper"
-    levels: int = 3
-    dice: float = 0.25
-    temperature: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.variant not in ("paper", "released", "off"):
-            raise UserError(f"There is no hierarchical loss {self.variant!r}; choose paper, released or off.")
-        if self.levels < 0 or self.temperature <= 0:
-            raise UserError(
-                f"The hierarchical loss has {self.levels} levels and the temperature {self.temperature}; "
-                "give at least 0 levels and a positive temperature."
-            )
 
 
 def sigma(level: int, resolution: int) -> float:
@@ -98,8 +78,9 @@ def mask_loss(logits: Tensor, target: Tensor, dice_weight: float) -> Tensor:
 
 
 def hierarchical_loss(
-    codec: MaskTokenizer, probabilities: Tensor, masks: Tensor, config: HierarchyConfig, levels: Tensor | None = None
-) -> dict[str, Tensor]:
+    tokenizer: MaskTokenizer, probabilities: Tensor, masks: Tensor, config: HierarchyConfig,
+    levels: Tensor | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """The losses "mask" (whole sequence) and "hierarchy" (partial levels).
 
     probabilities [B, T, K] over codes, masks [B, R, R] in 0..1. levels: int64 to use instead of drawing them (the
@@ -108,32 +89,32 @@ def hierarchical_loss(
     if levels is None and config.variant != "off" and config.levels >= probabilities.shape[1]:
         most = probabilities.shape[1] - 1
         raise UserError(f"The hierarchical loss draws {config.levels} different levels of {most}; give fewer levels.")
-    codes = codec.mix(probabilities)
-    if config.variant == "released":
-        return _released(codec, codes, masks, config, levels)
-    losses = {"mask": mask_loss(codec.logits(codes), masks, config.dice)}
+    codes = tokenizer.mix(probabilities)
+    if config.variant == "official":
+        return _released(tokenizer, codes, masks, config, levels)
+    losses = {"mask": mask_loss(tokenizer.logits(codes), masks, config.dice)}
     if config.variant == "off" or not config.levels:
         return losses
     tokens = codes.shape[1]
     partial = []
     for level in draw_levels(config.levels, tokens).tolist() if levels is None else levels.tolist():
         label = blurred(masks, torch.full((len(masks),), level), tokens)
-        partial.append(mask_loss(codec.logits(codes[:, :level]), label, config.dice))
+        partial.append(mask_loss(tokenizer.logits(codes[:, :level]), label, config.dice))
     return losses | {"hierarchy": torch.stack(partial).sum()}
 
 
 def _released(
-    codec: MaskTokenizer, codes: Tensor, masks: Tensor, config: HierarchyConfig, indices: Tensor | None
+    tokenizer: MaskTokenizer, codes: Tensor, masks: Tensor, config: HierarchyConfig, indices: Tensor | None
 ) -> dict[str, Tensor]:
     if indices is None:
         weights = 1 / (torch.arange(codes.shape[1], dtype=torch.float64) + 9)
         indices = torch.multinomial(weights, config.levels) - 1 if config.levels else torch.zeros(0)
-    losses = {"mask": released_mask_loss(codec.logits(codes).sigmoid(), masks, config.dice)}
+    losses = {"mask": released_mask_loss(tokenizer.logits(codes).sigmoid(), masks, config.dice)}
     if len(indices):
         index = int(indices[-1])
         kept = codes.clone()
         kept[:, index:] = 0  # index -1 keeps all but the last token, as Python's slices do
-        loss = released_mask_loss(codec.logits(kept).sigmoid(), released_label(masks, index), config.dice)
+        loss = released_mask_loss(tokenizer.logits(kept).sigmoid(), released_label(masks, index), config.dice)
         losses["hierarchy"] = len(indices) * loss
     return losses
 

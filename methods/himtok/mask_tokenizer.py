@@ -1,16 +1,14 @@
-"""HiMTok's codec: a mask as up to 32 one-dimensional tokens in which every prefix is a coarser mask.
+"""HiMTok's mask tokenizer: a mask as up to 32 one-dimensional tokens in which every prefix is a coarser mask.
 
 encoder (ViT with appended causal latents) -> l2-normalised vector quantiser -> detokenizer (ViT) -> pixel decoder.
 Tensor names are those of the released model, so that its state dict loads without a key table.
 
 Shapes: B masks, R side of the mask in pixels, G = R / patch, W width, T latents, D code width, K codes.
-Source: HiMTok's released tokenizer; where it departs from a causal, self-consistent design the switch is named in
-CodecConfig and the default is the consistent one.
+Source: HiMTok's official tokenizer; where it departs from a causal, self-consistent design the switch is named in
+MaskTokenizerConfig and the default is the consistent one.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,103 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.base import UserError
-from methods.files import setting
-from methods.himtok.pixel_decoder import GROUPS, PixelDecoder, Stem, SubpixelDecoder
-from methods.internvl.config import DEEPEST, ROWS, WIDEST
+from methods.common.resize import bilinear_mask
+from methods.himtok.config import MaskTokenizerConfig
+from methods.himtok.pixel_decoder import PixelDecoder, Stem, SubpixelDecoder
 from methods.internvl.positions import grid_positions
 from methods.precision import exactly
 
-CHOICES = {
-    "encoder_layout": ("clean", "released"),
-    "code_space": ("normalised", "released"),
-    "stem": ("linear", "convolutional"),
-    "pixel_decoder": ("official", "subpixel"),
-    "start": ("plain", "anchored"),
-}
 ANCHOR, PEAKED = 0.5, 1.2  # of the start "anchored": weight of the latents' places, factor on queries and keys
-
-
-@dataclass(frozen=True)
-class CodecConfig:
-    """Sizes and named choices of the mask tokenizer. The defaults of the sizes are the released ones.
-
-    encoder_layout: "clean" projects each latent to its own code vector, so that token k depends on latents 0..k;
-        "released" reinterprets the latents' memory before the projection, which mixes all of them into every token.
-    code_space: "normalised" feeds unit code vectors to the detokenizer on every path; "released" feeds raw vectors
-        where probabilities are decoded and unit vectors where ids are.
-    stem: how a patch becomes a vector, "linear" (official) or "convolutional" (ours, see pixel_decoder.Stem).
-    pixel_decoder: "official", or "subpixel" (ours, see pixel_decoder.SubpixelDecoder), which has levels of pixel_base,
-        2 * pixel_base, ... channels up to the patches and no use for pixel_multipliers.
-    start: values with which training from scratch begins; "anchored" (ours) gives the latents places on the image, so
-        that later ones look at smaller parts of it, and equal queries and keys, so that attention begins local.
-    The three of ours together reach in one minute what the official layout needs six for (results/nano/STUDY.md).
-    """
-
-    resolution: int = setting(256, 1, 4096)
-    patch: int = setting(16, 1, 256)
-    width: int = setting(1024, 1, WIDEST)
-    encoder_layers: int = setting(24, 1, DEEPEST)
-    decoder_layers: int = setting(24, 1, DEEPEST)
-    heads: int = setting(16, 1, WIDEST)
-    decoder_width: int | None = setting(None, 1, WIDEST)  # None: as the encoder's
-    decoder_heads: int | None = setting(None, 1, WIDEST)
-    latents: int = setting(32, 1, 4096)
-    codes: int = setting(1024, 1, ROWS)
-    code_width: int = setting(12, 1, WIDEST)
-    commitment: float = setting(0.01, 0)
-    ffn_out: int = setting(1024, 1, WIDEST)
-    pixel_base: int = setting(128, 1, WIDEST)
-    pixel_multipliers: tuple[int, ...] = setting((1, 1, 2, 2, 4), 1, 64)
-    pixel_blocks: int = setting(2, 1, 64)  # residual blocks of each level of the pixel decoder
-    # and before the first level; None: as many, like the official one
-    pixel_mid_blocks: int | None = setting(None, 0, 64)
-    encoder_layout: str = "clean"
-    code_space: str = "normalised"
-    stem: str = "linear"
-    pixel_decoder: str = "official"
-    start: str = "plain"
-
-    def __post_init__(self) -> None:
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise UserError(f"The mask codec has no {name} {getattr(self, name)!r}; choose {' or '.join(known)}.")
-        for width, heads in ((self.width, self.heads), (self.decoder_width, self.decoder_heads)):
-            if (width or self.width) % (heads or self.heads):
-                raise UserError(f"A width of {width or self.width} cannot be shared by {heads or self.heads} heads.")
-        if self.stem == "convolutional" or self.pixel_decoder == "subpixel":
-            self._check_halving()
-        if self.pixel_decoder == "official":
-            self._check_levels()
-
-    def _check_halving(self) -> None:
-        """Ours halve the mask until a pixel is a patch."""
-        if self.patch < 4 or self.patch & (self.patch - 1) or self.resolution % self.patch:
-            raise UserError(
-                f"The mask codec's patches of {self.patch} of {self.resolution} pixels cannot be reached by halving; "
-                "choose a patch of 4, 8, 16 ... that divides resolution, or stem linear and pixel_decoder official."
-            )
-
-    def _check_levels(self) -> None:
-        if not self.pixel_multipliers:
-            raise UserError("The pixel decoder has no levels; give pixel_multipliers.")
-        for channels in {self.pixel_base * m for m in self.pixel_multipliers}:
-            if channels % min(GROUPS, channels):
-                raise UserError(f"The pixel decoder has {channels} channels; above {GROUPS} take a multiple of it.")
-        side = self.grid * 2 ** (len(self.pixel_multipliers) - 1)
-        if self.resolution != side or self.resolution % self.patch:
-            levels = len(self.pixel_multipliers)
-            raise UserError(
-                f"The mask codec's patches of {self.patch} and its {levels} pixel levels make masks of {side} pixels, "
-                f"not {self.resolution}; correct resolution, patch or pixel_multipliers."
-            )
-
-    @property
-    def grid(self) -> int:
-        return self.resolution // self.patch
-
-    @property
-    def mid_blocks(self) -> int:
-        return self.pixel_blocks if self.pixel_mid_blocks is None else self.pixel_mid_blocks
 
 
 class Block(nn.Module):
@@ -150,7 +58,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Mask [B, 3, R, R] -> code-space vectors z [B, T, D], before normalisation."""
 
-    def __init__(self, config: CodecConfig):
+    def __init__(self, config: MaskTokenizerConfig):
         super().__init__()
         self.config = config
         width, patches, scale = config.width, config.grid**2, config.width**-0.5
@@ -183,7 +91,7 @@ class Encoder(nn.Module):
         for block in self.transformer:
             x = block(x, self.attn_mask)
         x = self.ln_post(x[:, -self.config.latents :])
-        if self.config.encoder_layout == "released":
+        if self.config.encoder_layout == "official":
             x = x.reshape(len(x), self.config.width, self.config.latents, 1)
         else:
             x = x.transpose(1, 2).unsqueeze(-1)
@@ -193,7 +101,7 @@ class Encoder(nn.Module):
 class Quantizer(nn.Module):
     """Nearest code on the unit sphere; always in float32, because bfloat16 changes ids."""
 
-    def __init__(self, config: CodecConfig):
+    def __init__(self, config: MaskTokenizerConfig):
         super().__init__()
         self.commitment = config.commitment
         self.embedding = nn.Embedding(config.codes, config.code_width)
@@ -225,7 +133,7 @@ class Quantizer(nn.Module):
 class Detokenizer(nn.Module):
     """Code vectors [B, T', D] with T' <= T -> features [B, ffn_out, G, G]. No attention mask."""
 
-    def __init__(self, config: CodecConfig):
+    def __init__(self, config: MaskTokenizerConfig):
         super().__init__()
         self.config = config
         width, heads = config.decoder_width or config.width, config.decoder_heads or config.heads
@@ -261,9 +169,9 @@ class Detokenizer(nn.Module):
 
 
 class MaskTokenizer(nn.Module):
-    """The codec of methods.base.Codec, with `decode` for 1 to 32 tokens."""
+    """methods.base.MaskTokenizer, with `decode` for 1 to 32 tokens."""
 
-    def __init__(self, config: CodecConfig):
+    def __init__(self, config: MaskTokenizerConfig):
         super().__init__()
         self.config = config
         self.latent_tokens = nn.Parameter(config.width**-0.5 * torch.randn(config.latents, config.width))
@@ -309,6 +217,17 @@ class MaskTokenizer(nn.Module):
     def prefixes(self) -> tuple[int, ...]:
         """Token counts at which the codec is measured."""
         return tuple(n for n in (1, 2, 4, 8, 16, 24) if n < self.length) + (self.length,)
+
+    def preprocess_mask(self, mask: np.ndarray) -> np.ndarray:
+        return preprocess_mask(mask, self.resolution, "The mask")
+
+    def postprocess_mask(self, probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
+        """The official evaluation takes the nearest probability for each pixel, which the boundary of a small object
+        shows: with 256 pixels a side no mask of less than 1 % of the image can then reach more than some .92 IoU."""
+        if self.config.mask_resize == "bilinear":
+            return bilinear_mask(probabilities, size)
+        full = F.interpolate(probabilities.float()[None, None], tuple(size), mode="nearest-exact")
+        return (full[0, 0] > 0.5).cpu().numpy()
 
     def latents(self, masks: Tensor) -> Tensor:
         """float [B, 1, R, R] in 0..1 -> z [B, T, D] before normalisation."""
@@ -363,8 +282,8 @@ def anchor_positions(latents: int, width: int, grid: int) -> Tensor:
     return torch.cat([torch.zeros(free, width), *(grid_positions(side, width, grid) for side in sides)])
 
 
-def squashed(mask: np.ndarray, side: int, where: str) -> np.ndarray:
-    """A mask bool [H, W] as the released code sees it: 8-bit grey, bicubic to a square, soft edges stay."""
+def preprocess_mask(mask: np.ndarray, side: int, where: str) -> np.ndarray:
+    """A mask bool [H, W] as the official code sees it: 8-bit grey, bicubic to a square, soft edges stay."""
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.ndim != 2 or not mask.size:
         found = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, np.ndarray) else type(mask).__name__
         raise UserError(f"{where}: the mask is {found}, but must be bool [height, width]; compare with > 0 first.")

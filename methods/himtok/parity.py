@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.himtok.hierarchy import HierarchyConfig, hierarchical_loss, released_label
-from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
+from methods.himtok.config import HierarchyConfig, MaskTokenizerConfig
+from methods.himtok.hierarchy import hierarchical_loss, released_label
+from methods.himtok.mask_tokenizer import MaskTokenizer
 from methods.himtok.model import fill_codes
 from methods.internvl.chat import IGNORED
 from methods.internvl.tiles import choose_grid, grids
@@ -50,12 +51,12 @@ def load_codec(folder: Path, facts: dict[str, Any]) -> MaskTokenizer:
     """The tokenizer of the sizes in golden.json, in the released layout, with the folder's weights."""
     size = facts["config"]["size"]
     (width, layers, heads), (wide, deep, heads_out) = size["enc"], size["dec"]
-    config = CodecConfig(
+    config = MaskTokenizerConfig(
         resolution=facts["image"], patch=facts["patch"], width=width, encoder_layers=layers, heads=heads,
         decoder_width=wide, decoder_layers=deep, decoder_heads=heads_out, latents=facts["num_latent_tokens"],
         codes=facts["codebook_size"], code_width=facts["token_size"], commitment=facts["commitment_cost"],
         ffn_out=size["z_channels"], pixel_base=size["hidden_channels"], pixel_blocks=size["num_res_blocks"],
-        pixel_multipliers=tuple(size["channel_mult"]), encoder_layout="released", code_space="released",
+        pixel_multipliers=tuple(size["channel_mult"]), encoder_layout="official", code_space="official",
     )  # fmt: skip
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("weights_*.safetensors")):
@@ -184,7 +185,7 @@ def _losses(codec: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> list[C
     valid = torch.tensor(expected["valid"])
     probabilities = read(folder, "loss_probs")["probs"][valid]
     masks = read(folder, "loss_inputs")["target_masks"].float()[valid]
-    config = HierarchyConfig("released", dice=expected["dice_weight"])
+    config = HierarchyConfig("official", dice=expected["dice_weight"])
     losses = hierarchical_loss(codec, probabilities, masks, config, torch.tensor(expected["indices"]))
     reference = {"mask": expected["mask_loss"], "hierarchy": expected["cos2fine_loss_code"]}
     return [close(f"{name} loss", losses[name], torch.tensor(value), LOSS) for name, value in reference.items()]
@@ -205,7 +206,7 @@ def _gradients(codec: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> lis
             block = logits[rows[:, None], columns][..., low : low + codec.size]
             probabilities = (block / TEMPERATURE).softmax(-1)
             losses = hierarchical_loss(
-                codec, probabilities, masks, HierarchyConfig("released", dice=expected["dice_weight"]),
+                codec, probabilities, masks, HierarchyConfig("official", dice=expected["dice_weight"]),
                 torch.tensor(levels, dtype=torch.long),
             )  # fmt: skip
             sum(losses.values()).backward()

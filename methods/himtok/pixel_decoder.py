@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.enlarge import channels_last, double, plus, swish
-
-GROUPS = 32
+from methods.himtok.config import FINE_GROUPS, GROUPS
 
 
 def norm(channels: int, groups: int = GROUPS) -> nn.GroupNorm:
@@ -78,9 +77,6 @@ class PixelDecoder(nn.Module):
         return self.conv_out(swish(self.norm_out(x)))
 
 
-GROUPS = 8  # of the normalisations of our own parts
-
-
 class Stem(nn.Module):
     """Masks as three equal channels [B, 3, R, R] -> [B, W, G, G]: 3x3 convolutions that halve the map until a pixel is
     a patch, each twice as wide as the one before, then 1x1 to the width."""
@@ -88,10 +84,13 @@ class Stem(nn.Module):
     def __init__(self, width: int, patch: int):
         super().__init__()
         halvings = int(math.log2(patch))
-        widths = [1, *(max(GROUPS, (width >> (halvings - i)) // GROUPS * GROUPS) for i in range(halvings))]
+        widths = [
+            1,
+            *(max(FINE_GROUPS, (width >> (halvings - i)) // FINE_GROUPS * FINE_GROUPS) for i in range(halvings)),
+        ]
         layers: list[nn.Module] = []
         for wide_in, wide_out in zip(widths, widths[1:], strict=False):
-            layers += [nn.Conv2d(wide_in, wide_out, 3, 2, 1), norm(wide_out, GROUPS), nn.GELU()]
+            layers += [nn.Conv2d(wide_in, wide_out, 3, 2, 1), norm(wide_out, FINE_GROUPS), nn.GELU()]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], width, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -108,11 +107,11 @@ class SubpixelDecoder(nn.Module):
         self.patch = patch
         self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.block = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(width, width, GROUPS) for _ in range(blocks))) for width in widths
+            nn.Sequential(*(ResidualBlock(width, width, FINE_GROUPS) for _ in range(blocks))) for width in widths
         )
         pairs = zip(widths, widths[1:], strict=False)
         self.up = nn.ModuleList(nn.Conv2d(wide_in, 4 * wide_out, 1) for wide_in, wide_out in pairs)
-        self.norm_out = norm(widths[-1], GROUPS)
+        self.norm_out = norm(widths[-1], FINE_GROUPS)
         self.conv_out = nn.Conv2d(widths[-1], 4, 3, padding=1)
         self.linear = nn.Conv2d(channels, patch**2, 1)
 

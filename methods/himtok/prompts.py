@@ -21,7 +21,7 @@ from methods.internvl import prompts as shared
 from methods.internvl.chat import MASK, Turn
 
 START, END = "<|mt_start|>", "<|mt_end|>"
-PACKAGED = {"own": "templates.yaml", "released": "released.yaml"}
+PACKAGED = {"ours": "templates.yaml", "official": "official.yaml"}
 SHORT = 3  # wordings of a request in the source "short", which has one of each answer
 LENGTHS = (8, 16, 32)  # that training asks for in words, as far as the codec has so many
 POINTS = 3  # at most, on the object
@@ -60,17 +60,17 @@ class Family:
     answers: tuple[str, ...]
 
 
-class Templates:
-    """The wordings of every family. `source` is "own", "short" (the first few of them, for models that see too few
-    samples to learn what is said in ten ways), "released", the path of a YAML file, or such a file's content (which is
+class PromptTemplate:
+    """The wordings of every family. `source` is "ours", "short" (the first few of them, for models that see too few
+    samples to learn what is said in ten ways), "official", the path of a YAML file, or such a file's content (which is
     what a checkpoint keeps, so that it does not depend on the file)."""
 
-    def __init__(self, source: str | Path | Mapping[str, Any] = "own"):
-        own = _read(Path(__file__).with_name(PACKAGED["own"]))
+    def __init__(self, source: str | Path | Mapping[str, Any] = "ours"):
+        own = _read(Path(__file__).with_name(PACKAGED["ours"]))
         if isinstance(source, Mapping):
             given, where = dict(source), "config.json"
         elif source == "short":
-            given, where = {name: _shortened(family) for name, family in own.items()}, PACKAGED["own"]
+            given, where = {name: _shortened(family) for name, family in own.items()}, PACKAGED["ours"]
         else:
             path = Path(__file__).with_name(PACKAGED[str(source)]) if str(source) in PACKAGED else Path(source)
             given, where = _read(path), str(path)
@@ -109,7 +109,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]}); correct it.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no families; see methods/himtok/{PACKAGED['own']} for the form.")
+        raise UserError(f"{path}: holds no families; see methods/himtok/{PACKAGED['ours']} for the form.")
     return content
 
 
@@ -170,13 +170,13 @@ def write_options(options: Sequence[str], where: str) -> str:
 # ---- requests ----------------------------------------------------------------------------------------------------
 
 
-def family_of(request: Request, tokens_in_words: bool, later: bool = False) -> str:
+def family_of(request: Request, budget_in_prompt: bool, later: bool = False) -> str:
     """The family that a request belongs to; `later` if it is not the first turn of a conversation.
 
     Raises UserError for what no family serves.
     """
     given = [name for name in ("mask", "box") if getattr(request, name) is not None] + ["points"] * bool(request.points)
-    counted = tokens_in_words and request.tokens is not None
+    counted = budget_in_prompt and request.tokens is not None
     follows = later and not request.expressions  # it means what was spoken of
     families = {
         (("choice",), ("mask",)): "choose",
@@ -200,7 +200,7 @@ def family_of(request: Request, tokens_in_words: bool, later: bool = False) -> s
 
 
 def converse(
-    example: Example, task: str, templates: Templates, size: tuple[int, int], scale: int, tokens: int,
+    example: Example, task: str, templates: PromptTemplate, size: tuple[int, int], scale: int, tokens: int,
     picture: Callable[[str], str], rng: np.random.Generator,
 ) -> list[Turn]:  # fmt: skip
     """The turns of a task; size = (width, height) of the picture, `tokens` those of the codec, `picture` puts the

@@ -1,14 +1,15 @@
-"""An optional second pass: SAM sharpens the coarse mask at the picture's own resolution.
+"""An optional second pass: SAM sharpens the coarse mask at the image's own resolution.
 
-SAM takes the picture and, through its mask-prompt convolutions, the mask that HiMTok wrote. Mask decoder and
+SAM takes the image and, through its mask-prompt convolutions, the mask that HiMTok wrote. Mask decoder and
 mask-prompt convolutions are fine-tuned on masks that were made worse on purpose (HiMTok, supplement): cut off after
 some tokens, dilated or eroded. Any SAM that transformers loads will do; nothing here knows its size.
 
-As in the released refinement the picture is squashed to SAM's square, so that it lies on the mask as the codec squashed
-that; the mask enters as logits (2p - 1) * 6. Unlike there SAM's own mask-prompt convolutions and its single-mask output
-are used, no point is added (its label was always "background" for soft masks), and an empty mask stays empty.
+As in the released refinement the image is squashed to SAM's square, so that it lies on the mask as the tokenizer
+squashed that; the mask enters as logits (2p - 1) * 6. Unlike there SAM's own mask-prompt convolutions and its
+single-mask output are used, no point is added (its label was always "background" for soft
+masks), and an empty mask stays empty.
 
-Shapes: B pictures, S side of SAM's input, M side of its mask prompt and of its output, R side of the codec's grid.
+Shapes: B images, S side of SAM's input, M side of its mask prompt and of its output, R side of the tokenizer's grid.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from transformers import SamModel
 
 from methods.base import Example, Prediction, UserError, open_image
 from methods.himtok.hierarchy import mask_loss
-from methods.himtok.mask_tokenizer import MaskTokenizer, squashed
+from methods.himtok.mask_tokenizer import MaskTokenizer, preprocess_mask
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # SAM's
 SHARPNESS = 6.0  # probabilities become logits (2p - 1) * 6
@@ -74,7 +75,7 @@ class Refiner(nn.Module):
         return 4 * self.sam.config.prompt_encoder_config.image_embedding_size
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """RGB pictures -> normalised float32 [B, 3, S, S], squashed to SAM's square."""
+        """RGB images -> normalised float32 [B, 3, S, S], squashed to SAM's square."""
         small = [np.asarray(image.resize((self.side, self.side), Image.Resampling.BILINEAR)) for image in images]
         stacked = torch.from_numpy(np.stack(small)).float().permute(0, 3, 1, 2) / 255
         mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
@@ -95,7 +96,7 @@ class Refiner(nn.Module):
 
     @torch.no_grad()
     def refine(self, image: Path | Image.Image, predictions: Sequence[Prediction]) -> list[Prediction]:
-        """Sharpen predictions for one picture, in place; those without a mask stay as they are."""
+        """Sharpen predictions for one image, in place; those without a mask stay as they are."""
         full = [p for p in predictions if p.probabilities is not None and (p.probabilities > 0.5).any()]
         if not full:
             return list(predictions)
@@ -120,16 +121,16 @@ class Refiner(nn.Module):
 
 
 @torch.no_grad()
-def degraded(codec: MaskTokenizer, views: Tensor, rng: np.random.Generator) -> Tensor:
+def degraded(tokenizer: MaskTokenizer, views: Tensor, rng: np.random.Generator) -> Tensor:
     """Masks float [B, 1, R, R] -> what the refiner may be given for them, float [B, R, R] in 0..1.
 
-    Each goes through the codec with 1 to T of its tokens; seven of ten are then dilated or eroded with a square of 3, 5
-    or 7 pixels, unless that leaves ten pixels or fewer.
+    Each goes through the tokenizer with 1 to T of its tokens; seven of ten are then dilated or eroded with a square of
+    3, 5 or 7 pixels, unless that leaves ten pixels or fewer.
     """
-    ids, result = codec.encode(views), []
+    ids, result = tokenizer.encode(views), []
     for row in ids:
-        kept = int(rng.integers(1, codec.length + 1))
-        mask = codec.decode(row[None, :kept])[0]
+        kept = int(rng.integers(1, tokenizer.length + 1))
+        mask = tokenizer.decode(row[None, :kept])[0]
         if rng.random() < CHANGED:
             size = int(rng.choice(KERNELS, p=KERNEL_SHARES))
             grow = rng.random() < 0.5
@@ -144,8 +145,8 @@ def _eroded(mask: Tensor, size: int) -> Tensor:
 
 
 def fine_tune(
-    refiner: Refiner, codec: MaskTokenizer, examples: Sequence[Example], steps: int, lr: float = 1e-4, batch: int = 8,
-    dice: float = 1.0, seed: int = 0,
+    refiner: Refiner, tokenizer: MaskTokenizer, examples: Sequence[Example], steps: int, lr: float = 1e-4,
+    batch: int = 8, dice: float = 1.0, seed: int = 0,
 ) -> list[float]:  # fmt: skip
     """Train on degraded masks of examples with AdamW -> the loss of each step.
 
@@ -157,10 +158,10 @@ def fine_tune(
     losses = []
     for _ in range(steps):
         chosen = [examples[int(i)] for i in rng.integers(len(examples), size=batch)]
-        views = [squashed(e.mask, codec.resolution, f"{e.dataset} sample {e.ref_id}") for e in chosen]
-        coarse = degraded(codec, torch.from_numpy(np.stack(views))[:, None].to(codec.latent_tokens), rng)
+        views = [preprocess_mask(e.mask, tokenizer.resolution, f"{e.dataset} sample {e.ref_id}") for e in chosen]
+        coarse = degraded(tokenizer, torch.from_numpy(np.stack(views))[:, None].to(tokenizer.latent_tokens), rng)
         logits = refiner(refiner.pixels([open_image(e.image) for e in chosen]), coarse.to(refiner.sam.device))
-        truth = [squashed(e.mask, refiner.prompt_side, "mask") for e in chosen]
+        truth = [preprocess_mask(e.mask, refiner.prompt_side, "mask") for e in chosen]
         loss = mask_loss(logits, torch.from_numpy(np.stack(truth)).to(logits), dice)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

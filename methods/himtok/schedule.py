@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from methods.base import UserError
+from methods.himtok.config import AdaptiveLength
 from methods.himtok.mask_tokenizer import MaskTokenizer
 from methods.internvl.backbone import Backbone
-
-
-@dataclass(frozen=True)
-class Stopping:
-    """When a mask is long enough. A request's number of tokens stays the upper bound.
-
-    rule: "full" writes that number. "settled" looks at every `every`-th prefix and stops when the mask decoded from it
-        differs from the one before by at most `tolerance` (1 - IoU of the two). "written" stops where the model itself
-        writes the end token, which it learns from requests for a number of tokens.
-    """
-
-    rule: str = "full"
-    tolerance: float = 0.02
-    every: int = 4
-
-    def __post_init__(self) -> None:
-        if self.rule not in ("full", "settled", "written"):
-            raise UserError(f"There is no stopping rule {self.rule!r}; choose full, settled or written.")
-        if self.every < 1 or not 0 <= self.tolerance <= 1:
-            raise UserError(f"every is {self.every} and tolerance {self.tolerance}; give at least 1 and 0 to 1.")
 
 
 def change(before: Tensor, after: Tensor) -> Tensor:
@@ -49,14 +28,14 @@ class TokenByToken:
     """
 
     def __init__(
-        self, backbone: Backbone, codec: MaskTokenizer, low: int, start_id: int, end_id: int, tokens: int,
-        temperature: float, soft: bool, stopping: Stopping | None = None, expected: bool = False,
+        self, backbone: Backbone, mask_tokenizer: MaskTokenizer, offset: int, start_id: int, end_id: int, tokens: int,
+        temperature: float, soft: bool, length: AdaptiveLength | None = None, expected: bool = False,
     ):  # fmt: skip
-        self.backbone, self.codec = backbone, codec
-        self.low, self.start_id, self.end_id, self.tokens = low, start_id, end_id, tokens
-        self.temperature, self.soft, self.stopping = temperature, soft, stopping or Stopping()
-        if self.stopping.rule == "written" and end_id != low - 1:
-            raise UserError("The end token does not stand before the mask tokens; use another stopping rule.")
+        self.backbone, self.mask_tokenizer = backbone, mask_tokenizer
+        self.offset, self.start_id, self.end_id, self.tokens = offset, start_id, end_id, tokens
+        self.temperature, self.soft, self.length = temperature, soft, length or AdaptiveLength()
+        if self.length.rule == "end_token" and end_id != offset - 1:
+            raise UserError("The end token does not stand before the mask tokens; use another rule.")
         self.expected = expected
         self.logits: list[Tensor] = []
         self.chosen: list[Tensor] = []
@@ -66,42 +45,42 @@ class TokenByToken:
     @property
     def vocabulary(self) -> tuple[int, int]:
         """The codes, and the end token before them if the model may choose it."""
-        return self.low - (self.stopping.rule == "written"), self.low + self.codec.size
+        return self.offset - (self.length.rule == "end_token"), self.offset + self.mask_tokenizer.size
 
     def first(self, batch: int) -> Tensor:
-        ids = torch.full((batch, 1), self.start_id, device=self.codec.latent_tokens.device)
+        ids = torch.full((batch, 1), self.start_id, device=self.mask_tokenizer.latent_tokens.device)
         return self.backbone.embed(ids)
 
     def next(self, logits: Tensor) -> Tensor | None:
-        if self.stopping.rule != "full" and len(logits) > 1:
+        if self.length.rule != "full" and len(logits) > 1:
             raise ValueError("A length of its own needs a batch of one row.")
         self.unfed = False
-        if self.stopping.rule == "written":
+        if self.length.rule == "end_token":
             end, logits = logits[..., :1], logits[..., 1:]
             if self.chosen and bool((end > logits.amax(-1, keepdim=True)).all()):
                 return None
         self.logits.append(logits)
         self.chosen.append(logits.argmax(-1))
-        self.unfed = len(self.chosen) == self.tokens or self._settled()
+        self.unfed = len(self.chosen) == self.tokens or self._converged()
         return None if self.unfed else self._fed()
 
     def _fed(self) -> Tensor:
         """Embeddings [B, 1, D] of the last token for the next step."""
         if not self.expected:
-            return self.backbone.embed(self.chosen[-1] + self.low)
-        codes = torch.arange(self.low, self.low + self.codec.size, device=self.chosen[-1].device)
-        table = self.backbone.embed(codes)
+            return self.backbone.embed(self.chosen[-1] + self.offset)
+        size = self.mask_tokenizer.size
+        table = self.backbone.embed(torch.arange(self.offset, self.offset + size, device=self.chosen[-1].device))
         return (self.logits[-1].float() / self.temperature).softmax(-1).to(table.dtype) @ table
 
-    def _settled(self) -> bool:
-        if self.stopping.rule != "settled" or len(self.chosen) % self.stopping.every:
+    def _converged(self) -> bool:
+        if self.length.rule != "early_exit" or len(self.chosen) % self.length.every:
             return False
         before, self.before = self.before, self.probabilities() > 0.5
-        return before is not None and bool((change(before, self.before) <= self.stopping.tolerance).all())
+        return before is not None and bool((change(before, self.before) <= self.length.threshold).all())
 
     def tail(self) -> Tensor:
         """The last mask token if no step has fed it yet, and the end token."""
-        last = self.chosen[-1] + self.low
+        last = self.chosen[-1] + self.offset
         end = torch.full_like(last, self.end_id)
         return torch.cat([last, end], 1) if self.unfed else end
 
@@ -110,6 +89,6 @@ class TokenByToken:
 
     def probabilities(self) -> Tensor:
         if not self.soft:
-            return self.codec.decode(self.ids())
+            return self.mask_tokenizer.decode(self.ids())
         logits = torch.cat(self.logits, 1).float()
-        return self.codec.decode_soft((logits / self.temperature).softmax(-1))
+        return self.mask_tokenizer.decode_soft((logits / self.temperature).softmax(-1))

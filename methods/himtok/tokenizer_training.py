@@ -4,34 +4,125 @@ Half of each batch is decoded from all tokens and compared with the sharp mask; 
 and compared with the mask blurred as in the hierarchical loss, so that order comes to mean coarse to fine.
 The first `warmup` steps pass the latents on unquantised: quantising the latents of an untrained encoder lets the
 decoder ignore them and the code book collapse. Then all codes are placed on latents that were seen, and codes that no
-mask chose for a while are placed there anew (dead-code revival).
+mask chose for a while are placed there again (dead-code revival).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from methods.base import Example, TrainingSample, UserError
+from methods.common.augment import augmented, check_augmentation
+from methods.himtok.config import MaskTokenizerConfig, RestartConfig
 from methods.himtok.hierarchy import blurred, draw_levels, mask_loss
-from methods.himtok.mask_tokenizer import MaskTokenizer
+from methods.himtok.mask_tokenizer import MaskTokenizer, preprocess_mask
+from methods.internvl import checkpoint
+from methods.internvl.model import check_keys, made
 
 
-class CodebookKeeper(nn.Module):
+class MaskProcessor:
+    """methods.base.Processor of stage 1: masks and nothing else."""
+
+    def __init__(self, config: MaskTokenizerConfig):
+        self.masks = config
+
+    def prepare(self, example: Example, task: str, rng: np.random.Generator) -> TrainingSample:
+        where = f"{example.dataset} sample {example.ref_id}"
+        if example.mask is None:
+            raise UserError(f"{where}: the task needs a mask; use other data.")
+        return TrainingSample([], [], masks=[preprocess_mask(example.mask, self.masks.resolution, where)])
+
+    def collate(self, samples: Sequence[TrainingSample], pack: bool = False) -> dict[str, Any]:
+        """Masks [B, 1, R, R]."""
+        masks = [mask for sample in samples for mask in sample.masks]
+        return {"masks": torch.from_numpy(np.stack(masks))[:, None]}
+
+
+class MaskTokenizerTraining(nn.Module):
+    """methods.base.Trainee of stage 1."""
+
+    name: ClassVar[str] = "himtok"
+    stages: ClassVar[tuple[str, ...]] = ("tokenizer",)
+
+    def __init__(
+        self, mask_tokenizer: MaskTokenizer, restart: RestartConfig = RestartConfig(),  # noqa: B008
+        augmentation: str = "none",
+    ):  # fmt: skip
+        super().__init__()
+        self.augmentation = check_augmentation(augmentation)
+        self.mask_tokenizer = mask_tokenizer
+        self.processor = MaskProcessor(mask_tokenizer.config)
+        self.heads = CodebookRestart(mask_tokenizer.size, **asdict(restart))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> Self:
+        """See config.TokenizerStage."""
+        torch.manual_seed(int(config.get("seed", 0)))
+        restart = made(RestartConfig, config.get("codebook_restart", {}), "codebook_restart")
+        augmentation = str(config.get("augmentation", "none"))
+        if "start" in config:
+            check_keys(config, "start codebook_restart augmentation", "mask tokenizer to continue from")
+            return cls(load_mask_tokenizer(Path(config["start"])), restart, augmentation)
+        check_keys(config, "mask_tokenizer_config codebook_restart augmentation", "new mask tokenizer")
+        sizes = made(MaskTokenizerConfig, config.get("mask_tokenizer_config", {}), "mask_tokenizer_config")
+        tokenizer = MaskTokenizer(sizes)
+        tokenizer.initialise_from_scratch()
+        return cls(tokenizer, restart, augmentation)
+
+    def enter_stage(self, stage: str) -> None:
+        self.requires_grad_(True)
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        masks = augmented(batch["masks"], self.augmentation)
+        return tokenizer_loss(self.mask_tokenizer, self.heads, masks, dice=1.0)
+
+    def config(self) -> dict[str, Any]:
+        return checkpoint.describe_mask_tokenizer(self.name, self.mask_tokenizer.config)
+
+    def save_pretrained(self, folder: Path, dtype: str = "float32", max_shard_size: str = "5GB") -> None:
+        checkpoint.save(self, Path(folder), dtype, max_shard_size)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> Self:
+        return cls(load_mask_tokenizer(Path(folder))).eval()
+
+
+def load_mask_tokenizer(folder: Path) -> MaskTokenizer:
+    """The mask tokenizer of a stage-1 folder, or of a whole model's."""
+
+    def build(config: Mapping[str, Any]) -> MaskTokenizer:
+        return MaskTokenizer(checkpoint.part(config, "mask_tokenizer", MaskTokenizerConfig, folder))
+
+    return checkpoint.load_part(folder, MaskTokenizerTraining.name, "mask_tokenizer.", build)
+
+
+class CodebookRestart(nn.Module):
     """Counts how often each code was chosen and places the unused ones; lives only while stage 1 trains.
 
     warmup: steps before the first placement, of all codes; every: steps between the later ones, of those that nothing
     chose. placed: the codes are trained ones, so that a first placement is not due.
     """
 
-    def __init__(self, codec: MaskTokenizer, warmup: int = 300, every: int = 50, placed: bool = False):
+    def __init__(self, codes: int, warmup: int = 300, every: int = 50, placed: bool = False):
         super().__init__()
         self.warmup, self.every = warmup, every
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.register_buffer("hits", torch.full((codec.size,), float(placed)))
+        self.register_buffer("hits", torch.full((codes,), float(placed)))
 
     @torch.no_grad()
-    def before(self, codec: MaskTokenizer, z: Tensor) -> bool:
+    def before(self, tokenizer: MaskTokenizer, z: Tensor) -> bool:
         """Place codes if their time has come -> whether this step quantises.
 
         z [B, T, D] are the batch's latents. Must run before the codes take part in the graph.
@@ -43,7 +134,7 @@ class CodebookKeeper(nn.Module):
             fresh = F.normalize(z.detach().float().flatten(0, 1), dim=-1)
             fresh = fresh[torch.randint(len(fresh), (len(dead),), device=z.device)]
             fresh = fresh + 0.01 * torch.randn_like(fresh)
-            quantizer = codec.quantize
+            quantizer = tokenizer.quantize
             placed = torch.linalg.solve(quantizer.embedding_proj.weight.float(), fresh.T).T
             quantizer.embedding.weight[dead] = placed.to(quantizer.embedding.weight)
             if torch.distributed.is_initialized():  # every process has drawn its own latents
@@ -61,18 +152,18 @@ class CodebookKeeper(nn.Module):
         return (self.hits > 0).float().mean()
 
 
-def tokenizer_loss(codec: MaskTokenizer, keeper: CodebookKeeper, masks: Tensor, dice: float) -> dict[str, Tensor]:
+def tokenizer_loss(tokenizer: MaskTokenizer, restart: CodebookRestart, masks: Tensor, dice: float) -> dict[str, Tensor]:
     """masks [B, 1, R, R] in 0..1 -> losses "reconstruction" and "quantizer", and what is worth watching."""
-    z = codec.latents(masks)
-    quantised = keeper.before(codec, z)
-    codes, ids, quantizer = codec.quantize(z)
+    z = tokenizer.latents(masks)
+    quantised = restart.before(tokenizer, z)
+    codes, ids, quantizer = tokenizer.quantize(z)
     if not quantised:
         codes, quantizer = F.normalize(z.float(), dim=-1), 0 * quantizer
-    tokens, count = codec.length, len(masks)
+    tokens, count = tokenizer.length, len(masks)
     kept = torch.full((count,), tokens)
     kept[count // 2 :] = draw_levels(count - count // 2, tokens, replacement=True)
     kept = kept.to(masks.device)
-    logits = codec.logits(codes, kept)
+    logits = tokenizer.logits(codes, kept)
     target = blurred(masks[:, 0], kept, tokens)
     with torch.no_grad():
         whole = max(1, count // 2)
@@ -84,5 +175,5 @@ def tokenizer_loss(codec: MaskTokenizer, keeper: CodebookKeeper, masks: Tensor, 
         "reconstruction": reconstruction,
         "quantizer": quantizer,
         "_iou": iou,
-        "_codes_used": keeper.after(ids),
+        "_codes_used": restart.after(ids),
     }

@@ -1,4 +1,4 @@
-"""Named sizes of the backbone, as transformers configurations.
+"""Named sizes of the backbone, as transformers configurations, and the processor's choices. Imports no torch.
 
 The official sizes follow the config.json files of OpenGVLab/InternVL2_5-* (the checkpoint's own file wins when one
 is loaded). `nano` and `tiny` have the same architecture, small enough to be trained from scratch on a laptop.
@@ -7,12 +7,13 @@ is loaded). `nano` and `tiny` have the same architecture, small enough to be tra
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from transformers import InternVLConfig, InternVLVisionConfig, LlamaConfig, Qwen2Config
+from typing import TYPE_CHECKING
 
 from methods.base import UserError
 from methods.files import setting
-from methods.internvl.attention import NAME as BY_SAMPLE
+
+if TYPE_CHECKING:
+    from transformers import InternVLConfig
 
 WIDEST, DEEPEST, MOST_TILES = 2**16, 512, 1024
 ROWS = 2**22  # the most rows of a vocabulary that are believed
@@ -59,6 +60,20 @@ class BackboneSize:
         return (self.image_size // self.patch_size // 2) ** 2
 
 
+@dataclass(frozen=True)
+class ProcessorConfig:
+    """Choices of how images and boxes are written that belong to a checkpoint and travel in its config.json.
+
+    image_first: the image stands before the words (InternVL's habit) or after them. system: the system sentence, empty
+    for no system turn. max_tiles: of an image, the thumbnail apart. box_scale: boxes are integers of 0..box_scale.
+    """
+
+    image_first: bool = True
+    system: str = ""
+    max_tiles: int = setting(12, 1, MOST_TILES)
+    box_scale: int = setting(1000, 1, 10**6)
+
+
 SIZES = {
     "tiny": BackboneSize(
         "qwen2", 64, 2, 2, 1, 128, 64, 2, 1, 128, image_size=224, max_tiles=1, rope_theta=1e4, layer_scale=1.0
@@ -93,6 +108,11 @@ def transformers_config(size: BackboneSize, vocabulary: int, image_token_id: int
     The embeddings are untied, as in every InternVL2.5; `tie_word_embeddings` defaults to True in the native class
     and would silently overwrite the output head.
     """
+    # here, because profiles are checked against this file without torch
+    from transformers import InternVLConfig, InternVLVisionConfig, LlamaConfig, Qwen2Config
+
+    from methods.internvl.attention import NAME as BY_SAMPLE
+
     big_vision = size.vision_style == "6b"
     vision = InternVLVisionConfig(
         hidden_size=size.vision_width,

@@ -1,9 +1,9 @@
 """What a micro-batch costs, before there is a machine: FLOPs, and the memory that waits for the backward pass.
 
-The method's own modules run on torch's fake tensors, which have shapes and types but no content, under the same
+The model's own modules run on torch's fake tensors, which have shapes and types but no content, under the same
 autocast as in training. Layers are alike, so a model is measured with one and with two of them and extended.
 
-Shapes: L tokens of a micro-batch's samples, D width, V vocabulary, M masks, R side of the codec's grid.
+Shapes: L tokens of a micro-batch's samples, D width, V vocabulary, M masks, R side of the mask tokenizer's grid.
 """
 
 from __future__ import annotations
@@ -16,36 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from methods.common.cost import Cost, Load
 from methods.flops import flop_counter
-from methods.internvl.method import LOGITS, InternVLMethod
+from methods.internvl.backbone import Backbone
+from methods.internvl.model import LOGITS, InternVLModel
 
 LOGIT_BYTES = 14  # of one logit: bfloat16, float32, its log-softmax, and the gradient of that
-
-
-@dataclass(frozen=True)
-class Load:
-    """A micro-batch: `pictures` of `tiles` each, `samples` of `length` tokens of which `learned` are targets, and
-    `masks` of which the codec sees."""
-
-    pictures: int
-    tiles: int
-    samples: int
-    length: int
-    learned: int
-    masks: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """flops: of the forward pass and of what the backward pass needs. bytes: `kept` activations, `checkpointed` ones
-    (the inputs of all layers and one layer's activations), `logits`, and `copies` of trained weights in bfloat16, which
-    autocast makes once for a forward and a backward pass."""
-
-    flops: float
-    kept: float
-    checkpointed: float
-    logits: float
-    copies: float
 
 
 @dataclass(frozen=True)
@@ -60,28 +36,49 @@ class Part:
     width: int = 0
 
 
-def cost(method: InternVLMethod, load: Load, precision: torch.dtype) -> Cost:
-    """Of a method that was built under FakeTensorMode, which must still be on; it is of no other use afterwards."""
-    return total(method, load, precision, [])
+def estimate(trainee: nn.Module, load: Load, precision: torch.dtype) -> Cost:
+    """Of a model that was built under FakeTensorMode, which must still be on; it is of no other use afterwards."""
+    return total(trainee, load, precision, [])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Tiles of an image, tokens of a sample, and how many of those are supervised."""
+
+    tiles: int
+    length: int
+    supervised: int
+
+
+def shape_of(model: InternVLModel, load: Load) -> Shape:
+    """A load as this model's processor would cut and write it; every sample has a mask or none has."""
+    processor, size = model.processor, model.backbone.size
+    most = processor.config.max_tiles + (processor.config.max_tiles > 1)  # the thumbnail
+    tiles = (most + 1) // 2 if load.tiles is None else min(load.tiles, most)
+    block = len(processor.mask_block) if load.masks else 0
+    length = round(tiles * size.tokens_per_tile) + load.text + block
+    return Shape(max(1, round(tiles)), length, load.answer + block)
 
 
 def trains(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters())
 
 
-def total(method: InternVLMethod, load: Load, precision: torch.dtype, codec: Sequence[Part]) -> Cost:
-    """The backbone's parts and those of a codec."""
-    parts, logits, head, copies = list(codec), 0.0, 0.0, 0.0
-    if method.backbone is not None:
-        parts += _parts(method, load)
-        rows = method.backbone.vocabulary
-        head = 2.0 * load.learned * method.backbone.width * rows * (3 if trains(method.backbone) else 1)
-        logits = float(min(load.learned * rows, LOGITS) * LOGIT_BYTES)
-        copies = _cast(method.backbone) if precision == torch.bfloat16 else 0.0
-    own = {p.untyped_storage()._cdata for p in method.parameters()}
+def total(trainee: nn.Module, load: Load, precision: torch.dtype, mask_tokenizer: Sequence[Part]) -> Cost:
+    """The backbone's parts, where there is one, and those of a mask tokenizer."""
+    parts, tokens, logits, head, copies = list(mask_tokenizer), 0, 0.0, 0.0, 0.0
+    if isinstance(trainee, InternVLModel):
+        backbone = trainee.backbone
+        shape = shape_of(trainee, load)
+        tokens, supervised = load.samples * shape.length, load.samples * shape.supervised
+        parts += _parts(backbone, load, shape)
+        head = 2.0 * supervised * backbone.width * backbone.vocabulary * (3 if trains(backbone) else 1)
+        logits = float(min(supervised * backbone.vocabulary, LOGITS) * LOGIT_BYTES)
+        copies = _cast(backbone) if precision == torch.bfloat16 else 0.0
+    own = {p.untyped_storage()._cdata for p in trainee.parameters()}
     costs = [_measured(part, precision, own) for part in parts]
     flops, kept, checkpointed = (sum(each[i] for each in costs) for i in range(3))
-    return Cost(flops + head, kept, checkpointed, logits, copies)
+    return Cost(flops + head, float(tokens), kept, checkpointed, logits, copies)
 
 
 def _cast(module: nn.Module) -> float:
@@ -95,15 +92,14 @@ def _cast(module: nn.Module) -> float:
     return 2.0 * count
 
 
-def _parts(method: InternVLMethod, load: Load) -> list[Part]:
-    backbone = method.backbone
-    size, tiles = backbone.size, load.pictures * load.tiles
+def _parts(backbone: Backbone, load: Load, shape: Shape) -> list[Part]:
+    size, tiles = backbone.size, load.images * shape.tiles
     places = (size.image_size // size.patch_size) ** 2
     seen = trains(backbone.vision_tower)
     projected = seen or trains(backbone.projector)
     pixels = torch.empty(tiles, 3, size.image_size, size.image_size)
     patches = torch.empty(tiles, places, size.vision_width, requires_grad=seen)
-    embeddings = torch.empty(load.samples, load.length, size.text_width, requires_grad=True)
+    embeddings = torch.empty(load.samples, shape.length, size.text_width, requires_grad=True)
     return [
         Part(
             lambda: backbone.patches(pixels), seen, backbone.vision_tower.encoder.layer, tiles * (places + 1),
@@ -112,7 +108,7 @@ def _parts(method: InternVLMethod, load: Load) -> list[Part]:
         Part(lambda: backbone.project(patches), projected),
         Part(
             lambda: backbone.run(embeddings), projected or trains(backbone.language_model),
-            backbone.language_model.layers, load.samples * load.length, size.text_width,
+            backbone.language_model.layers, load.samples * shape.length, size.text_width,
         ),
     ]  # fmt: skip
 

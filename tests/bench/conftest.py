@@ -19,18 +19,18 @@ name: small
 data: {root: DATA, level: easy, train_scenes: 6}
 train: {threads: 1, precision: float32, validate_samples: 2, log_every: 1}
 stages:
-  backbone: {method: internvl, stage: pretrain, steps: 2, images: 2, parts: {size: tiny, vocabulary: 320},
+  backbone: {method: boxes, stage: pretrain, steps: 2, images: 2, model: {size: tiny, vocabulary: 320},
              tasks: {box: 0.8, caption: 0.1, question: 0.1}}
   tokens: {method: himtok, stage: tokenizer, steps: 2, images: 2, tasks: {segment: 1.0},
-           parts: {codec: {resolution: 64, width: 64, encoder_layers: 1, decoder_layers: 1, heads: 4, ffn_out: 32,
-                           codes: 64, pixel_base: 8, pixel_multipliers: [1, 1, 1, 1, 1], pixel_blocks: 1}}}
+           model: {mask_tokenizer_config: {resolution: 64, width: 64, encoder_layers: 1, decoder_layers: 1, heads: 4,
+                           ffn_out: 32, codes: 64, pixel_base: 8, pixel_multipliers: [1, 1, 1, 1, 1], pixel_blocks: 1}}}
   himtok: {method: himtok, stage: align, steps: 2, images: 1, tasks: {segment_box: 1.0},
-           parts: {backbone: "stage:backbone", tokenizer: "stage:tokens"}}
+           model: {backbone: "stage:backbone", mask_tokenizer: "stage:tokens"}}
   pictures: {method: argenseg, stage: tokenizer, steps: 2, images: 2, tasks: {segment: 1.0},
-             parts: {codec: {resolution: 32, width: 32, multipliers: [1, 1, 1, 1], blocks: 1, codes: 64,
+             model: {mask_tokenizer_config: {resolution: 32, width: 32, multipliers: [1, 1, 1, 1], blocks: 1, codes: 64,
                              scales: [1, 2, 3, 4]}}}
   argenseg: {method: argenseg, stage: joint, steps: 2, images: 1, tasks: {segment: 1.0},
-             parts: {backbone: "stage:backbone", tokenizer: "stage:pictures", init: var}}
+             model: {backbone: "stage:backbone", mask_tokenizer: "stage:pictures", init: var}}
 models: {MODELS}
 evaluate: {limit: 8, batch: 3, threads: 1, protocols: [per_expression, per_object_joined]}
 latency: {warmup: 1, requests: 2, threads: 1}
@@ -74,7 +74,7 @@ def folder(tmp_path, monkeypatch):
 def profile_in(folder):
     """profile_in(data, models) -> a profile in an empty working folder."""
 
-    def make(data: object, models: str = "internvl: backbone, himtok: himtok, argenseg: argenseg"):
+    def make(data: object, models: str = "boxes: backbone, himtok: himtok, argenseg: argenseg"):
         text = PROFILE.replace("DATA", str(data)).replace("MODELS", models)
         (folder / "small.yaml").write_text(text)
         return load_profile(folder / "small.yaml")
@@ -90,7 +90,7 @@ def small(profile_in, squares, build, writing, monkeypatch):
     monkeypatch.setattr(pipeline, "open_split", lambda profile, split: squares(4))
     monkeypatch.setattr(pipeline, "data_digest", lambda profile: "squares")
     for name in ("himtok", "argenseg"):
-        method = writing(build(name, **({"codec": "short"} if name == "argenseg" else {})))
+        method = writing(build(name, **({"mask_tokenizer_config": "short"} if name == "argenseg" else {})))
         method.save_pretrained(pipeline.model_of_stage(profile, name))
     return profile
 

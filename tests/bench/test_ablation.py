@@ -49,7 +49,7 @@ def test_a_changed_model_has_its_own_records_and_keeps_them(small, reports, caps
     changed = pipeline.model_of_stage(small, "off")
     model = method_class("himtok").from_pretrained(trained)
     with torch.no_grad():
-        model.codec.latent_tokens += 1
+        model.mask_tokenizer.latent_tokens += 1
     model.save_pretrained(changed)
     ablation(small)
     path = small.results_dir / "records" / "ablation-off.jsonl"
@@ -88,8 +88,8 @@ def test_the_usual_codec_has_no_second_ceiling_and_claims_have_differences(small
 def test_a_tokenizer_alone_has_its_ceiling(small, reports):
     small.ablation.variants = {"encoder_layout=released": "tokens"}
     small.ablation.tolerances = []
-    parts = small.stages["tokens"].parts
-    changed = {"codec": {**parts["codec"], "encoder_layout": "released"}}
+    parts = small.stages["tokens"].model
+    changed = {"mask_tokenizer_config": {**parts["mask_tokenizer_config"], "encoder_layout": "official"}}
     method_class("himtok").build(changed, lambda: ()).save_pretrained(pipeline.model_of_stage(small, "tokens"))
     ablation(small)
     found = read_records(small.results_dir / "records" / "ablation-tokens.jsonl")
@@ -101,7 +101,7 @@ def test_single_tokens_give_the_answers_of_whole_scales(small, reports):
     """Real models: the other form is started from the same weights and must write the same tokens."""
     small.ablation.tolerances, small.ablation.box_after = [], []
     small.ablation.limit, small.ablation.order_limit = 4, 3
-    small.ablation.orders = {"order=token": OrderConfig("argenseg", {"form": {"order": "token"}})}
+    small.ablation.orders = {"order=token": OrderConfig("argenseg", {"variant": {"order": "token"}})}
     records = [r for r in ablation(small) if r.protocol == "orders"]
     assert {(r.method, r.variant, r.n, r.failures) for r in records} == {("argenseg", "order=token", 3, 0)}
     values = {r.metric: r.value for r in records}

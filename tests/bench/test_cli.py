@@ -17,7 +17,7 @@ data: {root: data}
 runs: runs
 results: results
 stages:
-  one: {method: internvl, stage: pretrain, steps: 2, tasks: {box: 1.0}, parts: {size: tiny}}
+  one: {method: boxes, stage: pretrain, steps: 2, tasks: {box: 1.0}, model: {size: tiny}}
 models: {himtok: one}
 """
 

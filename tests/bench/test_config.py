@@ -13,8 +13,8 @@ TEXT = """
 name: small
 data: {root: data/x}
 stages:
-  base: {method: internvl, stage: pretrain, steps: 5, tasks: {box: 1.0}}
-  mask: {method: himtok, stage: align, steps: 5, parts: {backbone: "stage:base"}}
+  base: {method: boxes, stage: pretrain, steps: 5, tasks: {box: 1.0}}
+  mask: {method: himtok, stage: align, steps: 5, model: {backbone: "stage:base"}}
 models: {himtok: mask}
 """
 
@@ -43,10 +43,10 @@ def test_values_of_the_file_stand_over_the_defaults(path):
 
 
 def test_overrides_stand_over_the_file(path):
-    profile = load_profile(path, ["seed=3", "stages.base.steps=9", "stages.mask.parts.init=var", "data.root=/x y",
+    profile = load_profile(path, ["seed=3", "stages.base.steps=9", "stages.mask.model.init=var", "data.root=/x y",
                                   "stages.base.betas=[0.8,0.99]", "evaluate.splits=[val,testA]"])  # fmt: skip
     assert (profile.seed, profile.stages["base"].steps, profile.data.root) == (3, 9, "/x y")
-    assert profile.stages["mask"].parts == {"backbone": "stage:base", "init": "var"}
+    assert profile.stages["mask"].model == {"backbone": "stage:base", "init": "var"}
     assert profile.stages["base"].betas == [0.8, 0.99]
     assert profile.evaluate.splits == ["val", "testA"]
 
@@ -99,7 +99,7 @@ def test_a_wrong_override_is_named(path, override, named):
     [
         ("name: small", "colour: red\nname: small", "colour"),
         ("steps: 5, tasks", "steps: five, tasks", "five"),
-        ("method: internvl, ", "", "method"),
+        ("method: boxes, ", "", "method"),
         ("data: {root: data/x}", "data: {level: easy}", "root"),
         ("name: small", "", "name"),
         ("himtok: mask", "himtok: mask2", "mask2"),
@@ -118,11 +118,11 @@ def test_what_is_wrong_in_a_file_is_named(path, old, new, named):
 
 def test_a_profile_says_only_what_its_base_does_not(path):
     above = path.with_name("longer.yaml")
-    above.write_text("base: small\nname: longer\nstages:\n  mask: {steps: 50, parts: {init: codes}}\n")
+    above.write_text("base: small\nname: longer\nstages:\n  mask: {steps: 50, model: {init: codes}}\n")
     profile = load_profile(above, ["stages.base.steps=7"])
     assert (profile.name, profile.runs, profile.stages["base"].steps) == ("longer", "runs/longer", 7)
     assert profile.stages["mask"].steps == 50
-    assert profile.stages["mask"].parts == {"backbone": "stage:base", "init": "codes"}
+    assert profile.stages["mask"].model == {"backbone": "stage:base", "init": "codes"}
     assert profile.models == {"himtok": "mask"}
 
 
@@ -170,7 +170,7 @@ def test_an_order_of_a_method_without_a_model_is_refused(path):
     assert "ablation.orders.a is of 'other'" in refusal(path, ["ablation.orders.a.method=other"])
 
 
-@pytest.mark.parametrize("chain", [["stages.base.parts.start=stage:base"], ["stages.base.parts.start=stage:mask"]])
+@pytest.mark.parametrize("chain", [["stages.base.model.start=stage:base"], ["stages.base.model.start=stage:mask"]])
 def test_stages_that_build_on_each_other_are_refused(path, chain):
     assert "base" in refusal(path, chain)
 
@@ -212,7 +212,7 @@ def test_text_in_a_file_stays_the_text_that_was_written(path, tmp_path, text):
 def test_where_anything_is_allowed_only_plain_numbers_are_numbers(path):
     words = {"a": "1e-3", "b": "7", "c": "true", "d": "2026_11_30", "e": "no", "f": "007", "g": "[1, x]", "h": "'1'"}
     profile = load_profile(path, [f"stages.mask.parts.{key}={text}" for key, text in words.items()])
-    assert profile.stages["mask"].parts == {
+    assert profile.stages["mask"].model == {
         "backbone": "stage:base", "a": 1e-3, "b": 7, "c": True, "d": "2026_11_30", "e": "no", "f": "007",
         "g": [1, "x"], "h": "1",
     }  # fmt: skip
@@ -220,9 +220,9 @@ def test_where_anything_is_allowed_only_plain_numbers_are_numbers(path):
 
 def test_a_leading_tilde_in_a_path_is_the_home(path, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
-    profile = load_profile(path, ["runs=~/r", "data.root=~", "data.images=a~b", "stages.mask.parts.backbone=~/w"])
+    profile = load_profile(path, ["runs=~/r", "data.root=~", "data.images=a~b", "stages.mask.model.backbone=~/w"])
     assert (profile.runs, profile.data.root, profile.data.images) == ("/somewhere/r", "/somewhere", "a~b")
-    assert profile.stages["mask"].parts["backbone"] == "/somewhere/w"
+    assert profile.stages["mask"].model["backbone"] == "/somewhere/w"
 
 
 def test_a_name_with_dots_is_one_key_of_a_mapping_of_numbers(path):

@@ -13,7 +13,7 @@ from methods.base import UserError
 
 @pytest.fixture
 def models(build, writing):
-    return {"himtok": writing(build("himtok")), "argenseg": writing(build("argenseg", codec="short"))}
+    return {"himtok": writing(build("himtok")), "argenseg": writing(build("argenseg", mask_tokenizer_config="short"))}
 
 
 class Gradio:

@@ -18,12 +18,12 @@ from methods.base import UserError
 @pytest.fixture
 def asked(monkeypatch):
     """Counts the requests that models answer."""
-    from methods.internvl.method import InternVLMethod
+    from methods.boxes.model import BoxesModel
 
     calls = []
-    segment = InternVLMethod.segment
+    segment = BoxesModel.segment
     monkeypatch.setattr(
-        InternVLMethod, "segment", lambda self, requests: calls.append(len(requests)) or segment(self, requests)
+        BoxesModel, "segment", lambda self, *given: calls.append(len(given[0])) or segment(self, *given)
     )
     return calls
 
@@ -71,7 +71,7 @@ def test_other_weights_are_asked_again(small, asked):
     path = pipeline.model_of_stage(small, "himtok")
     method = pipeline.method_class("himtok").from_pretrained(path)
     with torch.no_grad():
-        method.backbone.native.lm_head.weight[method.low :] *= -1
+        method.backbone.native.lm_head.weight[method.processor.mask_token_offset :] *= -1
     method.save_pretrained(path)
     del asked[:]
     pipeline.evaluate(small)
@@ -120,11 +120,11 @@ def test_an_interrupted_evaluation_ends_alike(small, asked, monkeypatch):
             if len(calls) in (2, 5, 9):
                 raise Killed
 
-    from methods.internvl.method import InternVLMethod
+    from methods.boxes.model import BoxesModel
 
-    segment, deadly = InternVLMethod.segment, Deadly()
+    segment, deadly = BoxesModel.segment, Deadly()
     monkeypatch.setattr(
-        InternVLMethod, "segment", lambda self, requests: deadly.append(len(requests)) or segment(self, requests)
+        BoxesModel, "segment", lambda self, *given: deadly.append(len(given[0])) or segment(self, *given)
     )
     kills = 0
     while True:
@@ -244,8 +244,8 @@ def test_shipped_weights_come_first_and_only_if_wanted(small, monkeypatch):
     assert pipeline.find_model(small, "himtok") == shipped[0]
     stored = load_file(shipped[0] / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float16}
-    small.models["internvl"] = "backbone"
-    assert pipeline.find_model(small, "internvl") == Path("trained-backbone")
+    small.models["boxes"] = "backbone"
+    assert pipeline.find_model(small, "boxes") == Path("trained-backbone")
 
 
 @pytest.mark.parametrize(("lines", "kept"), [(0, 0), (1, 1), (200, 200), (201, 101), (900, 180)])
@@ -324,7 +324,7 @@ def test_reproduce_trains_evaluates_times_and_reports(folder, profile_in, data, 
     figures = {path.name for path in (profile.results_dir / "figures").iterdir()}
     assert "examples.refmoji.val.per_expression.webp" in figures
     records = read_records(profile.results_dir / "records")
-    assert {"internvl", "himtok", "argenseg", "baseline:empty"} <= {record.method for record in records}
+    assert {"boxes", "himtok", "argenseg", "baseline:empty"} <= {record.method for record in records}
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for command in ("train", "eval", "latency"):
         assert genseg(command, *words).code == 0

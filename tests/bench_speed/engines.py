@@ -29,7 +29,7 @@ def measure(method: str, processes: int, zero: int) -> tuple[float, float, float
     with tempfile.TemporaryDirectory() as folder:
         run = {
             "folder": folder, "method": method, "stage": STAGES[method], "train": {"zero": zero},
-            "parts": {"vocabulary": 32000},
+            "model": {"vocabulary": 32000},
             "clock": True, "settings": {"images": IMAGES, "per_image": PER_IMAGE, "micro_images": MICRO_IMAGES,
                                         "steps": STEPS, "warmup": 1},
         }  # fmt: skip

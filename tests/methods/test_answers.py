@@ -43,7 +43,7 @@ def test_the_order_of_requests_does_not_matter(taught, examples):
 
 
 def test_budgets_may_be_mixed_and_answers_keep_their_order(taught, examples):
-    counts = [taught.codec.prefixes[i] for i in (-1, 0, 2, 0)]
+    counts = [taught.mask_tokenizer.prefixes[i] for i in (-1, 0, 2, 0)]
     requests = [Request(r.image, r.expressions, tokens=n) for r, n in zip(requests_of(examples), counts, strict=True)]
     found = taught.segment(requests)
     assert [len(prediction.token_ids) for prediction in found] == counts
@@ -53,8 +53,8 @@ def test_budgets_may_be_mixed_and_answers_keep_their_order(taught, examples):
 
 def test_ids_count_from_zero_in_the_mask_vocabulary(taught, examples):
     for prediction in taught.segment(requests_of(examples)):
-        assert len(prediction.token_ids) == taught.codec.length
-        assert all(0 <= token < taught.codec.size for token in prediction.token_ids)
+        assert len(prediction.token_ids) == taught.mask_tokenizer.length
+        assert all(0 <= token < taught.mask_tokenizer.size for token in prediction.token_ids)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (300, 2), (33, 17), (500, 333)])
@@ -62,16 +62,16 @@ def test_masks_come_at_the_size_of_the_picture(taught, size):
     found = taught.segment([Request(Image.new("RGB", size, "red"), ("it",))])[0]
     assert found.failure is None
     assert (found.mask.shape, found.mask.dtype) == (size[::-1], np.bool_)
-    side = taught.codec.resolution
+    side = taught.mask_tokenizer.resolution
     assert (found.probabilities.shape, found.probabilities.dtype) == ((side, side), np.float32)
 
 
 def test_a_mask_is_enlarged_before_the_threshold(writer):
     """Between a cell of 0.2 and one of 0.9 the edge lies three sevenths of the way from centre to centre."""
-    side = writer.codec.resolution
+    side = writer.mask_tokenizer.resolution
     soft = torch.full((side, side), 0.2)
     soft[:, side // 2 :] = 0.9
-    mask = writer.full_mask(soft, (side, 70 * side))
+    mask = writer.mask_tokenizer.postprocess_mask(soft, (side, 70 * side))
     assert mask[:, -1].all()
     assert not mask[:, 0].any()
     assert np.abs(mask.argmax(1) - 70 * (side / 2 - 0.5 + 3 / 7)).max() <= 1
@@ -87,16 +87,16 @@ def test_a_missing_mask_is_an_empty_one_that_says_so(writer, script, examples):
 
 
 def test_an_answer_without_an_end_is_cut_and_says_so(writer, script, examples):
-    script(writer, {"\n": writer.start_id, writer.end_id: "a", "a": "a"})
+    script(writer, {"\n": writer.processor.start_id, writer.processor.end_id: "a", "a": "a"})
     prediction = writer.segment(requests_of(examples, 1))[0]
     assert prediction.failure == "the answer was cut off"
-    assert len(prediction.token_ids) == writer.codec.length  # the mask before the cut counts
+    assert len(prediction.token_ids) == writer.mask_tokenizer.length  # the mask before the cut counts
     assert prediction.text.startswith("<mask>aaa")
 
 
 def test_only_one_mask_is_written(writer, script, examples):
     """A model that wants to begin a second one has to write something else."""
-    script(writer, {"\n": writer.start_id, writer.end_id: writer.start_id})
+    script(writer, {"\n": writer.processor.start_id, writer.processor.end_id: writer.processor.start_id})
     prediction = writer.segment(requests_of(examples, 1))[0]
     assert prediction.text.count("<mask>") == 1
 
@@ -133,7 +133,7 @@ def test_nothing_is_learned_while_answering(taught, examples):
 def test_several_tiles_give_the_same_answers_alone_and_together(taught, examples):
     from dataclasses import replace
 
-    taught.options = replace(taught.options, max_tiles=6)
+    taught.processor.config = replace(taught.processor.config, max_tiles=6)
     requests = requests_of(examples)
     alone = [taught.segment([request])[0].token_ids for request in requests]
     assert [prediction.token_ids for prediction in taught.segment(requests)] == alone

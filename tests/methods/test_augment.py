@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods.augment import AUGMENTATIONS, augmented, check_augmentation, flipped, shapes, stretched
 from methods.base import UserError
+from methods.common.augment import AUGMENTATIONS, augmented, check_augmentation, flipped, shapes, stretched
 
 
 @pytest.fixture

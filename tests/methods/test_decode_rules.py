@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from methods.argenseg.form import Form
+from methods.argenseg.config import Variant
 from methods.base import Decoding, Request, UserError
 
 
@@ -18,8 +16,8 @@ def taught(writer, writing):
 
 
 def ask(method, examples, rule="official", temperature=1.0):
-    method.decoding = replace(method.decoding, rule=rule, temperature=temperature)
-    return method.segment([Request(example.image, ("it",)) for example in examples])
+    decoding = Decoding(rule=rule, temperature=temperature)
+    return method.segment([Request(example.image, ("it",)) for example in examples], decoding)
 
 
 def test_a_cold_softmax_expects_the_likeliest_token(taught, examples):
@@ -32,13 +30,13 @@ def test_a_cold_softmax_expects_the_likeliest_token(taught, examples):
 def test_a_warm_one_decodes_something_else(taught, examples):
     hard, warm = ask(taught, examples[:1], "hard")[0], ask(taught, examples[:1], "expected")[0]
     assert np.abs(hard.probabilities - warm.probabilities).max() > 1e-3
-    assert len(warm.token_ids) == taught.codec.length and warm.failure is None
+    assert len(warm.token_ids) == taught.mask_tokenizer.length and warm.failure is None
 
 
 def test_hard_decodes_the_ids_that_were_written(taught, examples):
     found = ask(taught, examples[:1], "hard")[0]
     with torch.inference_mode():
-        again = taught.codec.decode(torch.tensor([found.token_ids]))[0]
+        again = taught.mask_tokenizer.decode(torch.tensor([found.token_ids]))[0]
     np.testing.assert_allclose(found.probabilities, again.numpy(), atol=1e-4)
 
 
@@ -59,7 +57,8 @@ def test_himtok_expects_embeddings_of_codes_alone(himtok, writing, examples):
     """The feed under "expected" is the mean of the code tokens' embeddings: alike for all, it is exactly that."""
     writing(himtok)
     rows = himtok.backbone.language_model.embed_tokens.weight.data
-    rows[himtok.low : himtok.low + himtok.codec.size] = rows[himtok.low]
+    low = himtok.processor.mask_token_offset
+    rows[low : low + himtok.mask_tokenizer.size] = rows[low]
     hard, expected = (ask(himtok, examples[:1], rule)[0] for rule in ("hard", "expected"))
     assert hard.token_ids == expected.token_ids
 
@@ -68,7 +67,7 @@ def test_argenseg_token_by_token_expects_the_same(argenseg, writing, examples):
     writing(argenseg)
     found = []
     for order in ("scale", "token"):
-        argenseg.form = Form(order=order)
+        argenseg.processor.variant = Variant(order=order)
         found.append(ask(argenseg, examples[:1], "expected")[0])
     np.testing.assert_allclose(found[0].probabilities, found[1].probabilities, atol=1e-4)
 

@@ -41,7 +41,7 @@ def test_nothing_is_overwritten_where_gradients_are_wanted():
 
 @pytest.mark.parametrize("name", ["himtok", "argenseg"])
 def test_a_codec_draws_the_same_picture(build, name):
-    codec = build(name).codec
+    codec = build(name).mask_tokenizer
     ids = torch.randint(0, codec.size, (2, codec.length), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         cheap = codec.decode(ids)
@@ -56,14 +56,13 @@ def test_the_reference_path_draws_as_released(build, writing, name, examples, mo
     from methods import enlarge
     from methods.base import Decoding, Request
 
-    method = writing(build(name, **({"codec": "short"} if name == "argenseg" else {})))
+    method = writing(build(name, **({"mask_tokenizer_config": "short"} if name == "argenseg" else {})))
     drawn = []
     interpolate = F.interpolate
     monkeypatch.setattr(enlarge.F, "interpolate", lambda *a, **k: (drawn.append(1), interpolate(*a, **k))[1])
     counts = []
-    for path in ("fast", "reference"):
-        method.decoding = Decoding(path)
+    for path in ("fast", "official"):
         before = len(drawn)
-        method.segment([Request(examples[0].image, examples[0].expressions[:1])])
+        method.segment([Request(examples[0].image, examples[0].expressions[:1])], Decoding(path))
         counts.append(len(drawn) - before)
     assert counts[0] < counts[1]

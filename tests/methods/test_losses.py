@@ -13,15 +13,17 @@ STAGES = {"himtok": "align", "argenseg": "joint"}
 
 def words(method) -> TrainingSample:
     """A sample without a picture and without a mask."""
-    return TrainingSample(*method.chat.encode([Turn("user", "what is red?"), Turn("assistant", "a ball.")], 0))
+    return TrainingSample(
+        *method.processor.chat.encode([Turn("user", "what is red?"), Turn("assistant", "a ball.")], 0)
+    )
 
 
 def batches(method, examples) -> dict[str, dict]:
     tasks = ["segment", "box"] + (["segment_tokens"] if method.name == "himtok" else [])
     rng = np.random.default_rng(1)
-    samples = {task: [method.prepare(example, task, rng) for example in examples[:2]] for task in tasks}
+    samples = {task: [method.processor.prepare(example, task, rng) for example in examples[:2]] for task in tasks}
     samples |= {"words": [words(method)], "all": [each for some in samples.values() for each in some]}
-    return {kind: method.collate(some) for kind, some in samples.items()}
+    return {kind: method.processor.collate(some) for kind, some in samples.items()}
 
 
 def used(method, batch) -> list[str]:

@@ -334,3 +334,8 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
 def renamed(tensors: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
     """(name without prefix, tensor) of those whose names begin with a prefix."""
     return ((name.removeprefix(prefix), tensor) for name, tensor in tensors.items() if name.startswith(prefix))
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

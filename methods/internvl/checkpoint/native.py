@@ -21,8 +21,8 @@ from methods.internvl.checkpoint import io, opengvlab
 from methods.internvl.config import ROWS, BackboneSize, transformers_config
 from methods.internvl.vocabulary import IMAGE_CONTEXT, load_tokenizer, token_id
 
-METHOD = "internvl"  # what our config.json calls the plain backbone
-FORMAT = 1
+BACKBONE_ALONE = "boxes"  # the method whose models are an InternVL and nothing else
+FORMAT = 2
 OURS = "backbone.native."
 REPAIR = "give the file of an InternVL2_5 checkpoint"
 # Native names in memory -> in the files that transformers writes and the hub holds. Either is read.
@@ -37,12 +37,12 @@ OFFICIAL_TILES = 12
 
 
 def convert(source: Path, target: Path) -> Path:
-    """Original or native folder -> ours, or our `internvl` folder -> a native one; -> the folder written."""
+    """Original or native folder -> ours, or our folder of a backbone alone -> a native one; -> the folder written."""
     source, target = Path(source), Path(target)
     io.check_places(source, target)
     settings = io.read_settings(source)
     tokenizer = load_tokenizer(source)
-    layout = _to_files if settings.get("method") == METHOD else to_ours
+    layout = _to_files if settings.get("method") == BACKBONE_ALONE else to_ours
     return io.write_folder(target, *layout(source, settings, tokenizer), tokenizer)
 
 
@@ -61,10 +61,10 @@ def to_ours(source: Path, settings: Mapping[str, Any], tokenizer: Any) -> tuple[
         raise UserError(f"{source}: the tokenizer has {len(tokenizer)} entries, the weights {rows}; copy both again.")
     config = {
         "format": FORMAT,
-        "method": METHOD,
+        "method": BACKBONE_ALONE,
         "backbone": asdict(size),
         "vocabulary": rows,
-        "options": {"image_first": True, "system": opengvlab.SYSTEM, "max_tiles": size.max_tiles, "box_scale": 1000},
+        "processor": {"image_first": True, "system": opengvlab.SYSTEM, "max_tiles": size.max_tiles, "box_scale": 1000},
     }
     return config, {OURS + name: tensor for name, tensor in tensors.items()}
 

@@ -8,28 +8,37 @@ anything is built; every tensor of the file is used and every tensor of the mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
 from methods.base import UserError
 from methods.files import fill, number, quoted
 from methods.internvl.backbone import Backbone
 from methods.internvl.checkpoint import native
-from methods.internvl.checkpoint.io import CONFIG_FILE, COPY, check_tensors, read_settings, read_tensors, write_folder
+from methods.internvl.checkpoint.io import (
+    CONFIG_FILE,
+    COPY,
+    check_tensors,
+    read_settings,
+    read_tensors,
+    under,
+    write_folder,
+)
 from methods.internvl.config import ROWS, BackboneSize
 from methods.internvl.vocabulary import IMAGE_CONTEXT, load_tokenizer, token_id
 
 if TYPE_CHECKING:
-    from methods.internvl.method import InternVLMethod
+    from methods.internvl.model import InternVLModel
 
 Config = TypeVar("Config")
-Loaded = TypeVar("Loaded", bound="InternVLMethod")
+Loaded = TypeVar("Loaded", bound="InternVLModel")
+Module = TypeVar("Module", bound=nn.Module)
 NOT_SAVED = "heads."  # auxiliary read-outs of pretraining
 
 
@@ -40,16 +49,20 @@ def image_token_id(tokenizer: Any) -> int:
 # ---- config.json ----------------------------------------------------------------------------------------------------
 
 
-def describe(method: InternVLMethod) -> dict[str, Any]:
-    """The part of config.json that all methods share."""
-    backbone = method.backbone
+def describe(model: InternVLModel) -> dict[str, Any]:
+    """The part of config.json that the models of all methods share."""
     return {
         "format": native.FORMAT,
-        "method": method.name,
-        "backbone": asdict(backbone.size) if backbone else None,
-        "vocabulary": backbone.vocabulary if backbone else 0,
-        "options": asdict(method.options),
+        "method": model.name,
+        "backbone": asdict(model.backbone.size),
+        "vocabulary": model.backbone.vocabulary,
+        "processor": asdict(model.processor.config),
     }
+
+
+def describe_mask_tokenizer(method: str, sizes: Any) -> dict[str, Any]:
+    """config.json of a mask tokenizer without a model; sizes: its configuration, a dataclass."""
+    return {"format": native.FORMAT, "method": method, "backbone": None, "mask_tokenizer": asdict(sizes)}
 
 
 def part(config: Mapping[str, Any], name: str, kind: type[Config], folder: Path, needed: bool = True) -> Config:
@@ -65,14 +78,10 @@ def choices(config: Mapping[str, Any], kind: type[Config], folder: Path) -> Conf
     return fill(kind, found, f"{folder}/{CONFIG_FILE}", COPY)
 
 
-def options(config: Mapping[str, Any], kind: type[Config], folder: Path) -> Config:
-    return part(config, "options", kind, folder)
-
-
-def empty_backbone(config: Mapping[str, Any], folder: Path) -> tuple[Backbone | None, Any]:
-    """A backbone of the described shape, to be filled, and its tokenizer; nothing for a mask tokenizer alone."""
+def empty_backbone(config: Mapping[str, Any], folder: Path) -> tuple[Backbone, Any]:
+    """A backbone of the described shape, to be filled, and its tokenizer."""
     if config.get("backbone", 0) is None:
-        return None, None
+        raise UserError(f"{folder}: a mask tokenizer alone answers nothing; give a whole model's folder.")
     size = part(config, "backbone", BackboneSize, folder)
     rows = number(config.get("vocabulary"), f"{folder}/{CONFIG_FILE}: vocabulary", 1, ROWS, whole=True, repair=COPY)
     tokenizer = load_tokenizer(folder)
@@ -85,23 +94,25 @@ def empty_backbone(config: Mapping[str, Any], folder: Path) -> tuple[Backbone | 
 # ---- folders --------------------------------------------------------------------------------------------------------
 
 
-def save(method: InternVLMethod, folder: Path, dtype: str, max_shard_size: str) -> None:
-    """Write the folder; floating tensors become dtype ("float32", "float16" or "bfloat16")."""
+def save(trainee: Any, folder: Path, dtype: str, max_shard_size: str) -> None:
+    """Write the folder of a model, or of a mask tokenizer in training;
+    floating tensors become dtype ("float32", "float16" or "bfloat16")."""
     target = getattr(torch, dtype)
     tensors = {}
-    for name, tensor in method.state_dict().items():
+    for name, tensor in trainee.state_dict().items():
         if not name.startswith(NOT_SAVED):
             tensor = tensor.detach().cpu()
             tensors[name] = tensor.to(target) if tensor.is_floating_point() else tensor
-    write_folder(folder, method.config(), tensors, method.tokenizer, max_shard_size)
+    tokenizer = getattr(trainee.processor, "tokenizer", None)
+    write_folder(folder, trainee.config(), tensors, tokenizer, max_shard_size)
 
 
 def load(kind: type[Loaded], folder: Path) -> Loaded:
-    """The method in a folder. Raises UserError, naming file and field or tensor, for everything that does not fit."""
+    """The model in a folder. Raises UserError, naming file and field or tensor, for everything that does not fit."""
     config, tensors = checked(kind, folder)
-    method = kind.from_config(config, folder)
-    method.load_state_dict(tensors)  # copies into float32 tensor by tensor, so that the file need not fit in memory
-    return method.eval()
+    model = kind.from_config(config, folder)
+    model.load_state_dict(tensors)  # copies into float32 tensor by tensor, so that the file need not fit in memory
+    return model.eval()
 
 
 def checked(kind: type[Loaded], folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -113,13 +124,25 @@ def checked(kind: type[Loaded], folder: Path) -> tuple[dict[str, Any], dict[str,
     return config, tensors
 
 
+def load_part(folder: Path, method: str, prefix: str, build: Callable[[Mapping[str, Any]], Module]) -> Module:
+    """A module of which the tensors of a method's folder begin with `prefix`: the mask tokenizer of a whole model or
+    of its own training, or a backbone. build: makes it from config.json."""
+    config, tensors = read(folder, method)
+    own = under(prefix, tensors)
+    with torch.device("meta"):
+        check_tensors(own, build(config).state_dict(), folder)
+    module = build(config)
+    module.load_state_dict(own)
+    return module.eval()
+
+
 def read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """config.json and the tensors of a folder; a plain `internvl` may also be in the two other layouts.
+    """config.json and the tensors of a folder; a backbone alone may also be in the two other layouts.
 
     Raises UserError if it is not one of method `name`.
     """
     config = read_settings(folder)
-    if name == native.METHOD and str(config.get("model_type")).startswith("internvl"):
+    if name == native.BACKBONE_ALONE and str(config.get("model_type")).startswith("internvl"):
         return native.to_ours(folder, config, load_tokenizer(folder))
     found = config.get("method")
     if found is None:

@@ -35,12 +35,12 @@ class GraphDecoder(Decoder):
             return super()._stepper(embeddings, prefix)
         return kept_stepper(self.backbone, embeddings)
 
-    def logits(self, inputs: Tensor, active: Tensor | None, mutual: bool, rows: tuple[int, int]) -> Tensor:
+    def logits(self, inputs: Tensor, active: Tensor | None, bidirectional: bool, rows: tuple[int, int]) -> Tensor:
         """As Decoder's; `hidden` stays that of the pass before, because a block always ends with its tail."""
         if self.holes or active is not None or not isinstance(self.stepper, FixedStepper):
-            return super().logits(inputs, active, mutual, rows)
+            return super().logits(inputs, active, bidirectional, rows)
         self._count(inputs.shape[1], self.mask.new_ones(len(inputs)))
-        return self.stepper.logits(inputs, mutual, rows, lambda hidden: self.head(hidden, *rows))
+        return self.stepper.logits(inputs, bidirectional, rows, lambda hidden: self.head(hidden, *rows))
 
 
 class FixedStepper(Stepper):
@@ -56,27 +56,29 @@ class FixedStepper(Stepper):
         self._reserve(self.length + x.shape[1])
         return super().run(x, positions, seen, causal)
 
-    def logits(self, inputs: Tensor, mutual: bool, rows: tuple[int, int], head: Callable[[Tensor], Tensor]) -> Tensor:
+    def logits(
+        self, inputs: Tensor, bidirectional: bool, rows: tuple[int, int], head: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """Feed [B, n, D] to all rows -> head's logits [B, n, V] for vocabulary rows [low, high)."""
         count = inputs.shape[1]
         self._reserve(self.length + count)
         self.filled = torch.zeros((), dtype=torch.long, device=inputs.device) if self.filled is None else self.filled
         self.filled.fill_(self.length)
         if not recordable(inputs.device):
-            found = self._pass(inputs, mutual, head)
+            found = self._pass(inputs, bidirectional, head)
         else:
-            key = count, mutual, rows
+            key = count, bidirectional, rows
             if key not in self.recordings:
-                self.recordings[key] = Recording(lambda x: self._pass(x, mutual, head), inputs)
+                self.recordings[key] = Recording(lambda x: self._pass(x, bidirectional, head), inputs)
             found = self.recordings[key](inputs)
         self.length += count
         return found
 
-    def _pass(self, x: Tensor, mutual: bool, head: Callable[[Tensor], Tensor]) -> Tensor:
+    def _pass(self, x: Tensor, bidirectional: bool, head: Callable[[Tensor], Tensor]) -> Tensor:
         """One step whose shapes and addresses do not depend on how many keys there are."""
         before = self.length
         self.places = self.filled + torch.arange(x.shape[1], device=x.device)
-        last = self.places[-1].expand_as(self.places) if mutual else self.places
+        last = self.places[-1].expand_as(self.places) if bidirectional else self.places
         seen = torch.arange(self.keys[0].shape[2], device=x.device) <= last[:, None]
         hidden = super().run(x, self.places.expand(len(x), -1), seen[None, None])
         self.length, self.places = before, None

@@ -1,6 +1,6 @@
 """One batch's decoding state: which keys exist, each row's next position, and how a block of mask tokens is written.
 
-`Decoder` is the fast path (`graphs.py` replays it from CUDA graphs). `ReleasedDecoder` does the same as the released
+`Decoder` is the fast backend (`graphs.py` replays it from CUDA graphs). `OfficialDecoder` does the same as the official
 codes do it, for comparison: transformers' own forward with a cache that grows, the head over the whole vocabulary at
 every step (over the whole prompt too), and the host waiting for every chosen token.
 
@@ -53,10 +53,10 @@ class Decoder:
     def _stepper(self, embeddings: Tensor, prefix: Tensor | None) -> Stepper:
         return Stepper(self.backbone.language_model)
 
-    def _step(self, embeddings: Tensor, positions: Tensor, mutual: bool) -> Tensor:
+    def _step(self, embeddings: Tensor, positions: Tensor, bidirectional: bool) -> Tensor:
         count, keys = embeddings.shape[1], self.mask.shape[1]
         seen = self.mask[:, None, None].expand(-1, -1, count, -1) if self.holes else None
-        if count > 1 and not mutual:
+        if count > 1 and not bidirectional:
             causal = _causal(count, keys, embeddings.device)
             seen = causal if seen is None else seen & causal
         return self.stepper.run(embeddings, positions, seen)
@@ -65,16 +65,16 @@ class Decoder:
         """Logits of vocabulary rows [low, high)."""
         return self.backbone.head(hidden, low, high)
 
-    def feed(self, embeddings: Tensor, active: Tensor | None = None, mutual: bool = False) -> Tensor:
+    def feed(self, embeddings: Tensor, active: Tensor | None = None, bidirectional: bool = False) -> Tensor:
         """Feed n embeddings [B, n, D] to the active rows (bool [B], None for all) -> hidden states [B, n, D].
 
-        Each sees all that stood before and the earlier ones of the n, or with `mutual` all n."""
+        Each sees all that stood before and the earlier ones of the n, or with `bidirectional` all n."""
         count = embeddings.shape[1]
         self.holes = self.holes or active is not None
         active = self.mask.new_ones(len(embeddings)) if active is None else active
         positions = self.position[:, None] + torch.arange(count, device=active.device)
         self._count(count, active)
-        hidden = self._step(embeddings, positions, mutual)
+        hidden = self._step(embeddings, positions, bidirectional)
         self.hidden = torch.where(active[:, None], hidden[:, -1], self.hidden)
         return hidden
 
@@ -84,15 +84,15 @@ class Decoder:
         self.position = self.position + count * active
         self.passes += 1
 
-    def logits(self, inputs: Tensor, active: Tensor | None, mutual: bool, rows: tuple[int, int]) -> Tensor:
+    def logits(self, inputs: Tensor, active: Tensor | None, bidirectional: bool, rows: tuple[int, int]) -> Tensor:
         """Feed one step of a mask block [B, n, D] -> its logits [B, n, V] of vocabulary rows [low, high)."""
-        return self.head(self.feed(inputs, active, mutual), *rows)
+        return self.head(self.feed(inputs, active, bidirectional), *rows)
 
     def write(
         self,
         schedule: Schedule,
         active: Tensor | None,
-        mutual: bool = False,
+        bidirectional: bool = False,
         begun: Tensor | None = None,
         follow: Tensor | None = None,
         clock: Clock | None = None,
@@ -106,11 +106,11 @@ class Decoder:
         rows = schedule.vocabulary
         if begun is None:
             with clock.step():
-                begun = self.feed(schedule.first(len(self.hidden)), active, mutual)
+                begun = self.feed(schedule.first(len(self.hidden)), active, bidirectional)
         inputs = self._next(schedule, self.head(begun, *rows))
         while inputs is not None:
             with clock.step():
-                inputs = self._next(schedule, self.logits(inputs, active, mutual, rows))
+                inputs = self._next(schedule, self.logits(inputs, active, bidirectional, rows))
         tail = schedule.tail() if follow is None else torch.cat([schedule.tail(), follow], 1)
         return self.feed(self.backbone.embed(tail), active)
 
@@ -118,17 +118,17 @@ class Decoder:
         return schedule.next(logits)
 
 
-class ReleasedDecoder(Decoder):
+class OfficialDecoder(Decoder):
     def _begin(self, embeddings: Tensor, positions: Tensor, prefix: Tensor | None) -> Tensor:
-        assert prefix is None, "the released codes read every prompt whole"
+        assert prefix is None, "the official codes read every prompt whole"
         self.cache = DynamicCache(config=self.backbone.language_model.config)
         hidden = self.backbone.run(embeddings, self._mask(), positions, self.cache)
         self.backbone.head(hidden).float()  # of which only the last row is looked at
         return hidden
 
-    def _step(self, embeddings: Tensor, positions: Tensor, mutual: bool) -> Tensor:
+    def _step(self, embeddings: Tensor, positions: Tensor, bidirectional: bool) -> Tensor:
         count = embeddings.shape[1]
-        mask = self.mask[:, None, None].expand(-1, -1, count, -1) if mutual else self._mask()
+        mask = self.mask[:, None, None].expand(-1, -1, count, -1) if bidirectional else self._mask()
         return self.backbone.run(embeddings, mask, positions, self.cache)
 
     def _mask(self) -> Tensor | None:

@@ -25,22 +25,22 @@ from methods.base import Decoding, Schedule
 from methods.enlarge import as_released
 from methods.internvl.backbone import Backbone
 from methods.internvl.generation.cuda_graphs import GraphDecoder
-from methods.internvl.generation.decoder import Decoder, ReleasedDecoder
+from methods.internvl.generation.decoder import Decoder, OfficialDecoder
 from methods.internvl.generation.timing import Clock
 
 TEXT, WAITING, DONE = 0, 1, 2
-DECODERS = {"fast": Decoder, "graphs": GraphDecoder, "reference": ReleasedDecoder}  # by Decoding.path
+DECODERS = {"fast": Decoder, "cuda_graphs": GraphDecoder, "official": OfficialDecoder}  # by Decoding.backend
 
 
 @dataclass(frozen=True)
 class Block:
     """How a mask block begins, which schedule writes it, how many a row may write, and whether the tokens of one step
-    see each other (`mutual`) or only the earlier ones."""
+    see each other (`bidirectional`) or only the earlier ones."""
 
     start_id: int
     schedule: Callable[[], Schedule]
     most: int = 1
-    mutual: bool = False
+    bidirectional: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Answer:
     """What one row wrote. In `text_ids` the value -1 stands for a block; `masks` and `mask_ids` hold the blocks."""
 
     text_ids: list[int] = field(default_factory=list)
-    masks: list[Tensor] = field(default_factory=list)  # float [R, R], the codec's probabilities
+    masks: list[Tensor] = field(default_factory=list)  # float [R, R], the mask tokenizer's probabilities
     mask_ids: list[list[int]] = field(default_factory=list)
     steps: int = 0
     finished: bool = False  # False if the limit on text tokens cut it off
@@ -88,18 +88,18 @@ class Writer:
         )
         with self.clock.stage("prefill"):
             first = schedule.first(batch)
-            if self.block.mutual and first.shape[1] > 1:
+            if self.block.bidirectional and first.shape[1] > 1:
                 return None  # the prompt's pass is causal
             fed = torch.cat([embeddings, self.backbone.embed(before), first.to(embeddings.dtype)], 1)
             exists = torch.cat([valid, valid.new_ones(batch, fed.shape[1] - valid.shape[1])], 1)
-            state = DECODERS[self.decoding.path](self.backbone, fed, exists, self.prefix)
+            state = DECODERS[self.decoding.backend](self.backbone, fed, exists, self.prefix)
         begin = valid.shape[1] - 1
         if not self._agrees(state, state.prompt[:, begin : begin + len(draft.before) + 1], [before, start], 0):
             return None
         with self.clock.stage("mask"):
             begun = state.prompt[:, -first.shape[1] :]
             read = after[:, :-1] if self._stops(draft) else after  # the last word is chosen, but never read
-            ended = state.write(schedule, None, self.block.mutual, begun, read, self.clock)
+            ended = state.write(schedule, None, self.block.bidirectional, begun, read, self.clock)
         answers = [Answer(list(draft.before)) for _ in range(batch)]
         self.take(answers, range(batch), schedule)
         if not self._agrees(state, ended[:, ended.shape[1] - read.shape[1] - 1 :][:, : after.shape[1]], [after], 1):
@@ -114,7 +114,7 @@ class Writer:
 
     def _agrees(self, state: Decoder, hidden: Tensor, expected: list[Tensor], blocks: int) -> bool:
         """Whether the words that the states [B, n, D] choose are the expected ones [B, n]."""
-        if self.decoding.text == "imposed":
+        if self.decoding.answer_text == "forced":
             return True
         with self.clock.stage("text"):
             logits = state.head(hidden, 0, self.text_rows)
@@ -131,8 +131,8 @@ class Writer:
             logits[used_up, self.block.start_id] = -torch.inf
         choice = logits.argmax(-1)
         chosen = choice.tolist()
-        if self.decoding.text == "imposed" and self.draft is not None:
-            chosen = [self._imposed(answer) for answer in answers]
+        if self.decoding.answer_text == "forced" and self.draft is not None:
+            chosen = [self._forced(answer) for answer in answers]
             choice = torch.tensor(chosen, device=choice.device)
         for row, token in enumerate(chosen):
             if phase[row] != TEXT:
@@ -149,7 +149,7 @@ class Writer:
             active = torch.tensor([row == TEXT for row in phase], device=choice.device)
             state.feed(self.backbone.embed(choice[:, None]), None if all(p == TEXT for p in phase) else active)
 
-    def _imposed(self, answer: Answer) -> int:
+    def _forced(self, answer: Answer) -> int:
         words = (*self.draft.before, self.block.start_id, *self.draft.after)
         return words[len(answer.text_ids)] if len(answer.text_ids) < len(words) else self.stop_id
 
@@ -159,7 +159,7 @@ class Writer:
         schedule = self.block.schedule()
         with self.clock.stage("mask"):
             everyone = len(waiting) == len(phase)
-            state.write(schedule, None if everyone else active, self.block.mutual, clock=self.clock)
+            state.write(schedule, None if everyone else active, self.block.bidirectional, clock=self.clock)
         self.take(answers, waiting, schedule)
         for row in waiting:
             phase[row] = TEXT
@@ -167,9 +167,9 @@ class Writer:
     def take(self, answers: list[Answer], rows, schedule: Schedule) -> None:
         """Put a finished block into the answers of some rows."""
         device, precision = self.clock.device.type, self.backbone.language_model.norm.weight.dtype
-        low = precision != torch.float32  # codecs keep their weights in float32, which their ids need
+        low = precision != torch.float32  # mask tokenizers keep their weights in float32, which their ids need
         with self.clock.stage("codec"):
-            released = as_released() if self.decoding.path == "reference" else nullcontext()
+            released = as_released() if self.decoding.backend == "official" else nullcontext()
             with torch.autocast(device, precision) if low else nullcontext(), released:
                 masks = schedule.probabilities()
             ids = schedule.ids().tolist()
@@ -198,17 +198,17 @@ def decode(
     embeddings [B, L, D], valid bool [B, L]. Text tokens are chosen among the first `text_rows` rows of the head,
     so that no mask token can stand in text; within a block only the schedule's own rows are looked at. After
     `block.most` blocks the start token is no longer offered. At most `most_text` text tokens are written per row.
-    draft: what all rows are expected to say. prefix [1, P, D]: what stands before every prompt (but on the reference
-    path).
+    draft: what all rows are expected to say. prefix [1, P, D]: what stands before every prompt (but with the official
+    backend).
     """
     clock, decoding = clock or Clock(embeddings.device), decoding or Decoding()
     writer = Writer(backbone, stop_id, block, text_rows, most_text, clock, decoding, draft, prefix)
     begun = None
-    if draft is not None and decoding.path != "reference" and decoding.text != "written":
+    if draft is not None and decoding.backend != "official" and decoding.answer_text != "generated":
         begun = writer.drafted(embeddings, valid)
     if begun is None:
         with clock.stage("prefill"):
-            state = DECODERS[decoding.path](backbone, embeddings, valid, prefix)
+            state = DECODERS[decoding.backend](backbone, embeddings, valid, prefix)
         begun = state, [Answer() for _ in embeddings], [TEXT] * len(embeddings)
     state, answers, phase = begun
     while any(row != DONE for row in phase):

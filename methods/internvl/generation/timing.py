@@ -13,12 +13,12 @@ from methods.base import Decoding
 
 
 class Clock:
-    """How finely it measures is said by the Decoding's `detail`: "none" (the device is not waited for, so on a GPU the
+    """How finely it measures is said by the Decoding's `timing`: "none" (the device is not waited for, so on a GPU the
     seconds are only the host's), "stages" (the default) or "steps" (each step of a mask block too, as `step NN`)."""
 
     def __init__(self, device: torch.device | str = "cpu", decoding: Decoding | None = None):
         self.device = torch.device(device)
-        self.detail = decoding.detail if decoding else "stages"
+        self.detail = decoding.timing if decoding else "stages"
         self.watch = (decoding and decoding.watch) or nullcontext
         self.seconds: dict[str, float] = defaultdict(float)
         self.steps = 0

@@ -162,7 +162,7 @@ def test_a_method_is_shown_the_mask_and_the_options():
     seen = []
 
     class Parrot:
-        def segment(self, requests):
+        def segment(self, requests, decoding=None):
             seen.extend(requests)
             return [Prediction(np.zeros((10, 30), bool), text=LETTERS[i % 4]) for i, _ in enumerate(requests)]
 

@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bench.config import EvaluateConfig
 from bench.data import rle
 from bench.evaluate.runner import predict_baseline, predict_codec, predict_method, round_trip
+from methods.common.resize import bilinear_mask
 
 CONFIG = EvaluateConfig(protocols=["per_expression", "per_object_joined"], batch=4)
 
@@ -36,12 +38,12 @@ def test_every_question_of_every_protocol_is_answered(taught, squares, tmp_path)
     assert joined[0]["expression"] == "the red square | red one"
     for row in single + joined:
         assert rle.decode(row["mask"]).shape == (48, 64)
-        assert len(row["token_ids"]) == taught.codec.length
+        assert len(row["token_ids"]) == taught.mask_tokenizer.length
         assert "no box in the answer" in row["failure"]
 
 
 def test_a_budget_asks_for_masks_alone_and_names_its_file(taught, squares, tmp_path):
-    tokens = taught.codec.prefixes[1]
+    tokens = taught.mask_tokenizer.prefixes[1]
     config = replace(CONFIG, protocols=["per_expression"])
     who = identity(taught, tokens=tokens)
     path = predict_method(taught, who, squares(1), "val", config, tmp_path, ("mask",))[0]
@@ -54,11 +56,11 @@ def test_a_killed_evaluation_goes_on_to_the_same_bytes(taught, squares, tmp_path
     whole = predict_method(taught, identity(taught), squares(2), "val", CONFIG, tmp_path / "whole")
     segment, calls = taught.segment, []
 
-    def dying(requests):
+    def dying(requests, decoding):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return segment(requests)
+        return segment(requests, decoding)
 
     taught.segment = dying
     with pytest.raises(KeyboardInterrupt):
@@ -105,14 +107,14 @@ def test_baselines_answer_the_same_questions(squares, tmp_path):
 
 
 def test_a_codec_is_measured_at_every_prefix_on_every_object(writer, squares, tmp_path):
-    paths = predict_codec(writer, identity(writer), squares(2), "val", CONFIG, tmp_path)
-    tokens = writer.codec.prefixes
+    paths = predict_codec(writer.mask_tokenizer, identity(writer), squares(2), "val", CONFIG, tmp_path)
+    tokens = writer.mask_tokenizer.prefixes
     assert [path.name for path in paths] == [f"{writer.name}.val.codec-{n:03d}.jsonl" for n in tokens]
     for path in paths:
         assert [row["ref_id"] for row in rows(path)] == [example.ref_id for example in squares(2).examples]
         assert {row["protocol"] for row in rows(path)} == {"codec"}
     (whole,) = predict_codec(
-        writer, identity(writer), squares(2), "val", replace(CONFIG, prefixes=False), tmp_path / "whole"
+        writer.mask_tokenizer, identity(writer), squares(2), "val", replace(CONFIG, prefixes=False), tmp_path / "whole"
     )
     assert whole.read_bytes() == paths[-1].read_bytes()
 
@@ -125,6 +127,13 @@ class Faithful(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.kept: dict[int, torch.Tensor] = {}
+        self.place = torch.nn.Parameter(torch.zeros(1))
+
+    def preprocess_mask(self, mask):
+        return np.asarray(Image.fromarray(mask).resize((self.resolution,) * 2), np.float32)
+
+    def postprocess_mask(self, probabilities, size):
+        return bilinear_mask(probabilities, size)
 
     def encode(self, masks):
         for mask in masks:
@@ -136,8 +145,8 @@ class Faithful(torch.nn.Module):
 
 
 def test_a_round_trip_goes_through_the_codecs_view_and_back(writer, examples):
-    writer.codec = Faithful()
-    found = round_trip(writer, examples, 1)
+    writer.mask_tokenizer = Faithful()
+    found = round_trip(writer.mask_tokenizer, examples, 1)
     for prediction, example in zip(found, examples, strict=True):
         assert prediction.mask.shape == example.mask.shape
         overlap = (prediction.mask & example.mask).sum() / (prediction.mask | example.mask).sum()
@@ -146,8 +155,8 @@ def test_a_round_trip_goes_through_the_codecs_view_and_back(writer, examples):
 
 def test_a_round_trip_uses_the_first_tokens_only(writer, examples):
     seen = []
-    decode = writer.codec.decode
-    writer.codec.decode = lambda ids: seen.append(ids.shape[1]) or decode(ids)
-    tokens = writer.codec.prefixes[1]
-    assert len(round_trip(writer, examples, tokens)) == len(examples)
+    decode = writer.mask_tokenizer.decode
+    writer.mask_tokenizer.decode = lambda ids: seen.append(ids.shape[1]) or decode(ids)
+    tokens = writer.mask_tokenizer.prefixes[1]
+    assert len(round_trip(writer.mask_tokenizer, examples, tokens)) == len(examples)
     assert seen == [tokens]

@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from bench.latency.measure import forget_peak, measure, peak_mebibytes, percentile_interval
 from bench.latency.records import to_records
-from methods.base import Decoding, Prediction, Request
+from methods.base import DEFAULT, Decoding, Prediction, Request
 
 CPU = torch.device("cpu")
 
@@ -47,7 +47,7 @@ class Sleeper:
     def __init__(self):
         self.asked = []
 
-    def segment(self, requests):
+    def segment(self, requests, decoding=DEFAULT):
         assert len(requests) == 1
         number = requests[0].image
         self.asked.append(number)
@@ -62,7 +62,7 @@ def requests(count: int) -> list[Request]:
 
 def test_every_request_is_timed_once_and_taken_apart_once():
     method = Sleeper()
-    found = measure(method, requests(6), warmup=2, name="sleeper")
+    found = measure(method, requests(6), warmup=2, name="sleeper", decoding=DEFAULT)
     assert method.asked == [0, 1, *range(6), *range(6)]
     assert found["total"].shape == (6,)
     assert (found["total"] >= 0.002).all()
@@ -71,24 +71,23 @@ def test_every_request_is_timed_once_and_taken_apart_once():
 
 
 def test_a_stage_that_was_not_reached_took_no_time():
-    found = measure(Sleeper(), requests(6), warmup=0, name="sleeper")
+    found = measure(Sleeper(), requests(6), warmup=0, name="sleeper", decoding=DEFAULT)
     assert found["mask"].shape == (6,)
     assert sorted(found["mask"].tolist()) == [0, 0, 0.5, 0.5, 0.5, 0.5]
 
 
 def test_more_warm_ups_than_requests():
-    assert len(measure(Sleeper(), requests(2), warmup=10, name="sleeper")["total"]) == 2
+    assert len(measure(Sleeper(), requests(2), warmup=10, name="sleeper", decoding=DEFAULT)["total"]) == 2
 
 
 def test_a_real_method_reports_all_its_stages(writer, writing, examples):
     asked = [Request(example.image, example.expressions[:1]) for example in examples[:3]]
-    found = measure(writing(writer), asked, warmup=1, name=writer.name)
+    found = measure(writing(writer), asked, warmup=1, name=writer.name, decoding=DEFAULT)
     stages = {"preprocess", "vision", "prefill", "text", "mask", "codec", "resize"}
     steps = {name for name in found if name.startswith("step ")}
     assert len(steps) == (32 if writer.name == "himtok" else 4)
     assert set(found) == stages | steps | {"total", "steps", "tokens"}
-    assert writer.decoding.detail == "none"
-    assert set(found["tokens"]) == {writer.codec.length}
+    assert set(found["tokens"]) == {writer.mask_tokenizer.length}
 
 
 IDENTITY = dict(method="m", dataset="d", split="val", device="cpu")

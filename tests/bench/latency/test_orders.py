@@ -18,7 +18,7 @@ class Writer:
     def __init__(self, log, name, ids, seconds):
         self.log, self.name, self.ids, self.seconds = log, name, ids, seconds
 
-    def segment(self, requests):
+    def segment(self, requests, decoding=None):
         (request,) = requests
         self.log.append((self.name, request.image))
         time.sleep(self.seconds)

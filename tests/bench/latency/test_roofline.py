@@ -78,18 +78,13 @@ def test_the_machine_is_measured():
     assert 1e8 < machine.rate < 1e16
 
 
-@pytest.fixture
-def imposed(writer):
-    writer.decoding = Decoding(text="imposed")
-    return writer
+FORCED = Decoding(answer_text="forced")
 
 
-def test_a_request_reads_every_layer_once_a_step(imposed):
-    before = imposed.decoding
-    work = count(imposed, ASKED)
-    assert imposed.decoding == before
-    layers = 4 * sum(p.numel() for n, p in imposed.backbone.language_model.layers.named_parameters() if "norm" not in n)
-    head = 4 * imposed.codec.size * imposed.backbone.width
+def test_a_request_reads_every_layer_once_a_step(writer):
+    work = count(writer, ASKED, FORCED)
+    layers = 4 * sum(p.numel() for n, p in writer.backbone.language_model.layers.named_parameters() if "norm" not in n)
+    head = 4 * writer.mask_tokenizer.size * writer.backbone.width
     first = work["step 01"]
     assert layers + head < first.bytes < layers + head + 2e5  # and the keys and values so far
     assert work["prefill"].bytes >= layers
@@ -99,36 +94,33 @@ def test_a_request_reads_every_layer_once_a_step(imposed):
     assert {"vision", "prefill", "mask", "codec"} <= work.keys()
 
 
-def test_in_bfloat16_a_request_reads_half(imposed):
-    whole = count(imposed, ASKED)
+def test_in_bfloat16_a_request_reads_half(writer):
+    whole = count(writer, ASKED, FORCED)
     with torch.autocast("cpu", torch.bfloat16):
-        half = count(imposed, ASKED)
+        half = count(writer, ASKED, FORCED)
     for stage in ("vision", "prefill", "codec"):
         assert 0.45 < half[stage].bytes / whole[stage].bytes < 0.75, stage  # not of what stays in float32
 
 
-def test_the_reference_path_does_more(imposed):
-    fast = count(imposed, ASKED)
-    imposed.decoding = Decoding("reference", "imposed")
-    slow = count(imposed, ASKED)
+def test_the_reference_path_does_more(writer):
+    fast = count(writer, ASKED, FORCED)
+    slow = count(writer, ASKED, Decoding("official", "forced"))
     assert slow["mask"].bytes > fast["mask"].bytes
     assert slow["prefill"].flops > fast["prefill"].flops
     ratio = slow["codec"].flops / fast["codec"].flops
-    drawn = 1 if imposed.name == "himtok" else 4  # a picture for each of four scales
+    drawn = 1 if writer.name == "himtok" else 4  # a picture for each of four scales
     assert drawn < ratio < 1.6 * drawn  # and each with more multiplications
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_integer_weights_are_a_byte_each(imposed, dtype):
+def test_integer_weights_are_a_byte_each(writer, dtype):
     """Of one layer's product; in bfloat16 a single row takes the kernel that reads integers."""
-    imposed.quantise()
-    layer = imposed.backbone.language_model.layers[0].mlp.up_proj.to(dtype)
+    writer.quantise()
+    layer = writer.backbone.language_model.layers[0].mlp.up_proj.to(dtype)
     found = counted(lambda: layer(torch.ones(1, 64, dtype=dtype)), layer.weight)
     assert (found.flops, found.bytes) == (2 * 64 * 128, 64 * 128)
 
 
-def test_the_work_of_graphs_is_that_of_the_fast_path(imposed):
-    fast = count(imposed, ASKED)
-    imposed.decoding = Decoding("graphs", "imposed")
-    assert count(imposed, ASKED) == fast
-    assert imposed.decoding.path == "graphs"
+def test_the_work_of_graphs_is_that_of_the_fast_path(writer):
+    fast = count(writer, ASKED, FORCED)
+    assert count(writer, ASKED, Decoding("cuda_graphs", "forced")) == fast

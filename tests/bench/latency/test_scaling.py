@@ -22,7 +22,7 @@ def test_one_thing_grows_on_each_axis(writer, requests):
         assert len(asked) == units and len({id(request.image) for request in asked}) == 1
     for units, asked in axes["tiles"].items():
         assert len(make_tiles(asked[0].image, 448, 12)) == units
-    assert tuple(axes["tokens"]) == writer.codec.prefixes
+    assert tuple(axes["tokens"]) == writer.mask_tokenizer.prefixes
     assert list(axes["tiles"]) == [1, 3, 5] and len(GRIDS) == 3
 
 
@@ -32,6 +32,6 @@ def test_each_point_is_a_record(writer, writing, requests, monkeypatch):
     records = scale(writing(writer), requests, 2, 0, **identity)
     metrics = [record.metric for record in records]
     assert metrics[:4] == [f"scaling/{axis}/{n}/ms" for axis in ("pictures", "expressions") for n in (1, 2)]
-    assert len(metrics) == 4 + len(writer.codec.prefixes)
+    assert len(metrics) == 4 + len(writer.mask_tokenizer.prefixes)
     assert all(record.low <= record.value <= record.high and record.n == 2 for record in records)
     assert COUNTS == (1, 2, 4, 8)

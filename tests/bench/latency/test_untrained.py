@@ -11,12 +11,12 @@ from bench import pipeline
 from bench.config import UntrainedConfig, load_profile
 from bench.latency.untrained import Case, build, cases, requests_of, same_answers
 from methods.base import UserError
-from tests.conftest import ARGENSEG_CODEC, HIMTOK_CODEC, SHORT_CODEC
+from tests.conftest import ARGENSEG_SIZES, HIMTOK_SIZES, SHORT_SIZES
 
 CPU = torch.device("cpu")
 SMALL = {
-    "himtok": UntrainedConfig("himtok", {"codec": HIMTOK_CODEC, "vocabulary": 1500}),
-    "argenseg": UntrainedConfig("argenseg", {"codec": SHORT_CODEC, "vocabulary": 1500, "init": "var"}),
+    "himtok": UntrainedConfig("himtok", {"mask_tokenizer_config": HIMTOK_SIZES, "vocabulary": 1500}),
+    "argenseg": UntrainedConfig("argenseg", {"mask_tokenizer_config": SHORT_SIZES, "vocabulary": 1500, "init": "var"}),
 }
 
 
@@ -24,7 +24,7 @@ SMALL = {
 def test_both_paths_answer_alike_in_float32(name):
     method = build(SMALL[name], "tiny", CPU, torch.float32)
     requests = requests_of(Case("tiny", name, 1, None), 3)
-    assert same_answers(method, requests, ["fast", "reference"]) == 1
+    assert same_answers(method, requests, ["fast", "official"]) == 1
     answers = [method.segment([request])[0] for request in requests]
     assert all(answer.failure is None for answer in answers)
     assert len({number for answer in answers for number in answer.token_ids}) > 3  # the choices are no ties
@@ -35,12 +35,12 @@ STARTS = [("himtok", "mean"), ("himtok", "codes"), ("argenseg", "zeros"), ("arge
 
 @pytest.mark.parametrize(("name", "start"), STARTS)
 def test_a_half_precision_model_is_never_held_in_full(name, start):
-    method = build(replace(SMALL[name], parts=SMALL[name].parts | {"init": start}), "tiny", CPU, torch.bfloat16)
+    method = build(replace(SMALL[name], parts=SMALL[name].model | {"init": start}), "tiny", CPU, torch.bfloat16)
     assert {p.dtype for p in method.backbone.parameters()} == {torch.bfloat16}
-    assert {p.dtype for p in method.codec.parameters()} == {torch.float32}
+    assert {p.dtype for p in method.mask_tokenizer.parameters()} == {torch.float32}
     assert torch.get_default_dtype() == torch.float32
     answer = method.segment(requests_of(Case("tiny", name, 1, None), 1))[0]
-    assert len(answer.token_ids) == method.codec.length and answer.failure is None
+    assert len(answer.token_ids) == method.mask_tokenizer.length and answer.failure is None
 
 
 def test_the_shipped_profile_names_the_cases_that_matter():
@@ -64,12 +64,13 @@ def test_pictures_have_the_number_of_tiles_that_the_case_says(tiles, side):
 
 @pytest.fixture
 def profile(tmp_path):
-    codec = json.dumps(SHORT_CODEC)
+    codec = json.dumps(SHORT_SIZES)
     (tmp_path / "p.yaml").write_text(
         "name: p\ndata: {root: none}\n"
         f"results: {tmp_path}/results\nruns: {tmp_path}/runs\n"
         "latency:\n  warmup: 0\n  requests: 2\n  threads: 1\n  sizes: [tiny]\n"
-        f"  untrained: {{short: {{method: argenseg, parts: {{init: var, vocabulary: 1500, codec: {codec}}}}}}}\n"
+        f"  untrained: {{short: {{method: argenseg, model: {{init: var, vocabulary: 1500, "
+        f"mask_tokenizer_config: {codec}}}}}}}\n"
     )
     return load_profile(tmp_path / "p.yaml")
 
@@ -94,7 +95,7 @@ def test_a_case_is_timed_once_on_both_paths(profile, monkeypatch):
 
 def test_a_case_is_timed_anew_with_other_settings_of_its_own_alone(profile, monkeypatch):
     built = []
-    model = SimpleNamespace(codec=SimpleNamespace(length=30))
+    model = SimpleNamespace(mask_tokenizer=SimpleNamespace(length=30))
     monkeypatch.setattr("bench.latency.untrained.build", lambda entry, *_: built.append(entry.method) or model)
     monkeypatch.setattr(pipeline, "facts_of", lambda *_: {})
     for function in ("time_paths", "scale"):
@@ -113,7 +114,7 @@ def test_a_case_is_timed_anew_with_other_settings_of_its_own_alone(profile, monk
     for key, value in settings.items():
         setattr(profile.latency, key, value)
         assert (timed(), timed()) == (["argenseg"], [])
-    profile.latency.untrained["short"].parts["codec"]["width"] = 8
+    profile.latency.untrained["short"].model["mask_tokenizer_config"]["width"] = 8
     assert timed() == ["argenseg"]
     (profile.results_dir / "records" / "latency-tiny-short-1.stamp").unlink()
     assert (timed(), timed()) == (["argenseg"], [])
@@ -142,9 +143,12 @@ def test_unknown_paths_are_refused(tmp_path):
 @pytest.mark.parametrize("name", SMALL)
 def test_every_path_answers_alike_at_a_real_size(name):
     """1B with random weights in float32 and the codecs of the other tests: about 5 GB, some minutes on a core."""
-    parts = {"himtok": {"codec": HIMTOK_CODEC}, "argenseg": {"codec": ARGENSEG_CODEC, "init": "var"}}[name]
+    parts = {
+        "himtok": {"mask_tokenizer_config": HIMTOK_SIZES},
+        "argenseg": {"mask_tokenizer_config": ARGENSEG_SIZES, "init": "var"},
+    }[name]
     method = build(UntrainedConfig(name, parts), "1b", CPU, torch.float32)
-    assert same_answers(method, requests_of(Case("1b", name, 1, None), 1), ["fast", "graphs", "reference"]) == 1
+    assert same_answers(method, requests_of(Case("1b", name, 1, None), 1), ["fast", "cuda_graphs", "official"]) == 1
     answer = method.segment(requests_of(Case("1b", name, 1, None), 1))[0]
     assert answer.failure is None and len(answer.token_ids) == (32 if name == "himtok" else 680)
     assert len(set(answer.token_ids)) > 1  # no ties: those fall on the first; but a random model soon repeats itself

@@ -92,11 +92,11 @@ def test_workers_prepare_the_same(squares):
 
 def test_a_grouped_run_goes_on_and_refuses_another_window(build, squares, tmp_path):
     def make(folder, **changes) -> Run:
-        stage = StageConfig(**{"method": "internvl", "stage": "pretrain", "steps": 6, "images": 2, "micro_images": 1,
+        stage = StageConfig(**{"method": "boxes", "stage": "pretrain", "steps": 6, "images": 2, "micro_images": 1,
                                "group_lengths": 4, "warmup": 2} | changes)  # fmt: skip
         order = Order([Source({"box": squares(5)}, {"box": 1.0})], 2, 2, 0)
         train = TrainConfig(threads=1, precision="float32", log_every=1, save_minutes=1e9)
-        return Run("test", tmp_path / folder, build("internvl"), order, stage, train)
+        return Run("test", tmp_path / folder, build("boxes"), order, stage, train)
 
     cpu = torch.device("cpu")
     run_stage(make("whole"), cpu)

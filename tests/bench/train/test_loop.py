@@ -14,7 +14,7 @@ from methods.base import UserError
 
 CPU = torch.device("cpu")
 STAGES = {
-    "internvl": ("pretrain",), "himtok": ("tokenizer", "align", "tune"), "argenseg": ("tokenizer", "joint"),
+    "boxes": ("pretrain",), "himtok": ("tokenizer", "align", "tune"), "argenseg": ("tokenizer", "joint"),
 }  # fmt: skip
 PAIRS = [(name, stage) for name, stages in STAGES.items() for stage in stages]
 
@@ -28,10 +28,10 @@ def make(build, squares, tmp_path):
     """make(method, stage, folder, **settings) -> a Run from the very beginning, as a new process would build it."""
 
     def made(name: str, stage: str, folder: str, validate=None, **settings) -> Run:
-        task = {"internvl": "box"}.get(name, "segment")
-        parts = {"codec": "short"} if name == "argenseg" else {}
+        task = {"boxes": "box"}.get(name, "segment")
+        parts = {"mask_tokenizer_config": "short"} if name == "argenseg" else {}
         if stage == "tokenizer":
-            parts |= {"backbone": None, "keeper": {"warmup": 2, "every": 2}}
+            parts |= {"backbone": None, "codebook_restart": {"warmup": 2, "every": 2}}
         config = StageConfig(
             **{
                 "method": name,
@@ -100,7 +100,7 @@ def test_logs_that_were_born_after_the_snapshot_are_cut(make, noted):
     late = {"validate_every": 3}
 
     def made(folder: str) -> Run:
-        run = make("internvl", "pretrain", folder, drawing, **late)
+        run = make("boxes", "pretrain", folder, drawing, **late)
         run.train.log_every = 2
         return run
 
@@ -118,11 +118,11 @@ def test_logs_that_were_born_after_the_snapshot_are_cut(make, noted):
 
 def test_killed_and_resumed_with_muon(make):
     muon = {"matrix_lr": 0.02}
-    run_stage(make("internvl", "pretrain", "whole", **muon), CPU)
-    run_and_die(make("internvl", "pretrain", "killed", **muon), save_at=3, die_at=6)
-    run = make("internvl", "pretrain", "killed", **muon)
+    run_stage(make("boxes", "pretrain", "whole", **muon), CPU)
+    run_and_die(make("boxes", "pretrain", "killed", **muon), save_at=3, die_at=6)
+    run = make("boxes", "pretrain", "killed", **muon)
     run_stage(run, CPU)
-    assert content(run.folder) == content(make("internvl", "pretrain", "whole").folder)
+    assert content(run.folder) == content(make("boxes", "pretrain", "whole").folder)
 
 
 def test_a_second_kill_and_one_before_the_first_snapshot(make):
@@ -136,13 +136,13 @@ def test_a_second_kill_and_one_before_the_first_snapshot(make):
 
 
 def test_a_broken_snapshot_means_starting_from_an_older_one_or_anew(make):
-    run_stage(make("internvl", "pretrain", "whole"), CPU)
-    run_and_die(make("internvl", "pretrain", "killed"), save_at=3, die_at=6)
-    run = make("internvl", "pretrain", "killed")
+    run_stage(make("boxes", "pretrain", "whole"), CPU)
+    run_and_die(make("boxes", "pretrain", "killed"), save_at=3, die_at=6)
+    run = make("boxes", "pretrain", "killed")
     path = next(run.folder.glob("snapshot-*")) / "tensors.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     run_stage(run, CPU)
-    assert content(run.folder) == content(make("internvl", "pretrain", "whole").folder)
+    assert content(run.folder) == content(make("boxes", "pretrain", "whole").folder)
 
 
 def test_the_log_counts_steps_samples_and_rates(make):
@@ -160,7 +160,7 @@ def test_the_log_counts_steps_samples_and_rates(make):
 
 
 def test_without_a_period_it_validates_at_the_end_only(make):
-    run = make("internvl", "pretrain", "a", drawing, validate_every=0)
+    run = make("boxes", "pretrain", "a", drawing, validate_every=0)
     run_stage(run, CPU)
     assert [json.loads(line)["step"] for line in (run.folder / "validation.jsonl").read_text().splitlines()] == [7]
 
@@ -172,30 +172,30 @@ def test_validation_sees_the_method_at_rest_and_training_goes_on(make):
         modes.append(method.training)
         return {}
 
-    run = make("internvl", "pretrain", "a", watch)
+    run = make("boxes", "pretrain", "a", watch)
     run_stage(run, CPU)
     assert set(modes) == {False}
     assert run.method.training
 
 
 def test_training_lowers_the_loss(make):
-    run = make("internvl", "pretrain", "a", steps=25, lr=3e-3)
+    run = make("boxes", "pretrain", "a", steps=25, lr=3e-3)
     run_stage(run, CPU)
     losses = [json.loads(line)["loss"] for line in (run.folder / "train.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_seeds_make_different_models(make):
-    first, second = make("internvl", "pretrain", "a"), make("internvl", "pretrain", "b", seed=1)
+    first, second = make("boxes", "pretrain", "a"), make("boxes", "pretrain", "b", seed=1)
     models = [(run_stage(run, CPU) / "model.safetensors").read_bytes() for run in (first, second)]
     assert models[0] != models[1]
 
 
 def test_a_loss_that_is_no_number_names_step_and_samples(make):
-    run = make("internvl", "pretrain", "a")
+    run = make("boxes", "pretrain", "a")
     loss = run.method.loss
     run.method.loss = lambda batch: {name: value * float("nan") for name, value in loss(batch).items()}
-    with pytest.raises(UserError, match=r"internvl-pretrain: the loss is nan at step 0; lower lr .*squares:\d-") as e:
+    with pytest.raises(UserError, match=r"boxes-pretrain: the loss is nan at step 0; lower lr .*squares:\d-") as e:
         run_stage(run, CPU)
     assert "\n" not in str(e.value)
     assert not (run.folder / "model").exists()

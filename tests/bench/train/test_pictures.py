@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from bench import pipeline
 from bench.config import load_profile
-from methods.argenseg import model
-from methods.registry import method_class
+from methods.argenseg import tokenizer_training
+from methods.argenseg.tokenizer_training import load_mask_tokenizer
 
 ROOT = Path(__file__).parents[3]
 PROFILE = """
@@ -28,9 +28,10 @@ stages:
   tokenizer:
     method: argenseg
     stage: tokenizer
-    parts:
-      codec: {resolution: 32, width: 32, multipliers: [1, 1, 1, 1], blocks: 1, codes: 64, scales: [1, 2, 3, 4]}
-      keeper: {warmup: 2, every: 2}
+    model:
+      mask_tokenizer_config:
+        {resolution: 32, width: 32, multipliers: [1, 1, 1, 1], blocks: 1, codes: 64, scales: [1, 2, 3, 4]}
+      codebook_restart: {warmup: 2, every: 2}
       adversarial: {start: 1, width: 32, layers: 2}
     tasks: {segment: 1.0}
     steps: 6
@@ -69,7 +70,7 @@ def test_a_folder_of_pictures_trains_a_tokenizer(profile_of):
     assert "discriminator" not in logged[0] and "_iou" not in logged[-1]
     assert not (folder.parent / "validation.jsonl").exists()
     assert not [name for name in load_file(folder / "model.safetensors") if name.startswith("heads")]
-    assert method_class("argenseg").from_pretrained(folder).codec.size == 64
+    assert load_mask_tokenizer(folder).size == 64
 
 
 def test_broken_files_are_named_and_replaced(profile_of, capsys):
@@ -82,7 +83,7 @@ def test_broken_files_are_named_and_replaced(profile_of, capsys):
 
 def test_a_killed_run_ends_with_the_same_bytes(profile_of, monkeypatch):
     """The discriminator, its moments and the codes' counts are in the snapshot."""
-    whole, calls = model.tokenizer_loss, []
+    whole, calls = tokenizer_training.tokenizer_loss, []
 
     def dying(*given):
         calls.append(1)
@@ -91,11 +92,11 @@ def test_a_killed_run_ends_with_the_same_bytes(profile_of, monkeypatch):
         return whole(*given)
 
     pipeline.train(profile_of("runs=one"))
-    monkeypatch.setattr(model, "tokenizer_loss", dying)
+    monkeypatch.setattr(tokenizer_training, "tokenizer_loss", dying)
     with pytest.raises(KeyboardInterrupt):
         pipeline.train(profile_of("runs=two", "train.save_minutes=0"))
     (snapshot,) = Path("two/tokenizer").glob("snapshot-*/tensors.safetensors")
-    assert any(name.startswith("optimizer/heads.adversary") for name in load_file(snapshot))
+    assert any(name.startswith("optimizer/heads.discriminator") for name in load_file(snapshot))
     pipeline.train(profile_of("runs=two"))
     assert len(calls) == 7
     assert content(Path("one")) == content(Path("two"))
@@ -124,8 +125,8 @@ def together(folder: Path, *words: str) -> None:
 @pytest.mark.slow
 def test_two_processes_count_and_learn_as_one(profile_of, tmp_path):
     """Before codes are placed (each process draws its own then) two processes do what one does."""
-    parts = "stages.tokenizer.parts"
-    words = (f"{parts}.keeper.warmup=9", f"{parts}.adversarial.start=9", "stages.tokenizer.lr=1e-5")
+    parts = "stages.tokenizer.model"
+    words = (f"{parts}.codebook_restart.warmup=9", f"{parts}.adversarial.start=9", "stages.tokenizer.lr=1e-5")
     profile_of()
     pipeline.train(profile_of("runs=one", *words))
     together(tmp_path, "runs=two", *words)
@@ -133,7 +134,7 @@ def test_two_processes_count_and_learn_as_one(profile_of, tmp_path):
     for one, two in zip(losses("one"), losses("two"), strict=True):
         assert [two[name] for name in names] == pytest.approx([one[name] for name in names], abs=2e-5)
     counts = [
-        load_file(f"{runs}/tokenizer/model/model.safetensors")["codec.quantize.ema_vocab_hit_SV"]
+        load_file(f"{runs}/tokenizer/model/model.safetensors")["mask_tokenizer.quantize.ema_vocab_hit_SV"]
         for runs in ("one", "two")
     ]
     torch.testing.assert_close(*counts)

@@ -11,10 +11,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from bench.cli import main
 from bench.config import StageConfig, TrainConfig, load_profile
 from bench.train.meter import FlopMeter
-from bench.train.plan import Machine, _parts, machine_of, memory_rows, plan_stage
+from bench.train.plan import Machine, _config, machine_of, memory_rows, plan_stage
 from bench.train.trainable import enter
 from methods.base import UserError
-from methods.registry import method_class, method_module
+from methods.common.cost import Load
+from methods.registry import method_class, method_spec, resolve
 
 RECIPES = {"himtok": ["tokenizer", "align", "tune", "finetune"], "argenseg": ["joint", "finetune"]}
 CODECS = {
@@ -28,9 +29,11 @@ CODECS = {
 }  # fmt: skip
 ENTERED = [("himtok", "align"), ("himtok", "tune"), ("argenseg", "joint")]
 
+ENTERED_STAGE = dict(ENTERED)
+
 
 def build(name: str, stage: str):
-    parts = {"backbone": "random:nano", "vocabulary": 300, "codec": CODECS[name]}
+    parts = {"backbone": "random:nano", "vocabulary": 300, "mask_tokenizer_config": CODECS[name]}
     method = method_class(name).build(parts, lambda: ())
     enter(method, StageConfig(method=name, stage=stage), TrainConfig())
     return method
@@ -38,16 +41,18 @@ def build(name: str, stage: str):
 
 def load_of(name: str, batch, samples: int):
     """The planned load of a real batch in which every sample has a mask."""
-    planning = method_module(name, "cost")
-    learned = int((batch["labels"][:, 1:] != -100).sum())
-    return planning.Load(len(batch["pixels"]), 1, samples, batch["ids"].shape[1], learned, len(batch["masks"]))
+    processor = build(name, ENTERED_STAGE[name]).processor
+    block, image = len(processor.mask_block), processor.size.tokens_per_tile
+    supervised = int((batch["labels"][:, 1:] != -100).sum())
+    text, answer = batch["ids"].shape[1] - block - image, supervised / samples - block
+    return Load(len(batch["pixels"]), samples, text, answer, len(batch["masks"]), tiles=1)
 
 
 @pytest.mark.parametrize(("name", "stage"), ENTERED)
 def test_flops_and_activations_are_those_of_a_real_step(name, stage, examples):
     method = build(name, stage)
-    samples = [method.prepare(example, "segment", np.random.default_rng(0)) for example in examples[:3]]
-    batch = method.collate(samples)
+    samples = [method.processor.prepare(example, "segment", np.random.default_rng(0)) for example in examples[:3]]
+    batch = method.processor.collate(samples)
     tokens, kept = batch["ids"].numel(), {}
     own = {p.untyped_storage().data_ptr() for p in method.parameters()}
 
@@ -64,7 +69,7 @@ def test_flops_and_activations_are_those_of_a_real_step(name, stage, examples):
     measured = sum(storage.nbytes() for pointer, storage in kept.items() if pointer not in own)
     load = load_of(name, batch, len(samples))
     with FakeTensorMode():
-        cost = method_module(name, "cost").cost(build(name, stage), load, torch.float32)
+        cost = resolve(method_spec(name).estimate)(build(name, stage), load, torch.float32)
     assert cost.flops == pytest.approx(meter.per_token * tokens, rel=0.01)
     assert cost.kept + cost.logits == pytest.approx(measured, rel=0.2)
     assert cost.checkpointed < cost.kept
@@ -72,11 +77,11 @@ def test_flops_and_activations_are_those_of_a_real_step(name, stage, examples):
 
 @pytest.mark.parametrize(("name", "stage"), ENTERED)
 def test_parameters_are_those_of_a_real_model(name, stage, tmp_path):
-    parts = f"{{vocabulary: 300, codec: {CODECS[name]}}}".replace("'", "")
+    parts = f"{{vocabulary: 300, mask_tokenizer_config: {CODECS[name]}}}".replace("'", "")
     path = tmp_path / "own.yaml"
     path.write_text(
         f"name: own\nsize: nano\ndata: {{root: x}}\nstages:\n  a:\n    method: {name}\n    stage: {stage}\n"
-        f"    parts: {parts}\n    tasks: {{segment: 1}}\n    steps: 10\n    images: 8\n    freeze: ['*lm_head*']\n"
+        f"    model: {parts}\n    tasks: {{segment: 1}}\n    steps: 10\n    images: 8\n    freeze: ['*lm_head*']\n"
     )
     plan = plan_stage(load_profile(path), "a", Machine(gpus=2))
     method = build(name, stage)
@@ -84,7 +89,7 @@ def test_parameters_are_those_of_a_real_model(name, stage, tmp_path):
     head = method.backbone.native.lm_head.weight.numel()
     assert plan.trained == sum(p.numel() for p in method.parameters() if p.requires_grad) - head
     assert (plan.steps, plan.samples, sorted(plan.memory)) == (10, 16, [0, 1, 2, 3])
-    assert plan.tokens == 10 * 16 * (64 + 100 + len(method.mask_block()))
+    assert plan.tokens == 10 * 16 * (64 + 100 + len(method.processor.mask_block))
     assert plan.hours("A100", 0.4) > plan.hours("H100", 0.4) > 0
 
 
@@ -93,7 +98,7 @@ def test_every_stage_of_the_small_profiles_has_a_plan(name):
     profile = load_profile(name)
     seen = set()
     for stage in profile.stages:
-        parts = repr(sorted(_parts(profile, profile.stages[stage]).items()))
+        parts = repr(sorted(_config(profile, profile.stages[stage]).items()))
         if parts not in seen:
             assert plan_stage(profile, stage, Machine()).parameters > 10**5
         seen.add(parts)
@@ -123,7 +128,7 @@ def test_recipes_are_valid_at_every_size(name, size):
     profile = load_profile(name, [f"size={size}", "weights=/w"])
     assert list(profile.stages) == RECIPES[name]
     assert profile.runs == f"runs/{name}-{size}"
-    folders = [s.parts["backbone"] for s in profile.stages.values() if "backbone" in s.parts]
+    folders = [s.model["backbone"] for s in profile.stages.values() if "backbone" in s.model]
     assert folders == [f"/w/InternVL2_5-{size}"]
     for stage in profile.stages.values():
         assert stage.stage in method_class(stage.method).stages

@@ -28,12 +28,12 @@ def make(build, squares, tmp_path):
     """make(**settings) -> a Run of the backbone on three pictures, in a folder of its own."""
 
     def made(folder="run", train=None, data=None, **settings) -> Run:
-        config = StageConfig(**{"method": "internvl", "stage": "pretrain", "steps": 6, "images": 2, "per_image": 2,
+        config = StageConfig(**{"method": "boxes", "stage": "pretrain", "steps": 6, "images": 2, "per_image": 2,
                                 "warmup": 2, "lr": 1e-3} | settings)  # fmt: skip
         order = Order([Source({"box": data or squares(3)}, {"box": 1.0})], config.images, config.per_image, config.seed)
         settings = TrainConfig(**{"threads": 1, "precision": "float32", "log_every": 1, "save_minutes": 1e9}
                                | (train or {}))  # fmt: skip
-        return Run("test", tmp_path / folder, build("internvl"), order, config, settings)
+        return Run("test", tmp_path / folder, build("boxes"), order, config, settings)
 
     return made
 
@@ -150,7 +150,7 @@ def test_micro_batches_are_accumulated(make):
 
 def test_processes_share_the_micro_batches_of_each_step(make):
     run = make(images=4, micro_images=1)
-    parts = MicroBatches(run.method, run.order, run.stage, micro_images(run.stage, World(0, 2)))
+    parts = MicroBatches(run.method.processor, run.order, run.stage, micro_images(run.stage, World(0, 2)))
     whole = [micro.names for micro in stream(parts, ALONE, 3, 0)]
     shared = [[micro.names for micro in stream(parts, World(rank, 2), 3, 0)] for rank in (0, 1)]
     assert len(whole) == 3 * 4
@@ -159,7 +159,7 @@ def test_processes_share_the_micro_batches_of_each_step(make):
 
 def test_workers_prepare_the_same(make):
     run = make(micro_images=1)
-    parts = MicroBatches(run.method, run.order, run.stage, 1)
+    parts = MicroBatches(run.method.processor, run.order, run.stage, 1)
     alone, helped = list(stream(parts, ALONE, 0, 0)), list(stream(parts, ALONE, 0, 2))
     assert [micro.names for micro in alone] == [micro.names for micro in helped]
     assert all(torch.equal(a.batch["ids"], b.batch["ids"]) for a, b in zip(alone, helped, strict=True))
@@ -173,7 +173,7 @@ def test_steps_that_cannot_be_dealt_are_refused(images, micro, size):
 
 def test_the_seed_of_a_micro_batch_is_its_own(make):
     run = make(micro_images=1)
-    seeds = [micro.seed for micro in stream(MicroBatches(run.method, run.order, run.stage, 1), ALONE, 0, 0)]
+    seeds = [micro.seed for micro in stream(MicroBatches(run.method.processor, run.order, run.stage, 1), ALONE, 0, 0)]
     assert len(set(seeds)) == len(seeds) == 12
     assert batches.ATTEMPTS > 1
 

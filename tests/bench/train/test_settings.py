@@ -13,6 +13,7 @@ from bench.train import settings, sources, stages
 from bench.train.stages import finished_model, model_of_stage, train_stage
 from bench.train.world import World
 from methods.base import UserError
+from methods.registry import method_class
 
 CPU = torch.device("cpu")
 PROFILE = """
@@ -21,12 +22,13 @@ data: {root: data, train_scenes: 5}
 runs: runs
 train: {threads: 1, precision: float32, validate_samples: 2, log_every: 1}
 stages:
-  first: {method: internvl, stage: pretrain, steps: 4, images: 1, per_image: 1, warmup: 1, tasks: {box: 1.0},
-          parts: {size: tiny, vocabulary: 320}}
+  first: {method: boxes, stage: pretrain, steps: 4, images: 1, per_image: 1, warmup: 1, tasks: {box: 1.0},
+          model: {size: tiny, vocabulary: 320}}
   second: {method: himtok, stage: align, steps: 1, images: 1, per_image: 1, warmup: 1, tasks: {segment: 1.0},
-           parts: {backbone: "stage:first",
-                   codec: {resolution: 64, width: 64, encoder_layers: 1, decoder_layers: 1, heads: 4, ffn_out: 32,
-                           codes: 64, pixel_base: 8, pixel_multipliers: [1, 1, 1, 1, 1], pixel_blocks: 1}}}
+           model: {backbone: "stage:first",
+                   mask_tokenizer_config:
+                     {resolution: 64, width: 64, encoder_layers: 1, decoder_layers: 1, heads: 4, ffn_out: 32,
+                      codes: 64, pixel_base: 8, pixel_multipliers: [1, 1, 1, 1, 1], pixel_blocks: 1}}}
 """
 SAME = ["train.threads=2", "train.log_every=3", "train.save_minutes=9", "train.validate_samples=0", "train.workers=1",
         "train.explode=0", "data.workers=2", "data.root=elsewhere", "stages.first.validate_every=2",
@@ -36,7 +38,7 @@ OTHER = {
     "stages.first.lr=0.5": "stages.first.lr = 0.001 (now 0.5)",
     "stages.first.steps=9": "stages.first.steps = 4 (now 9)",
     "stages.first.weights.text=2": "stages.first.weights.text = null (now 2.0)",
-    "stages.first.parts.vocabulary=330": "stages.first.parts.vocabulary = 320 (now 330)",
+    "stages.first.model.vocabulary=330": "stages.first.model.vocabulary = 320 (now 330)",
     "stages.first.micro_images=1": "stages.first.micro_images = 0 (now 1)",
     "train.precision=bfloat16": 'train.precision = "float32" (now "bfloat16")',
     "data.train_scenes=6": "data.train_scenes = 5 (now 6)",
@@ -57,7 +59,7 @@ def train(tmp_path, monkeypatch, squares):
 @pytest.fixture
 def unfinished(train, monkeypatch):
     """The first stage with a snapshot of its second step."""
-    build, calls = stages.method_class("internvl").build, []
+    build, calls = method_class("boxes").build, []
 
     def dying(parts, corpus):
         method = build(parts, corpus)
@@ -73,7 +75,7 @@ def unfinished(train, monkeypatch):
         return method
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages.method_class("internvl"), "build", dying)
+        patch.setattr(method_class("boxes"), "build", dying)
         with pytest.raises(KeyboardInterrupt):
             train("first", "train.save_minutes=0")
     assert list(Path("runs/first").glob("snapshot-00000002"))
@@ -116,7 +118,7 @@ def test_a_stage_is_refused_when_what_it_builds_on_was_trained_anew(train):
     shutil.rmtree("runs/first")
     train("first", "stages.first.seed=1")
     assert re.search(
-        r'made with stages.second.parts.backbone = "weights \w{16}" \(now "weights', refusal(train, "second")
+        r'made with stages.second.model.backbone = "weights \w{16}" \(now "weights', refusal(train, "second")
     )
     shutil.rmtree("runs/first")
     train("first")  # the same bytes as before
@@ -133,7 +135,7 @@ def test_a_finished_model_counts_for_its_own_settings_whatever_its_data(train):
     folder = train("second")
     for word in [*SAME, "data.train_scenes=6", "data.dataset=refcoco", "train.precision=bfloat16"]:
         assert found(word) == folder
-    for word in ("stages.second.lr=0.5", "stages.first.lr=0.5", "stages.second.parts.backbone=nano"):
+    for word in ("stages.second.lr=0.5", "stages.first.lr=0.5", "stages.second.model.backbone=nano"):
         assert word.split("=")[0] in refusal(found, word)
     shutil.rmtree("runs/first")  # no longer needed
     assert found() == folder

@@ -13,7 +13,7 @@ from bench.evaluate.shapes import KINDS
 from bench.train import sources, stages
 from bench.train.order import Source
 from bench.train.sources import corpus_of, open_sources
-from bench.train.stages import model_of_stage, needed_stages, parts_of, train_stage, validation
+from bench.train.stages import model_config, model_of_stage, needed_stages, train_stage, validation
 from methods.base import Prediction, UserError
 
 CPU = torch.device("cpu")
@@ -23,12 +23,12 @@ data: {root: data}
 runs: runs
 train: {threads: 1, precision: float32, validate_samples: 4, log_every: 1}
 stages:
-  backbone: {method: internvl, stage: pretrain, steps: 2, images: 1, warmup: 1, tasks: {box: 1.0},
-             parts: {size: tiny, vocabulary: 320}}
-  codec: {method: himtok, stage: tokenizer, steps: 1, tasks: {segment: 1.0}}
+  backbone: {method: boxes, stage: pretrain, steps: 2, images: 1, warmup: 1, tasks: {box: 1.0},
+             model: {size: tiny, vocabulary: 320}}
+  mask_tokenizer_config: {method: himtok, stage: tokenizer, steps: 1, tasks: {segment: 1.0}}
   align: {method: himtok, stage: align, steps: 1, tasks: {segment: 2.0, caption: 1.0, question: 1.0},
-          parts: {backbone: "stage:backbone", tokenizer: "stage:codec"}}
-  tune: {method: himtok, stage: tune, steps: 1, tasks: {segment: 1.0}, parts: {start: "stage:align"}}
+          model: {backbone: "stage:backbone", mask_tokenizer: "stage:codec"}}
+  tune: {method: himtok, stage: tune, steps: 1, tasks: {segment: 1.0}, model: {start: "stage:align"}}
 models: {himtok: tune}
 """
 
@@ -59,18 +59,18 @@ def test_what_a_stage_builds_on_comes_first_and_once(profile):
     assert needed_stages(profile, "backbone") == ["backbone"]
 
 
-def test_parts_name_the_folders_of_finished_stages(profile):
+def test_the_model_names_the_folders_of_finished_stages(profile):
     for name in ("backbone", "codec"):
         model_of_stage(profile, name).mkdir(parents=True)
-    parts = parts_of(profile, profile.stages["align"])
+    parts = model_config(profile, profile.stages["align"])
     assert parts["backbone"] == model_of_stage(profile, "backbone")
-    assert parts["tokenizer"] == model_of_stage(profile, "codec")
+    assert parts["mask_tokenizer"] == model_of_stage(profile, "codec")
     assert parts["seed"] == 0
 
 
 def test_a_part_that_is_not_trained_is_named(profile):
     with pytest.raises(UserError, match="train stage backbone first"):
-        parts_of(profile, profile.stages["align"])
+        model_config(profile, profile.stages["align"])
 
 
 def test_each_task_is_served_by_its_kind_of_data(profile, opened):
@@ -94,9 +94,9 @@ def test_the_corpus_holds_every_text_once_and_boxes(squares):
     assert list(corpus_of(shared[1:])()) == texts
 
 
-@pytest.mark.parametrize("name", ["internvl", "himtok", "argenseg"])
+@pytest.mark.parametrize("name", ["boxes", "himtok", "argenseg"])
 def test_validation_measures_answers_and_leaves_training_alone(profile, opened, build, name):
-    method = build(name, **({"codec": "short"} if name == "argenseg" else {}))
+    method = build(name, **({"mask_tokenizer_config": "short"} if name == "argenseg" else {}))
     measure = validation(profile, profile.stages["tune"])
     state = torch.get_rng_state()
     values = measure(method)
@@ -111,7 +111,7 @@ def test_a_codec_is_validated_by_its_round_trip(profile, opened, build):
     measure = validation(profile, profile.stages["codec"])
     shapes = {f"shapes/{kind}" for kind in (*KINDS, "all", "resize")}
     assert measure(method).keys() == {"ciou", "giou"} | shapes
-    method.codec.decode = lambda ids: torch.zeros(len(ids), 64, 64)
+    method.mask_tokenizer.decode = lambda ids: torch.zeros(len(ids), 64, 64)
     found = measure(method)
     assert found.pop("shapes/resize") > 0.9 and not any(found.values())
 
@@ -124,7 +124,9 @@ def test_no_answer_is_right_in_validation(profile, opened, squares, monkeypatch,
     dataset = copy.copy(squares(1))
     dataset.examples = [replace(e, mask=np.zeros_like(e.mask), box=None, no_target=True) for e in dataset.examples]
     monkeypatch.setattr(stages, "open_dataset", lambda *given, **options: dataset)
-    reader = SimpleNamespace(segment=lambda requests: [Prediction(np.zeros((48, 64), bool), **answer)] * len(requests))
+    reader = SimpleNamespace(
+        segment=lambda requests, decoding=None: [Prediction(np.zeros((48, 64), bool), **answer)] * len(requests)
+    )
     assert validation(profile, profile.stages["tune"])(reader)["giou"] == giou
 
 

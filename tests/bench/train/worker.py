@@ -29,11 +29,15 @@ from methods.registry import method_class
 spec = spec_from_file_location("shared_fixtures", Path(__file__).parents[2] / "conftest.py")
 conftest = module_from_spec(spec)
 spec.loader.exec_module(conftest)
-CODECS = {"himtok": conftest.HIMTOK_CODEC, "argenseg": conftest.SHORT_CODEC}
+CODECS = {"himtok": conftest.HIMTOK_SIZES, "argenseg": conftest.SHORT_SIZES}
 
 
 def build(name: str, backbone: str, more: dict):
-    parts = {"size": "tiny", "vocabulary": 320} if name == "internvl" else {"backbone": backbone, "codec": CODECS[name]}
+    parts = (
+        {"size": "tiny", "vocabulary": 320}
+        if name == "boxes"
+        else {"backbone": backbone, "mask_tokenizer_config": CODECS[name]}
+    )
     parts |= more
     return conftest.liven(method_class(name).build(parts, lambda: conftest.CORPUS))
 
@@ -41,7 +45,7 @@ def build(name: str, backbone: str, more: dict):
 def prepare(backbone: str, given: dict, world) -> Run:
     stage = StageConfig(**{"method": given["method"], "stage": given["stage"]} | given["settings"])
     train = TrainConfig(**{"threads": 1, "precision": "float32", "log_every": 1, "save_minutes": 1e9} | given["train"])
-    tasks = {"box": 1.0} if given["method"] == "internvl" else {"segment": 0.8, "box": 0.2}
+    tasks = {"box": 1.0} if given["method"] == "boxes" else {"segment": 0.8, "box": 0.2}
     data = conftest.Squares(6)
     order = Order([Source(dict.fromkeys(tasks, data), tasks)], stage.images, stage.per_image, stage.seed)
     method = build(given["method"], backbone, given.get("parts", {}))
@@ -53,7 +57,7 @@ def prepare(backbone: str, given: dict, world) -> Run:
 def squares_seen(method) -> dict[str, float]:
     """How likely a model finds the true answers, and how large it draws a mask."""
     example = conftest.Squares(1)[0]
-    batch = method.collate([method.prepare(example, "box", np.random.default_rng(0))])
+    batch = method.processor.collate([method.processor.prepare(example, "box", np.random.default_rng(0))])
     masks = method.segment([Request(example.image, example.expressions)])[0].probabilities
     return {"loss": float(method.loss(batch)["text"]), "drawn": 0.0 if masks is None else float(masks.mean())}
 

@@ -2,24 +2,28 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from methods.argenseg.discriminator import Adversary, pull
-from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
-from methods.argenseg.tokenizer_training import PictureHeads, tokenizer_loss
+from methods.argenseg.config import DiscriminatorConfig, RestartConfig
+from methods.argenseg.discriminator import Discriminator, pull
+from methods.argenseg.mask_tokenizer import VQVAE, MaskTokenizerConfig
+from methods.argenseg.tokenizer_training import TrainingHeads, tokenizer_loss
 from methods.base import UserError
 
 
 @pytest.fixture
 def adversary():
     torch.manual_seed(0)
-    return Adversary(32, width=32, layers=2)
+    return Discriminator(32, width=32, layers=2)
 
 
 @pytest.fixture
 def codec():
     torch.manual_seed(0)
-    config = CodecConfig(resolution=32, width=32, multipliers=(1, 1, 1, 1), blocks=1, codes=16, scales=(1, 2, 4))
+    config = MaskTokenizerConfig(
+        resolution=32, width=32, multipliers=(1, 1, 1, 1), blocks=1, codes=16, scales=(1, 2, 4)
+    )
     return VQVAE(config)
 
 
@@ -43,7 +47,7 @@ def test_it_learns_to_separate(adversary):
         optimizer.zero_grad()
         losses["discriminator"].backward()
         optimizer.step()
-    assert losses["_judged_real"] > 0.5 > -0.5 > losses["_judged_drawn"]
+    assert losses["_judged_real"] > 0.5 > -0.5 > losses["_judged_decoded"]
     assert losses["discriminator"] < 0.5
 
 
@@ -84,12 +88,12 @@ def test_it_pulls_as_hard_as_the_reconstruction(adversary):
     force = float(pull(losses["adversarial"], painter.colour))
     assert float(pull(reconstruction, painter.colour)) == pytest.approx(force, rel=0.01)
     value = float(losses["adversarial"].detach())  # is not weighted, so that the total stays comparable
-    assert value == pytest.approx(-float(losses["_judged_drawn"]), abs=1e-6)
+    assert value == pytest.approx(-float(losses["_judged_decoded"]), abs=1e-6)
 
 
 def test_it_waits_for_its_start(codec):
     pictures = torch.rand(2, 3, 32, 32) * 2 - 1
-    heads = PictureHeads(codec, {"warmup": 0}, adversarial={"start": 2, "width": 32, "layers": 2})
+    heads = TrainingHeads(codec, RestartConfig(0), adversarial=DiscriminatorConfig(start=2, width=32, layers=2))
     found = [tokenizer_loss(codec, heads, pictures, 0).keys() & {"discriminator", "adversarial"} for _ in range(3)]
     assert found == [set(), set(), {"discriminator", "adversarial"}]
 
@@ -98,7 +102,7 @@ def test_decoder_and_discriminator_learn_together(codec):
     """Some steps of the whole: the discriminator gets surer, and no gradient of it leaks into the encoder's codes."""
     torch.manual_seed(1)
     pictures = torch.rand(4, 3, 32, 32) * 2 - 1
-    heads = PictureHeads(codec, {"warmup": 0}, adversarial={"width": 32, "layers": 2})
+    heads = TrainingHeads(codec, RestartConfig(0), adversarial=DiscriminatorConfig(width=32, layers=2))
     optimizer = torch.optim.AdamW([*codec.parameters(), *heads.parameters()], lr=1e-3)
     seen = []
     for _ in range(12):
@@ -108,20 +112,20 @@ def test_decoder_and_discriminator_learn_together(codec):
         optimizer.step()
         seen.append(float(losses["discriminator"].detach()))
     assert seen[-1] < 0.7 * seen[0]
-    assert all(p.grad is not None for p in heads.adversary.net.parameters())
+    assert all(p.grad is not None for p in heads.discriminator.net.parameters())
 
 
 def test_pictures_that_are_too_small_are_refused():
-    with pytest.raises(UserError, match="4 layers of width 64 do not fit pictures of 32 px"):
-        Adversary(32, layers=4)
+    with pytest.raises(UserError, match="4 layers of width 64 do not fit images of 32 px"):
+        Discriminator(32, layers=4)
     with pytest.raises(UserError, match="width 40"):
-        Adversary(64, width=40)
+        Discriminator(64, width=40)
 
 
 def test_it_is_not_saved_with_the_model(build, tmp_path):
-    method = build("argenseg", codec="short", backbone=None, adversarial={"width": 32, "layers": 2})
+    method = build("argenseg", mask_tokenizer_config="short", backbone=None, adversarial={"width": 32, "layers": 2})
     method.enter_stage("tokenizer")
-    assert any(name.startswith("heads.adversary.net") for name in method.state_dict())
+    assert any(name.startswith("heads.discriminator.net") for name in method.state_dict())
     method.save_pretrained(tmp_path)
-    again = type(method).from_pretrained(tmp_path)
-    assert not any(name.startswith("heads") for name in again.state_dict())
+    assert not any(name.startswith("heads") for name in load_file(tmp_path / "model.safetensors"))
+    assert type(method).from_pretrained(tmp_path).heads.discriminator is None

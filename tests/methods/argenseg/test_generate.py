@@ -8,19 +8,21 @@ import torch
 from PIL import Image
 
 from methods.argenseg import prompts as tasks
-from methods.argenseg.form import Form
+from methods.argenseg.config import Variant
 from methods.argenseg.schedule import Guided
 from methods.argenseg.tokenizer_training import random_crop
 from methods.base import UserError
 
 
 def samples_of(method, examples, count: int):
-    return [method.prepare(examples[i % 6], "generate", np.random.default_rng(i)) for i in range(count)]
+    return [method.processor.prepare(examples[i % 6], "generate", np.random.default_rng(i)) for i in range(count)]
 
 
 def test_a_caption_becomes_a_question_and_its_picture_the_answer(argenseg, examples):
-    sample = argenseg.prepare(replace(examples[0], answer="two squares"), "generate", np.random.default_rng(0))
-    text = argenseg.tokenizer.decode(sample.ids)
+    sample = argenseg.processor.prepare(
+        replace(examples[0], answer="two squares"), "generate", np.random.default_rng(0)
+    )
+    text = argenseg.processor.tokenizer.decode(sample.ids)
     begin = "<|im_start|>user\ntwo squares<|im_end|>\n<|im_start|>assistant\nThe picture is as follows: <ge_start>"
     assert text.startswith(begin)
     assert sample.image is None
@@ -30,14 +32,14 @@ def test_a_caption_becomes_a_question_and_its_picture_the_answer(argenseg, examp
 
 
 def test_a_fifth_of_the_captions_is_left_out(argenseg, examples):
-    texts = [argenseg.tokenizer.decode(sample.ids) for sample in samples_of(argenseg, examples, 200)]
+    texts = [argenseg.processor.tokenizer.decode(sample.ids) for sample in samples_of(argenseg, examples, 200)]
     share = np.mean([tasks.NO_PROMPT in text for text in texts])
     assert 0.12 < share < 0.28
 
 
 def test_a_caption_with_a_token_in_it_is_refused(argenseg, examples):
     with pytest.raises(UserError, match="caption holds '<ge_start>'"):
-        argenseg.prepare(replace(examples[0], answer="a <ge_start>"), "generate", np.random.default_rng(0))
+        argenseg.processor.prepare(replace(examples[0], answer="a <ge_start>"), "generate", np.random.default_rng(0))
     with pytest.raises(UserError, match="caption holds '<mask>'"):
         argenseg.generate(["a <mask>"])
 
@@ -54,14 +56,17 @@ def test_a_crop_is_a_square_of_the_shorter_side(size):
 
 def test_pictures_and_masks_learn_in_one_batch(argenseg, examples):
     samples = samples_of(argenseg, examples, 2)
-    samples.append(argenseg.prepare(examples[0], "segment", np.random.default_rng(0)))
-    batch = argenseg.collate(samples)
+    samples.append(argenseg.processor.prepare(examples[0], "segment", np.random.default_rng(0)))
+    batch = argenseg.processor.collate(samples)
     assert batch["masks"].shape == (3, 3, 32, 32)
     losses = argenseg.loss(batch)
-    ids = argenseg.codec.encode(batch["masks"])
+    ids = argenseg.mask_tokenizer.encode(batch["masks"])
     alone = torch.from_numpy(samples[2].masks[0])[None, None]
-    assert torch.equal(ids[2:], argenseg.codec.encode(alone))
-    assert torch.equal(batch["labels"][batch["labels"] >= argenseg.low], (argenseg.low + ids).flatten())
+    assert torch.equal(ids[2:], argenseg.mask_tokenizer.encode(alone))
+    assert torch.equal(
+        batch["labels"][batch["labels"] >= argenseg.processor.mask_token_offset],
+        (argenseg.processor.mask_token_offset + ids).flatten(),
+    )
     assert all(value.isfinite() for value in losses.values())
 
 
@@ -102,6 +107,6 @@ def test_without_guidance_the_empty_prompt_has_no_say(argenseg, monkeypatch):
 
 
 def test_models_that_write_no_scales_say_so(argenseg):
-    argenseg.form = Form(head="hidden")
+    argenseg.processor.variant = Variant(head="hidden")
     with pytest.raises(UserError, match="tokens of several scales"):
         argenseg.generate(["a red square"])

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from methods.argenseg.form import Form
-from methods.argenseg.masks import letterbox_place, picture_of, released_grey, to_bytes
+from methods.argenseg.config import Variant
+from methods.argenseg.masks import letterbox_place, mask_image, official_grey, to_bytes
 from methods.base import Decoding, Request, UserError
 
 sizes = st.tuples(st.integers(1, 90), st.integers(1, 90))
@@ -22,10 +22,10 @@ def drawn(width: int, height: int) -> np.ndarray:
 
 
 @settings(max_examples=40, deadline=None)
-@given(sizes, st.sampled_from(["direct", "released"]), st.booleans())
-@example((33, 1), "released", True)
-def test_any_size_becomes_the_codecs_square(size, conversion, letterbox):
-    picture = picture_of(Image.fromarray(drawn(*size).astype(np.uint8) * 255), 32, conversion, letterbox)
+@given(sizes, st.sampled_from(["bilinear", "official"]), st.booleans())
+@example((33, 1), "official", True)
+def test_any_size_becomes_the_codecs_square(size, mask_resize, letterbox):
+    picture = mask_image(Image.fromarray(drawn(*size).astype(np.uint8) * 255), 32, mask_resize, letterbox)
     assert (picture.size, picture.mode) == ((32, 32), "L")
 
 
@@ -50,9 +50,9 @@ def test_the_longer_side_of_a_letterbox_is_never_a_pixel_short(size, width, heig
 @pytest.mark.parametrize("letterbox", [False, True])
 def test_there_and_back_again(letterbox):
     mask = drawn(90, 50)
-    picture = picture_of(Image.fromarray(mask.astype(np.uint8)), 64, "released", letterbox)  # of 0 and 1
+    picture = mask_image(Image.fromarray(mask.astype(np.uint8)), 64, "official", letterbox)  # of 0 and 1
     assert np.asarray(picture).max() == 255
-    back = released_grey(np.asarray(picture.convert("RGB")), mask.shape, letterbox) > 127
+    back = official_grey(np.asarray(picture.convert("RGB")), mask.shape, letterbox) > 127
     assert (back & mask).sum() / (back | mask).sum() > 0.93
 
 
@@ -61,62 +61,64 @@ def test_bytes_are_truncated_and_clamped():
     assert to_bytes(picture)[0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
 
 
-@pytest.mark.parametrize("conversion", ["direct", "released"])
-def test_a_method_converts_as_its_form_says(argenseg, examples, conversion):
-    argenseg.form = Form(conversion=conversion)
+@pytest.mark.parametrize("mask_resize", ["bilinear", "official"])
+def test_a_method_converts_as_its_form_says(argenseg, examples, mask_resize):
+    masks = argenseg.mask_tokenizer
+    masks.config = argenseg.processor.masks = replace(masks.config, mask_resize=mask_resize)
     mask = drawn(90, 50)
-    view = argenseg.codec_view(replace(examples[0], mask=mask))
-    expected = picture_of(Image.fromarray(mask.astype(np.uint8) * 255), 32, conversion)
+    view = argenseg.processor.preprocess_mask(replace(examples[0], mask=mask))
+    expected = mask_image(Image.fromarray(mask.astype(np.uint8) * 255), 32, mask_resize)
     np.testing.assert_array_equal(view, np.asarray(expected, np.float32) / 255)
-    found = argenseg.full_mask(torch.from_numpy(view), mask.shape)
+    found = argenseg.mask_tokenizer.postprocess_mask(torch.from_numpy(view), mask.shape)
     assert (found & mask).sum() / (found | mask).sum() > 0.9
-    if conversion == "released":
-        grey = released_grey(np.asarray(expected.convert("RGB")), mask.shape)
+    if mask_resize == "official":
+        grey = official_grey(np.asarray(expected.convert("RGB")), mask.shape)
         assert (found != (grey > 127)).mean() < 0.01  # 254.99 may be truncated to 254
 
 
 @pytest.mark.parametrize("mask", [np.zeros((4, 5), np.uint8), np.zeros((0, 5), bool), np.zeros((4, 5, 1), bool)])
 def test_a_mask_of_another_kind_names_its_sample(argenseg, examples, mask):
     with pytest.raises(UserError, match=r"squares sample 1-red: the mask is .* must be bool \[height, width\]"):
-        argenseg.codec_view(replace(examples[0], mask=mask))
+        argenseg.processor.preprocess_mask(replace(examples[0], mask=mask))
 
 
-def test_both_conversions_keep_a_thin_mask_alike(argenseg):
+def test_both_mask_resizes_keep_a_thin_mask_alike(argenseg):
     """At 64 px and at 256 px alike their mean overlaps differ by less than 0.0005 (random ellipses)."""
     y, x = np.mgrid[:200, :300]
     mask = ((x - 150) / 100) ** 2 + ((y - 90 - 0.2 * x) / 12) ** 2 < 1
     overlap = {}
-    for conversion in ("direct", "released"):
-        argenseg.form = Form(conversion=conversion)
-        view = np.asarray(picture_of(Image.fromarray(mask.astype(np.uint8) * 255), 64, conversion), np.float32) / 255
-        found = argenseg.full_mask(torch.from_numpy(view), mask.shape)
-        overlap[conversion] = (found & mask).sum() / (found | mask).sum()
+    for mask_resize in ("bilinear", "official"):
+        masks = argenseg.mask_tokenizer
+        masks.config = replace(masks.config, mask_resize=mask_resize)
+        view = np.asarray(mask_image(Image.fromarray(mask.astype(np.uint8) * 255), 64, mask_resize), np.float32) / 255
+        found = argenseg.mask_tokenizer.postprocess_mask(torch.from_numpy(view), mask.shape)
+        overlap[mask_resize] = (found & mask).sum() / (found | mask).sum()
     assert min(overlap.values()) > 0.9
-    assert abs(overlap["direct"] - overlap["released"]) < 0.02
+    assert abs(overlap["bilinear"] - overlap["official"]) < 0.02
 
 
 def test_wordings(argenseg, examples):
     example = replace(examples[0], expressions=("red one", "left"))
     request = Request(None, example.expressions)
     plain = "Given the following instructions: red one, left; please perform referring segmentation on this image."
-    assert argenseg.questions(request)[0][1] == plain
-    argenseg.form = Form(wording="released")
+    assert argenseg.instructions(request)[0][1] == plain
+    argenseg.processor.variant = Variant(prompt_template="official")
     asked = " Given the following instructions:  red one. left.; please perform referring segmentation on this image."
-    assert argenseg.questions(request)[0][1] == asked
-    turns = argenseg.conversation(example, "segment", (64, 48), np.random.default_rng(0))
+    assert argenseg.instructions(request)[0][1] == asked
+    turns = argenseg.processor.conversation(example, "segment", (64, 48), np.random.default_rng(0))
     assert turns[0].text == f"<image>\n {plain}"
 
 
-def test_the_released_conversion_weighs_the_channels_of_what_was_drawn(argenseg, examples):
-    argenseg.form = Form(conversion="released")
+def test_the_released_mask_resize_weighs_the_channels_of_what_was_drawn(argenseg, examples):
+    masks = argenseg.mask_tokenizer
+    masks.config = replace(masks.config, mask_resize="official")
     with torch.no_grad():  # a decoder whose channels disagree
-        argenseg.codec.decoder.conv_out.bias.copy_(torch.tensor([0.9, -0.2, -0.6]))
-        argenseg.codec.decoder.conv_out.weight.mul_(3)
+        argenseg.mask_tokenizer.decoder.conv_out.bias.copy_(torch.tensor([0.9, -0.2, -0.6]))
+        argenseg.mask_tokenizer.decoder.conv_out.weight.mul_(3)
     seen = []
-    draw = argenseg.codec.draw
-    argenseg.codec.draw = lambda features: seen.append(draw(features)) or seen[-1]
-    argenseg.decoding = Decoding(text="imposed")
-    prediction = argenseg.segment([Request(examples[0].image, ("the red square",))])[0]
-    grey = released_grey(to_bytes(seen[-1][0]), prediction.mask.shape)
+    decode = masks.decode_features
+    masks.decode_features = lambda features: seen.append(decode(features)) or seen[-1]
+    prediction = argenseg.segment([Request(examples[0].image, ("the red square",))], Decoding(answer_text="forced"))[0]
+    grey = official_grey(to_bytes(seen[-1][0]), prediction.mask.shape)
     np.testing.assert_array_equal(prediction.mask, grey > 127)
     assert prediction.probabilities.shape == (32, 32)

@@ -11,17 +11,18 @@ from methods.argenseg.model import CONTEXT, END, PLACEHOLDER, START
 from methods.base import Decoding, Request, TrainingSample, UserError
 from methods.internvl.chat import IGNORED, Turn
 from methods.internvl.vocabulary import token_id
+from methods.registry import method_class, resolve, stage_spec
 
 CLOSE = dict(rtol=0, atol=1e-4)
 
 
 def prepared(method, examples, task="segment"):
-    return [method.prepare(example, task, np.random.default_rng(i)) for i, example in enumerate(examples)]
+    return [method.processor.prepare(example, task, np.random.default_rng(i)) for i, example in enumerate(examples)]
 
 
 def conversation(method, turns, masks) -> TrainingSample:
     """A sample without a picture, of turns of (role, text)."""
-    ids, labels = method.chat.encode([Turn(*turn) for turn in turns], 1, method.mask_block())
+    ids, labels = method.processor.chat.encode([Turn(*turn) for turn in turns], 1, method.processor.mask_block)
     return TrainingSample(ids, labels, masks=list(masks))
 
 
@@ -30,59 +31,61 @@ def views(side: int, count: int) -> list[np.ndarray]:
 
 
 def test_visual_rows_follow_the_text_vocabulary(argenseg):
-    tokenizer = argenseg.tokenizer
+    tokenizer = argenseg.processor.tokenizer
     last = len(tokenizer)
     assert [token_id(tokenizer, t) for t in (PLACEHOLDER, START, END, CONTEXT)] == list(range(last - 4, last))
-    assert (argenseg.low, argenseg.text_rows) == (last, last)
-    assert argenseg.backbone.vocabulary == last + argenseg.codec.size
+    assert (argenseg.processor.mask_token_offset, argenseg.text_rows) == (last, last)
+    assert argenseg.backbone.vocabulary == last + argenseg.mask_tokenizer.size
 
 
 def test_the_whole_layout_is_the_released_one(build, examples, goldens):
     """Input ids, labels, levels and positions of a 680-token block, against the layout written down for the release."""
     golden = json.loads((goldens / "argenseg" / "sequence_layout.json").read_text())
-    method = build("argenseg", codec={"width": 32, "multipliers": [1] * 5, "blocks": 1})  # all 4096 codes
+    method = build(
+        "argenseg", mask_tokenizer_config={"width": 32, "multipliers": [1] * 5, "blocks": 1}
+    )  # all 4096 codes
     sample = prepared(method, examples[:1])[0]
-    batch = method.collate([sample])
+    batch = method.processor.collate([sample])
     ids = torch.tensor([golden["tokens"]])
-    method.codec.encode = lambda masks: ids
+    method.mask_tokenizer.encode = lambda masks: ids
     method._fill(batch)
-    names = {golden["gen_start"]: method.start_id, golden["gen_end"]: method.end_id,
-             golden["placeholder"]: method.context_id}  # fmt: skip
+    names = {golden["gen_start"]: method.processor.start_id, golden["gen_end"]: method.processor.end_id,
+             golden["placeholder"]: method.processor.context_id}  # fmt: skip
     begin = golden["input_ids"].index(golden["gen_start"])
-    start = batch["ids"][0].tolist().index(method.start_id)
+    start = batch["ids"][0].tolist().index(method.processor.start_id)
     length = 1 + 679 + 1
     expected = [names[token] for token in golden["input_ids"][begin : begin + length]]
     assert batch["ids"][0, start : start + length].tolist() == expected
     labels = golden["labels"][begin + 1 : begin + length]
-    expected = [label - golden["base"] + method.low for label in labels]
+    expected = [label - golden["base"] + method.processor.mask_token_offset for label in labels]
     assert batch["labels"][0, start + 1 : start + length].tolist() == expected
-    assert batch["labels"][0, start] == method.start_id  # the start is ordinary text to be learned
+    assert batch["labels"][0, start] == method.processor.start_id  # the start is ordinary text to be learned
     assert method.level_of_slot[1:].tolist() == golden["level_index_of_placeholder"]
     assert golden["pos_index_of_placeholder"] == list(range(1, 680))
 
 
 def test_exactly_the_block_and_its_end_carry_visual_labels(argenseg, examples):
-    batch = argenseg.collate(prepared(argenseg, examples))
+    batch = argenseg.processor.collate(prepared(argenseg, examples))
     argenseg._fill(batch)
-    ids = argenseg.low + argenseg.codec.encode(batch["masks"])
+    ids = argenseg.processor.mask_token_offset + argenseg.mask_tokenizer.encode(batch["masks"])
     for row in range(len(examples)):
-        start = batch["ids"][row].tolist().index(argenseg.start_id)
-        visual = (batch["labels"][row] >= argenseg.low).nonzero().flatten()
-        assert visual.tolist() == list(range(start + 1, start + 1 + argenseg.codec.length))
+        start = batch["ids"][row].tolist().index(argenseg.processor.start_id)
+        visual = (batch["labels"][row] >= argenseg.processor.mask_token_offset).nonzero().flatten()
+        assert visual.tolist() == list(range(start + 1, start + 1 + argenseg.mask_tokenizer.length))
         assert torch.equal(batch["labels"][row, visual], ids[row])
-        assert batch["ids"][row, start + argenseg.codec.length] == argenseg.end_id
-    assert argenseg.end_id not in batch["labels"]
-    assert argenseg.context_id not in batch["labels"]
+        assert batch["ids"][row, start + argenseg.mask_tokenizer.length] == argenseg.processor.end_id
+    assert argenseg.processor.end_id not in batch["labels"]
+    assert argenseg.processor.context_id not in batch["labels"]
 
 
 def test_the_slots_are_fed_the_shrunk_sums_with_level_and_position(argenseg, examples):
-    batch = argenseg.collate(prepared(argenseg, examples[:2]))
+    batch = argenseg.processor.collate(prepared(argenseg, examples[:2]))
     embeddings = argenseg._fill(batch)
-    cells = argenseg.codec.quantize.teacher_forcing(argenseg.codec.encode(batch["masks"]))
+    cells = argenseg.mask_tokenizer.quantize.teacher_forcing(argenseg.mask_tokenizer.encode(batch["masks"]))
     plain = argenseg.backbone.embed(batch["ids"])
     for row in range(2):
-        start = batch["ids"][row].tolist().index(argenseg.start_id)
-        slots = slice(start + 1, start + argenseg.codec.length)
+        start = batch["ids"][row].tolist().index(argenseg.processor.start_id)
+        slots = slice(start + 1, start + argenseg.mask_tokenizer.length)
         expected = argenseg.word_embed(cells[row])
         expected = expected + argenseg.lvl_embed.weight[argenseg.level_of_slot[1:]] + argenseg.pos_1LC[0, 1:]
         torch.testing.assert_close(embeddings[row, slots], expected)
@@ -93,7 +96,7 @@ def test_the_slots_are_fed_the_shrunk_sums_with_level_and_position(argenseg, exa
 
 def test_the_loss_is_the_sum_of_two_means(argenseg, examples):
     """By hand: 30 visual and few text tokens, each kind with its own mean over the whole vocabulary."""
-    batch = argenseg.collate(prepared(argenseg, examples[:2]))
+    batch = argenseg.processor.collate(prepared(argenseg, examples[:2]))
     losses = argenseg.loss(batch)
     hidden, _ = argenseg.hidden_states(batch, argenseg._fill(batch))
     logp = argenseg.backbone.head(hidden).log_softmax(-1)
@@ -102,22 +105,24 @@ def test_the_loss_is_the_sum_of_two_means(argenseg, examples):
         for place in range(1, batch["labels"].shape[1]):
             label = int(batch["labels"][row, place])
             if label != IGNORED:
-                kinds["visual" if label >= argenseg.low else "text"].append(-logp[row, place - 1, label])
+                kinds["visual" if label >= argenseg.processor.mask_token_offset else "text"].append(
+                    -logp[row, place - 1, label]
+                )
     assert len(kinds["visual"]) == 2 * 30
     for name, values in kinds.items():
         torch.testing.assert_close(losses[name], torch.stack(values).mean(), **CLOSE)
     assert losses.keys() == {"text", "visual"}
-    argenseg.balance = "scales"
-    lengths = argenseg.codec.quantize.lengths
+    argenseg.token_loss_weighting = "scales"
+    lengths = argenseg.mask_tokenizer.quantize.lengths
     rows = torch.stack(kinds["visual"]).view(2, -1).split(list(lengths), 1)
     by_scale = torch.stack([scale.mean() for scale in rows]).mean()
     torch.testing.assert_close(
-        argenseg.loss(argenseg.collate(prepared(argenseg, examples[:2])))["visual"], by_scale, **CLOSE
+        argenseg.loss(argenseg.processor.collate(prepared(argenseg, examples[:2])))["visual"], by_scale, **CLOSE
     )
 
 
 def test_a_batch_without_a_mask_has_text_alone(argenseg, examples):
-    losses = argenseg.loss(argenseg.collate(prepared(argenseg, examples[:2], "box")))
+    losses = argenseg.loss(argenseg.processor.collate(prepared(argenseg, examples[:2], "box")))
     assert losses.keys() == {"text"}
     assert losses["text"].isfinite()
 
@@ -125,11 +130,11 @@ def test_a_batch_without_a_mask_has_text_alone(argenseg, examples):
 def test_an_empty_mask_from_end_to_end(argenseg, examples, writing):
     """An all-black picture is a mask like any other: learned, written, and read as nothing."""
     empty = replace(examples[0], mask=np.zeros((48, 64), bool), box=None)
-    losses = argenseg.loss(argenseg.collate(prepared(argenseg, [empty])))
+    losses = argenseg.loss(argenseg.processor.collate(prepared(argenseg, [empty])))
     assert losses["visual"].isfinite()
     with torch.no_grad():
-        argenseg.codec.decoder.conv_out.weight.zero_()
-        argenseg.codec.decoder.conv_out.bias.fill_(-3.0)
+        argenseg.mask_tokenizer.decoder.conv_out.weight.zero_()
+        argenseg.mask_tokenizer.decoder.conv_out.bias.fill_(-3.0)
     writing(argenseg)
     found = argenseg.segment([Request(empty.image, empty.expressions)])[0]
     assert found.failure is None
@@ -139,38 +144,42 @@ def test_an_empty_mask_from_end_to_end(argenseg, examples, writing):
 
 
 def test_several_masks_in_one_sample_and_none_in_another(argenseg):
-    side = argenseg.codec.resolution
+    side = argenseg.mask_tokenizer.resolution
     masks = views(side, 3)
     samples = [
         conversation(argenseg, [("user", "two"), ("assistant", "<mask> and <mask>.")], masks[:2]),
         conversation(argenseg, [("user", "none"), ("assistant", "nothing.")], []),
         conversation(argenseg, [("user", "one <mask>"), ("assistant", "it is")], masks[2:]),
     ]
-    batch = argenseg.collate(samples)
+    batch = argenseg.processor.collate(samples)
     argenseg._fill(batch)
-    ids = argenseg.low + argenseg.codec.encode(torch.from_numpy(np.stack(masks))[:, None])
-    written = batch["labels"][batch["labels"] >= argenseg.low]
+    ids = argenseg.processor.mask_token_offset + argenseg.mask_tokenizer.encode(
+        torch.from_numpy(np.stack(masks))[:, None]
+    )
+    written = batch["labels"][batch["labels"] >= argenseg.processor.mask_token_offset]
     assert torch.equal(written, ids[:2].flatten())  # a mask in a question is read, not learned
-    losses = argenseg.loss(argenseg.collate(samples))
+    losses = argenseg.loss(argenseg.processor.collate(samples))
     assert all(value.isfinite() for value in losses.values())
 
 
 @torch.no_grad()
 def test_later_scales_leave_earlier_logits_unchanged(argenseg):
     """Other codes in scales 3 and 4 change no logit before scale 4."""
-    lengths = argenseg.codec.quantize.lengths
+    lengths = argenseg.mask_tokenizer.quantize.lengths
     known = sum(lengths[:2])
-    first = torch.randint(64, (1, argenseg.codec.length), generator=torch.Generator().manual_seed(0))
+    first = torch.randint(64, (1, argenseg.mask_tokenizer.length), generator=torch.Generator().manual_seed(0))
     second = first.clone()
     second[:, known:] = (second[:, known:] + 7) % 64
-    sample = conversation(argenseg, [("user", "one"), ("assistant", "<mask>.")], views(argenseg.codec.resolution, 1))
+    sample = conversation(
+        argenseg, [("user", "one"), ("assistant", "<mask>.")], views(argenseg.mask_tokenizer.resolution, 1)
+    )
     logits = []
     for ids in (first, second):
-        argenseg.codec.encode = lambda masks, ids=ids: ids
-        batch = argenseg.collate([sample])
+        argenseg.mask_tokenizer.encode = lambda masks, ids=ids: ids
+        batch = argenseg.processor.collate([sample])
         hidden, _ = argenseg.hidden_states(batch, argenseg._fill(batch))
-        start = batch["ids"][0].tolist().index(argenseg.start_id)
-        logits.append(argenseg.backbone.head(hidden[0, start : start + argenseg.codec.length]))
+        start = batch["ids"][0].tolist().index(argenseg.processor.start_id)
+        logits.append(argenseg.backbone.head(hidden[0, start : start + argenseg.mask_tokenizer.length]))
     until = sum(lengths[:3])
     assert torch.equal(logits[0][:until], logits[1][:until])
     assert not torch.isclose(logits[0][until:], logits[1][until:]).all(-1).any()
@@ -185,15 +194,16 @@ def test_what_each_stage_trains(build, argenseg):
     assert {"word_embed.weight", "lvl_embed.weight", "pos_1LC"} <= names
     assert any("language_model" in name for name in names)
     assert any("multi_modal_projector" in name for name in names)
-    assert not any(name.startswith("codec.") or "vision_tower" in name for name in names)
-    alone = build("argenseg", backbone=None, codec="short")
+    assert not any(name.startswith("mask_tokenizer.") or "vision_tower" in name for name in names)
+    alone = build("argenseg", backbone=None, mask_tokenizer_config="short")
     alone.enter_stage("tokenizer")
-    assert {name for name, _ in alone.codec.named_parameters()} == {n.removeprefix("codec.") for n in trainable(alone)}
+    own = {f"mask_tokenizer.{name}" for name, _ in alone.mask_tokenizer.named_parameters()}
+    assert own == trainable(alone)
 
 
 def test_gradients_reach_slots_language_model_and_projector(argenseg, examples):
     argenseg.enter_stage("joint")
-    losses = argenseg.loss(argenseg.collate(prepared(argenseg, examples[:2])))
+    losses = argenseg.loss(argenseg.processor.collate(prepared(argenseg, examples[:2])))
     (losses["text"] + losses["visual"]).backward()
     for parameter in (argenseg.word_embed.weight, argenseg.backbone.projector.linear_1.weight):
         assert parameter.grad.abs().sum() > 0
@@ -203,36 +213,40 @@ def test_gradients_reach_slots_language_model_and_projector(argenseg, examples):
 
 
 def test_slot_inputs_start_at_zero_as_released_or_small(backbone_folder, argenseg):
-    parts = {"backbone": str(backbone_folder), "codec": {"resolution": 32, "width": 32, "multipliers": [1, 1, 1, 1],
-             "blocks": 1, "codes": 64, "scales": [1, 2, 3, 4]}}  # fmt: skip
+    sizes = {"resolution": 32, "width": 32, "multipliers": [1, 1, 1, 1], "blocks": 1, "codes": 64,
+             "scales": [1, 2, 3, 4]}  # fmt: skip
+    parts = {"backbone": str(backbone_folder), "mask_tokenizer_config": sizes}
     released = type(argenseg).build(parts, tuple)
     assert released.pos_1LC.abs().sum() == released.word_embed.weight.abs().sum() == 0
     small = type(argenseg).build(parts | {"init": "var"}, tuple)
     assert 0 < float(small.pos_1LC.detach().std()) < 0.2
-    with pytest.raises(UserError, match="no start called 'large'"):
+    with pytest.raises(UserError, match="no init 'large'"):
         type(argenseg).build(parts | {"init": "large"}, tuple)
 
 
 def test_a_balance_is_chosen_by_name(backbone_folder, argenseg):
     codec = {"resolution": 8, "width": 32, "multipliers": [1, 1], "blocks": 1, "codes": 16, "scales": [1, 2, 4]}
-    parts = {"backbone": str(backbone_folder), "codec": codec}
-    assert type(argenseg).build(parts, tuple).balance == "tokens"
-    assert type(argenseg).build(parts | {"balance": "scales"}, tuple).balance == "scales"
-    with pytest.raises(UserError, match="no balance 'other' for ARGenSeg; choose tokens or scales"):
-        type(argenseg).build(parts | {"balance": "other"}, tuple)
+    parts = {"backbone": str(backbone_folder), "mask_tokenizer_config": codec}
+    assert type(argenseg).build(parts, tuple).token_loss_weighting == "tokens"
+    assert type(argenseg).build(parts | {"token_loss_weighting": "scales"}, tuple).token_loss_weighting == "scales"
+    with pytest.raises(UserError, match="ARGenSeg has no token_loss_weighting 'other'; choose tokens or scales"):
+        type(argenseg).build(parts | {"token_loss_weighting": "other"}, tuple)
 
 
 def test_the_tokenizer_stage_takes_masks_and_scenes_half_and_half(build, examples):
-    alone = build("argenseg", backbone=None, codec="short", keeper={"warmup": 0})
+    alone = build("argenseg", backbone=None, mask_tokenizer_config="short", codebook_restart={"warmup": 0})
     alone.enter_stage("tokenizer")
-    batch = alone.collate(prepared(alone, examples[:5]))
-    pictures = batch["pictures"]
+    batch = alone.processor.collate(prepared(alone, examples[:5]))
+    pictures = batch["images"]
     assert pictures.shape == (5, 3, 32, 32)
     drawn, scenes = pictures[:3], pictures[3:]
     assert torch.equal(drawn[:, 0], drawn[:, 1])
     assert (drawn.amin() >= -1, drawn.amax() <= 1) == (True, True)
     assert not torch.equal(scenes[:, 0], scenes[:, 1])
-    expected = torch.from_numpy(np.stack([alone.codec_view(example) for example in examples[:3]])) * 2 - 1
+    expected = (
+        torch.from_numpy(np.stack([alone.mask_tokenizer.preprocess_mask(example.mask) for example in examples[:3]])) * 2
+        - 1
+    )
     torch.testing.assert_close(drawn[:, 0], expected)
     assert {"l1", "l2", "quantizer"} <= alone.loss(batch).keys()
 
@@ -253,7 +267,7 @@ def test_a_smaller_budget_writes_the_first_scales_of_a_larger_one(argenseg, writ
     few, whole = argenseg.segment([Request(examples[0].image, ("it",), tokens=n) for n in (14, 30)])
     assert few.token_ids == whole.token_ids[:14]
     with torch.no_grad():
-        expected = argenseg.codec.decode(torch.tensor([few.token_ids]))[0]
+        expected = argenseg.mask_tokenizer.decode(torch.tensor([few.token_ids]))[0]
     torch.testing.assert_close(torch.from_numpy(few.probabilities), expected, **CLOSE)
 
 
@@ -270,7 +284,7 @@ def test_each_scale_is_one_step(argenseg, writing, examples):
 
 
 def test_mask_and_box_are_two_questions(argenseg, writing, examples):
-    asked = argenseg.questions(Request(None, ("it",), ("mask", "box")))
+    asked = argenseg.instructions(Request(None, ("it",), ("mask", "box")))
     assert [want for want, _ in asked] == [("mask",), ("box",)]
     writing(argenseg)
     found = argenseg.segment([Request(examples[0].image, ("it",), ("mask", "box"))])[0]
@@ -282,23 +296,24 @@ def test_mask_and_box_are_two_questions(argenseg, writing, examples):
 def test_both_questions_of_a_request_share_their_steps(argenseg, writing, examples):
     """They are answered in one batch, so the language model runs no more often than for one of them."""
     writing(argenseg)
-    argenseg.decoding = Decoding(text="written")  # else one question's fixed words are read with its prompt
+    decoding = Decoding(answer_text="generated")  # else one question's fixed words are read with its prompt
     one, both = (
-        argenseg.segment([Request(examples[0].image, ("it",), want)])[0] for want in (("mask",), ("mask", "box"))
+        argenseg.segment([Request(examples[0].image, ("it",), want)], decoding)[0]
+        for want in (("mask",), ("mask", "box"))
     )
     assert both.steps == one.steps + 1  # one pass reads what both questions begin with
 
 
 def test_built_on_a_saved_tokenizer_the_codec_is_the_saved_one(build, backbone_folder, tmp_path):
-    alone = build("argenseg", backbone=None, codec="short")
+    alone = build("argenseg", backbone=None, mask_tokenizer_config="short")
     alone.save_pretrained(tmp_path)
-    method = type(alone).build({"backbone": str(backbone_folder), "tokenizer": str(tmp_path)}, tuple)
-    ours, saved = method.codec.state_dict(), alone.codec.state_dict()
+    method = method_class("argenseg").build({"backbone": str(backbone_folder), "mask_tokenizer": str(tmp_path)}, tuple)
+    ours, saved = method.mask_tokenizer.state_dict(), alone.mask_tokenizer.state_dict()
     assert all(torch.equal(ours[name], saved[name]) for name in saved)
 
 
 def test_built_on_a_model_of_its_own_everything_is_that_model(build, tmp_path):
-    first = build("argenseg", codec="short")
+    first = build("argenseg", mask_tokenizer_config="short")
     first.save_pretrained(tmp_path)
     second = type(first).build({"start": str(tmp_path)}, tuple)
     ours, saved = second.state_dict(), first.state_dict()
@@ -308,25 +323,26 @@ def test_built_on_a_model_of_its_own_everything_is_that_model(build, tmp_path):
 @pytest.mark.parametrize(
     ("parts", "named"),
     [
-        ({"intra_scale": "full"}, "parts.intra_scale means nothing for a new ARGenSeg model"),
-        ({"form": {"order_": "token"}}, "parts.form.order_ means nothing"),
-        ({"codec": {"widths": 3}}, "parts.codec.widths means nothing"),
-        ({"options": {"tiles": 3}}, "parts.options.tiles means nothing"),
+        ({"intra_scale": "bidirectional"}, "model.intra_scale: unknown key for a new ARGenSeg model"),
+        ({"variant": {"order_": "token"}}, "model.variant.order_: unknown key"),
+        ({"mask_tokenizer_config": {"widths": 3}}, "model.mask_tokenizer_config.widths: unknown key"),
+        ({"processor": {"tiles": 3}}, "model.processor.tiles: unknown key"),
     ],
 )
-def test_parts_that_mean_nothing_are_refused(build, parts, named):
+def test_unknown_keys_are_refused(build, parts, named):
     with pytest.raises(UserError, match=named):
         build("argenseg", **parts)
 
 
-def test_a_codec_is_trained_on_with_the_keeper_that_is_asked_for(build, tmp_path):
+def test_a_codec_is_trained_on_with_the_restart_that_is_asked_for(build, tmp_path):
     build("argenseg", backbone=None).save_pretrained(tmp_path)
-    method = type(build("argenseg")).build({"start": str(tmp_path), "keeper": {"placed": True, "every": 7}}, tuple)
+    alone = resolve(stage_spec("argenseg", "tokenizer").trainee)
+    method = alone.build({"start": str(tmp_path), "codebook_restart": {"placed": True, "every": 7}}, tuple)
     method.enter_stage("tokenizer")
-    assert (method.heads.keeper.placed, method.heads.keeper.every) == (True, 7)
+    assert (method.heads.restart.placed, method.heads.restart.every) == (True, 7)
 
 
-@pytest.mark.parametrize("name", ["internvl", "argenseg"])
+@pytest.mark.parametrize("name", ["boxes", "argenseg"])
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

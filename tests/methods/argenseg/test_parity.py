@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from methods.argenseg import parity
-from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
+from methods.argenseg.config import SCALES_256
+from methods.argenseg.mask_tokenizer import VQVAE, MaskTokenizerConfig
 from methods.argenseg.parity_model import made_weight
-from methods.argenseg.quantizer import SCALES_256, phi_of_scale
+from methods.argenseg.quantizer import phi_of_scale
 from methods.argenseg.schedule import keep_likely
 from methods.base import UserError
 
@@ -90,9 +91,9 @@ def test_other_folders_are_not_taken_for_vectors(goldens, tmp_path):
 
 # ---- the VQ-VAE's own vectors, of another size ----------------------------------------------------------------------
 
-SMALL = CodecConfig(
+SMALL = MaskTokenizerConfig(
     resolution=16, width=32, multipliers=(1, 2), blocks=1, codes=64, code_width=8, scales=(1, 2, 3, 5, 8),
-    phi_ratio=0.25, beta=0.5,
+    quant_resi_ratio=0.25, beta=0.5,
 )  # fmt: skip
 
 
@@ -178,7 +179,7 @@ def test_weights_are_made_by_name_and_seed():
 
 def test_names_and_shapes_are_those_of_vars_file(goldens):
     with torch.device("meta"):
-        codec = VQVAE(CodecConfig())
+        codec = VQVAE(MaskTokenizerConfig())
     found = {name: list(tensor.shape) for name, tensor in codec.state_dict().items()}
     stored = json.loads((goldens / "argenseg" / "state_dict.json").read_text())
     assert found == {name: list(shape) for name, shape in stored.items()}

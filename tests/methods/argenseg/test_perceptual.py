@@ -17,9 +17,10 @@ from transformers import (
     ViTModel,
 )
 
-from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
+from methods.argenseg.config import PerceptualConfig, RestartConfig
+from methods.argenseg.mask_tokenizer import VQVAE, MaskTokenizerConfig
 from methods.argenseg.perceptual import Perceptual
-from methods.argenseg.tokenizer_training import PictureHeads, tokenizer_loss
+from methods.argenseg.tokenizer_training import TrainingHeads, tokenizer_loss
 from methods.base import UserError
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -85,8 +86,10 @@ def test_by_hand(resnet):
 
 def test_training_does_not_change_the_network(resnet):
     torch.manual_seed(0)
-    codec = VQVAE(CodecConfig(resolution=32, width=32, multipliers=(1, 1, 1, 1), blocks=1, codes=16, scales=(1, 2, 4)))
-    heads = PictureHeads(codec, {"warmup": 9}, perceptual={"folder": str(resnet)})
+    codec = VQVAE(
+        MaskTokenizerConfig(resolution=32, width=32, multipliers=(1, 1, 1, 1), blocks=1, codes=16, scales=(1, 2, 4))
+    )
+    heads = TrainingHeads(codec, RestartConfig(9), perceptual=PerceptualConfig(str(resnet)))
     heads.train()
     losses = tokenizer_loss(codec, heads, pictures(0), 0)
     before = {name: t.clone() for name, t in heads.perceptual.network(torch.device("cpu")).state_dict().items()}
@@ -109,7 +112,7 @@ def test_folders_that_hold_no_picture_network_are_named(tmp_path, resnet):
         Perceptual(str(tmp_path))
     text = tmp_path / "text"
     Qwen2Model(Qwen2Config(**SMALL, num_key_value_heads=2, vocab_size=32)).save_pretrained(text)
-    with pytest.raises(UserError, match="text: the network reads no pictures"):
+    with pytest.raises(UserError, match="text: the network reads no images"):
         Perceptual(str(text))(pictures(0), pictures(1))
     (resnet / "model.safetensors").unlink()
     with pytest.raises(UserError, match="resnet: no readable network"):

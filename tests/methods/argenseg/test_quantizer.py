@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
-from methods.argenseg.quantizer import SCALES_256, SCALES_512, ResidualQuantizer, area_matrix, bicubic_matrix
+from methods.argenseg.config import SCALES_256, SCALES_512
+from methods.argenseg.mask_tokenizer import VQVAE, MaskTokenizerConfig
+from methods.argenseg.quantizer import ResidualQuantizer, area_matrix, bicubic_matrix
 from methods.base import UserError
 
 CLOSE = dict(rtol=0, atol=1e-5)
@@ -171,7 +172,7 @@ def test_other_ladders(scales):
 
 # ---- the codec around it ----------------------------------------------------------------------------------------
 
-TINY = CodecConfig(resolution=64, width=32, multipliers=(1, 1, 1), blocks=1, codes=128)
+TINY = MaskTokenizerConfig(resolution=64, width=32, multipliers=(1, 1, 1), blocks=1, codes=128)
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +190,9 @@ def masks() -> torch.Tensor:
 
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="of 256 pixels, not 128"):
-        VQVAE(CodecConfig(resolution=128, width=32))
-    with pytest.raises(UserError, match="0 phis"):
-        VQVAE(CodecConfig(width=32, phis=0))
+        VQVAE(MaskTokenizerConfig(resolution=128, width=32))
+    with pytest.raises(UserError, match="0 quant_resi"):
+        VQVAE(MaskTokenizerConfig(width=32, quant_resi=0))
 
 
 def test_prefixes_are_whole_scales(codec):
@@ -202,7 +203,7 @@ def test_prefixes_are_whole_scales(codec):
 @torch.no_grad()
 def test_masks_go_in_and_out_as_grey_pictures(codec):
     ids = codec.encode(masks())
-    assert torch.equal(ids, codec.encode_pictures(masks().expand(-1, 3, -1, -1) * 2 - 1))
+    assert torch.equal(ids, codec.encode_images(masks().expand(-1, 3, -1, -1) * 2 - 1))
     for tokens in codec.prefixes:
         found = codec.decode(ids[:, :tokens])
         assert found.shape == (3, 64, 64)

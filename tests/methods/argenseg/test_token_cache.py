@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
+from methods.argenseg.mask_tokenizer import VQVAE, MaskTokenizerConfig
 from methods.argenseg.model import ARGenSeg
 from methods.argenseg.token_cache import TokenCache
 from methods.base import UserError
@@ -13,7 +13,7 @@ from methods.base import UserError
 @pytest.fixture
 def codec() -> VQVAE:
     torch.manual_seed(0)
-    return VQVAE(CodecConfig(resolution=8, width=32, multipliers=(1, 1), blocks=1, codes=16, scales=(1, 2, 4)))
+    return VQVAE(MaskTokenizerConfig(resolution=8, width=32, multipliers=(1, 1), blocks=1, codes=16, scales=(1, 2, 4)))
 
 
 @pytest.fixture
@@ -79,18 +79,18 @@ def test_a_folder_that_is_a_file_is_one_sentence(codec, tmp_path):
 
 
 def test_training_through_a_cache_is_the_same(build, examples, tmp_path):
-    plain = build("argenseg", codec="short")
-    cached = build("argenseg", codec="short")
-    cached.cache = TokenCache(tmp_path, cached.codec)
+    plain = build("argenseg", mask_tokenizer_config="short")
+    cached = build("argenseg", mask_tokenizer_config="short")
+    cached.cache = TokenCache(tmp_path, cached.mask_tokenizer)
     losses = []
     for method in (plain, cached, cached):
-        samples = [method.prepare(e, "segment", np.random.default_rng(0)) for e in examples[:3]]
-        losses.append(method.loss(method.collate(samples)))
+        samples = [method.processor.prepare(e, "segment", np.random.default_rng(0)) for e in examples[:3]]
+        losses.append(method.loss(method.processor.collate(samples)))
     assert losses[0] == losses[1] == losses[2]
     assert len(cached.cache.known) == 3
 
 
 def test_a_stage_names_the_folder(backbone_folder, tmp_path):
     codec = {"resolution": 8, "width": 32, "multipliers": [1, 1], "blocks": 1, "codes": 16, "scales": [1, 2, 4]}
-    parts = {"backbone": str(backbone_folder), "codec": codec, "token_cache": str(tmp_path / "tokens")}
+    parts = {"backbone": str(backbone_folder), "mask_tokenizer_config": codec, "token_cache": str(tmp_path / "tokens")}
     assert ARGenSeg.build(parts, tuple).cache.path.parent == tmp_path / "tokens"

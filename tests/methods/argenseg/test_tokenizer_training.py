@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
+from methods.argenseg.config import RestartConfig
+from methods.argenseg.mask_tokenizer import VQVAE, MaskTokenizerConfig
 from methods.argenseg.tokenizer_training import (
-    CodebookKeeper,
-    PictureHeads,
-    picture_batch,
+    CodebookRestart,
+    ImageProcessor,
+    TrainingHeads,
+    image_batch,
     residual_cells,
     tokenizer_loss,
 )
@@ -21,7 +23,7 @@ from methods.base import TrainingSample, UserError
 @pytest.fixture
 def codec():
     torch.manual_seed(0)
-    return VQVAE(CodecConfig(resolution=8, width=32, multipliers=(1, 1), blocks=1, codes=16, scales=(1, 2, 4)))
+    return VQVAE(MaskTokenizerConfig(resolution=8, width=32, multipliers=(1, 1), blocks=1, codes=16, scales=(1, 2, 4)))
 
 
 @pytest.fixture
@@ -33,14 +35,14 @@ def pictures():
 
 
 def test_the_first_steps_are_unquantised(codec, pictures):
-    keeper = CodebookKeeper(codec, warmup=2, every=2)
+    keeper = CodebookRestart(codec.size, warmup=2, every=2)
     features = codec.features(pictures)
     assert [keeper.before(codec, features) for _ in range(5)] == [False] * 2 + [True] * 3
 
 
 @torch.no_grad()
 def test_codes_are_placed_where_the_quantiser_needed_them(codec, pictures):
-    keeper = CodebookKeeper(codec, warmup=0)
+    keeper = CodebookRestart(codec.size, warmup=0)
     features = 5 * codec.features(pictures)
     codec.quantize.embedding.weight.zero_()
     met = residual_cells(codec.quantize, features)
@@ -51,7 +53,7 @@ def test_codes_are_placed_where_the_quantiser_needed_them(codec, pictures):
 
 @torch.no_grad()
 def test_only_codes_that_nothing_chose_are_moved(codec, pictures):
-    keeper = CodebookKeeper(codec, warmup=0, every=2)
+    keeper = CodebookRestart(codec.size, warmup=0, every=2)
     features = codec.features(pictures)
     keeper.before(codec, features)
     keeper.after(torch.tensor([[1, 4, 4]]))
@@ -65,7 +67,7 @@ def test_only_codes_that_nothing_chose_are_moved(codec, pictures):
 
 @torch.no_grad()
 def test_trained_codes_stay_where_they_are(codec, pictures):
-    keeper = CodebookKeeper(codec, warmup=0, every=2, placed=True)
+    keeper = CodebookRestart(codec.size, warmup=0, every=2, placed=True)
     before = codec.quantize.embedding.weight.clone()
     assert keeper.before(codec, codec.features(pictures))
     assert torch.equal(codec.quantize.embedding.weight, before)
@@ -86,7 +88,7 @@ def test_residuals_are_those_that_encoding_meets(codec, pictures):
 
 
 def test_all_parts_learn_after_the_warm_up(codec, pictures):
-    losses = tokenizer_loss(codec, PictureHeads(codec, {"warmup": 0}), pictures, masks=2)
+    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(0)), pictures, masks=2)
     assert {"l1", "l2", "quantizer"} <= losses.keys()
     sum(value for name, value in losses.items() if not name.startswith("_")).backward()
     parts = (codec.encoder.conv_in, codec.decoder.conv_out, codec.quantize.embedding, codec.post_quant_conv)
@@ -94,9 +96,9 @@ def test_all_parts_learn_after_the_warm_up(codec, pictures):
 
 
 def test_the_warm_up_is_a_plain_autoencoder(codec, pictures):
-    losses = tokenizer_loss(codec, PictureHeads(codec, {"warmup": 9}), pictures, masks=2)
+    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(9)), pictures, masks=2)
     assert losses["quantizer"] == 0
-    drawn = codec.draw(codec.features(pictures))
+    drawn = codec.decode_features(codec.features(pictures))
     torch.testing.assert_close(losses["l1"], (drawn - pictures).abs().mean())
     torch.testing.assert_close(losses["l2"], ((drawn - pictures) ** 2).mean())
 
@@ -122,21 +124,23 @@ def test_usage_is_counted_per_scale(codec):
 
 
 def test_usage_is_logged_per_scale_and_saved(codec, pictures):
-    losses = tokenizer_loss(codec, PictureHeads(codec, {"warmup": 0}), pictures, masks=2)
+    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(0)), pictures, masks=2)
     assert {"_codes_used_1", "_codes_used_2", "_codes_used_4"} <= losses.keys()
     assert codec.state_dict()["quantize.ema_vocab_hit_SV"].sum(1).tolist() == [4, 16, 64]
 
 
 def test_the_watched_overlap_is_that_of_the_masks_alone(codec, pictures, monkeypatch):
-    monkeypatch.setattr(codec, "draw", lambda features: torch.where(pictures > 0, 0.9, -0.9) + 0 * features.sum())
-    losses = tokenizer_loss(codec, PictureHeads(codec, {"warmup": 9}), pictures, masks=2)
+    monkeypatch.setattr(
+        codec, "decode_features", lambda features: torch.where(pictures > 0, 0.9, -0.9) + 0 * features.sum()
+    )
+    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(9)), pictures, masks=2)
     assert losses["_iou"] == 1
 
 
 def sample(value: float, masked: bool) -> TrainingSample:
     """A plain picture of one value, whose mask is full."""
     picture = np.full((3, 8, 8), value, np.float32)
-    return TrainingSample([], [], masks=[np.ones((8, 8), np.float32)] if masked else [], extras={"picture": picture})
+    return TrainingSample([], [], masks=[np.ones((8, 8), np.float32)] if masked else [], extras={"image": picture})
 
 
 @pytest.mark.parametrize(
@@ -148,35 +152,42 @@ def sample(value: float, masked: bool) -> TrainingSample:
     ],
 )
 def test_half_of_the_masks_are_drawn_and_all_else_are_scenes(masked, drawn, values):
-    batch = picture_batch([sample(i / 10, has) for i, has in enumerate(masked)])
-    assert batch["drawn"] == drawn
-    assert batch["pictures"].shape == (len(masked), 3, 8, 8)
-    assert batch["pictures"][:, 0, 0, 0].tolist() == pytest.approx(values)
+    batch = image_batch([sample(i / 10, has) for i, has in enumerate(masked)])
+    assert batch["masks"] == drawn
+    assert batch["images"].shape == (len(masked), 3, 8, 8)
+    assert batch["images"][:, 0, 0, 0].tolist() == pytest.approx(values)
 
 
 def test_pictures_without_masks_are_cropped_and_learned(codec, pictures):
-    losses = tokenizer_loss(codec, PictureHeads(codec), pictures, masks=0)
+    losses = tokenizer_loss(codec, TrainingHeads(codec), pictures, masks=0)
     assert "_iou" not in losses
     assert torch.isfinite(losses["l1"])
 
 
 def test_a_sample_without_a_mask_is_a_crop_of_its_picture(argenseg, examples):
-    argenseg.enter_stage("tokenizer")
+    processor = ImageProcessor(argenseg.mask_tokenizer.config)
     example = replace(examples[0], mask=None)
-    made = [argenseg.prepare(example, "segment", np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    made = [processor.prepare(example, "segment", np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert made[0].masks == []
-    same, other = (np.array_equal(made[0].extras["picture"], made[i].extras["picture"]) for i in (1, 2))
+    same, other = (np.array_equal(made[0].extras["image"], made[i].extras["image"]) for i in (1, 2))
     assert same and not other
-    batch = argenseg.collate(made)
-    assert batch["drawn"] == 0
-    assert batch["pictures"].shape == (3, 3, 32, 32)
-    assert -1 <= batch["pictures"].min() < batch["pictures"].max() <= 1
+    batch = processor.collate(made)
+    assert batch["masks"] == 0
+    assert batch["images"].shape == (3, 3, 32, 32)
+    assert -1 <= batch["images"].min() < batch["images"].max() <= 1
 
 
-@pytest.mark.parametrize("settings", [{"keeper": {"warmupp": 1}}, {"adversarial": {"begin": 1}}, {"perceptual": {}}])
-def test_settings_that_do_not_exist_are_named(codec, settings):
-    with pytest.raises(UserError, match="parts: .*argument.*; correct keeper, perceptual or adversarial"):
-        PictureHeads(codec, **settings)
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"codebook_restart": {"warmupp": 1}}, "warmupp: unknown key"),
+        ({"adversarial": {"begin": 1}}, "begin: unknown key"),
+        ({"perceptual": {}}, "missing .* 'folder'"),
+    ],
+)
+def test_settings_that_do_not_exist_are_named(build, settings, named):
+    with pytest.raises(UserError, match=named):
+        build("argenseg", backbone=None, **settings)
 
 
 def one_process(rank: int, folder: str) -> None:
@@ -184,12 +195,12 @@ def one_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(0)
-    codec = VQVAE(CodecConfig(resolution=8, width=32, multipliers=(1, 1), blocks=1, codes=16, scales=(1, 2, 4)))
+    codec = VQVAE(MaskTokenizerConfig(resolution=8, width=32, multipliers=(1, 1), blocks=1, codes=16, scales=(1, 2, 4)))
     torch.manual_seed(rank + 1)
-    heads = PictureHeads(codec, {"warmup": 0, "every": 1})
+    heads = TrainingHeads(codec, RestartConfig(0, 1))
     for _ in range(2):
         tokenizer_loss(codec, heads, torch.rand(4, 3, 8, 8) * 2 - 1, masks=2)
-    torch.save({"codes": codec.quantize.embedding.weight.detach(), "hits": heads.keeper.hits,
+    torch.save({"codes": codec.quantize.embedding.weight.detach(), "hits": heads.restart.hits,
                 "usage": codec.quantize.ema_vocab_hit_SV}, f"{folder}/{rank}.pt")  # fmt: skip
     distributed.destroy_process_group()
 

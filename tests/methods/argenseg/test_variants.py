@@ -1,6 +1,5 @@
 """The variants: what a scale's tokens see, the order of writing, one scale, hidden states, 512 px, several masks."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from methods.argenseg.form import Form
+from methods.argenseg.config import SCALES_512, Variant
 from methods.argenseg.layout import scale_mask, slot_places
 from methods.argenseg.model import ARGenSeg
-from methods.argenseg.quantizer import SCALES_512
 from methods.argenseg.schedule import HiddenMap, ScaleByScale, TokenByToken
-from methods.base import Request, UserError
+from methods.base import DEFAULT, Request, UserError
 from methods.internvl.chat import Turn
 from methods.internvl.generation.engine import Decoder
 from methods.internvl.prompts import with_image
@@ -24,42 +22,41 @@ SHORT, SINGLE = CODEC | {"scales": [1, 2, 3, 4]}, CODEC | {"scales": [4]}
 
 
 def batch_of(method, examples):
-    return method.collate([method.prepare(e, "segment", np.random.default_rng(i)) for i, e in enumerate(examples)])
+    return method.processor.collate(
+        [method.processor.prepare(e, "segment", np.random.default_rng(i)) for i, e in enumerate(examples)]
+    )
 
 
 def answers(method, examples, **form):
-    method.form = replace(method.form, **form)
+    method.processor.variant = replace(method.variant, **form)
     return method.segment([Request(example.image, example.expressions) for example in examples])
 
 
 # ---- names ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["intra_scale", "order", "head", "conversion", "wording"])
+@pytest.mark.parametrize("name", ["intra_scale", "order", "head", "prompt_template"])
 def test_an_unknown_name_is_refused_with_the_known_ones(name):
     with pytest.raises(UserError, match=rf"no {name} 'other'; choose \w+ or \w+"):
-        Form(**{name: "other"})
+        Variant(**{name: "other"})
 
 
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(UserError, match="cannot be written singly"):
-        Form(intra_scale="full", order="token")
+        Variant(intra_scale="bidirectional", order="token")
     with pytest.raises(UserError, match="0 masks in an answer"):
-        Form(masks=0)
+        Variant(masks=0)
 
 
 def test_the_form_travels_with_the_model(build, tmp_path):
-    method = build("argenseg", codec=SHORT, form={"intra_scale": "full", "masks": 3})
+    method = build("argenseg", mask_tokenizer_config=SHORT, variant={"intra_scale": "bidirectional", "masks": 3})
     method.save_pretrained(tmp_path)
-    assert ARGenSeg.from_pretrained(tmp_path).form == Form(intra_scale="full", masks=3)
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["form"], config["codec"]["phi_ratio"]  # as models were saved before there were variants
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert ARGenSeg.from_pretrained(tmp_path).form == Form()
-    again = ARGenSeg.build({"start": str(tmp_path), "form": {"order": "token"}}, tuple)
-    assert again.form == Form(order="token")
-    with pytest.raises(UserError, match="has the head 'tokens'; train another one anew"):
-        ARGenSeg.build({"start": str(tmp_path), "form": {"head": "hidden"}}, tuple)
+    assert ARGenSeg.from_pretrained(tmp_path).variant == Variant(intra_scale="bidirectional", masks=3)
+    build("argenseg", mask_tokenizer_config=SHORT).save_pretrained(tmp_path / "plain")
+    again = ARGenSeg.build({"start": str(tmp_path / "plain"), "variant": {"order": "token"}}, tuple)
+    assert again.variant == Variant(order="token")
+    with pytest.raises(UserError, match="has the head 'tokens'; train another from scratch"):
+        ARGenSeg.build({"start": str(tmp_path), "variant": {"head": "hidden"}}, tuple)
 
 
 # ---- order, scales --------------------------------------------------------------------------------------------------
@@ -72,59 +69,65 @@ def test_token_order_writes_the_same_in_more_steps(argenseg, writing, examples):
         assert first.token_ids == second.token_ids
         np.testing.assert_allclose(first.probabilities, second.probabilities, atol=1e-4)
         assert second.steps - first.steps == 30 - 4
-    assert isinstance(argenseg.block(None).schedule(), TokenByToken)
+    assert isinstance(argenseg.block(None, DEFAULT).schedule(), TokenByToken)
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 14])
 def test_budgets_in_token_order(argenseg, writing, examples, tokens):
     writing(argenseg)
-    argenseg.form = Form(order="token")
+    argenseg.processor.variant = Variant(order="token")
     found = argenseg.segment([Request(examples[0].image, ("it",), tokens=tokens)])[0]
     assert len(found.token_ids) == tokens
 
 
 def test_a_single_scale_is_written_token_by_token_after_the_code_before(build, writing, examples):
-    method = writing(build("argenseg", codec=SINGLE))
-    assert (method.codec.length, method.codec.prefixes) == (16, (16,))
+    method = writing(build("argenseg", mask_tokenizer_config=SINGLE))
+    assert (method.mask_tokenizer.length, method.mask_tokenizer.prefixes) == (16, (16,))
     found = answers(method, examples[:1])[0]
     ids = torch.tensor([found.token_ids])
-    codes = method.codec.quantize.embedding.weight
-    forced = method.codec.quantize.teacher_forcing(ids)
+    codes = method.mask_tokenizer.quantize.embedding.weight
+    forced = method.mask_tokenizer.quantize.teacher_forcing(ids)
     assert torch.equal(forced, codes[ids[:, :-1]])
-    asked = method.questions(Request(None, examples[0].expressions))[0][1]
+    asked = method.instructions(Request(None, examples[0].expressions))[0][1]
     logits = forced_logits(method, examples[0], prompt_of(method, asked), ids)
     assert logits.argmax(-1).tolist() == [list(found.token_ids)]
-    multi = answers(writing(build("argenseg", codec=SHORT)), examples[:1])[0]
+    multi = answers(writing(build("argenseg", mask_tokenizer_config=SHORT)), examples[:1])[0]
     assert found.steps - multi.steps == 16 - 4
     losses = method.loss(batch_of(method, examples[:2]))
     assert losses.keys() == {"text", "visual"}
 
 
 def prompt_of(method, text: str) -> list[int]:
-    return method.chat.encode([Turn("user", with_image(text, method.options.image_first))], 1, reply=True)[0]
+    return method.processor.chat.encode(
+        [Turn("user", with_image(text, method.processor.config.image_first))], 1, reply=True
+    )[0]
 
 
 def forced_logits(method, example, prompt, ids):
     """Logits [1, T, V] of the slots in one pass over prompt, `:`, and the mask of the given ids."""
-    pixels = torch.from_numpy(method._tiles(example)[1])
-    tokens = torch.tensor([[*prompt, *method.tokenizer.encode(":"), *method.mask_block()]])
-    rows, columns = slot_places(tokens, method.start_id, method.slots)
+    pixels = torch.from_numpy(method.processor._tiles(example)[1])
+    tokens = torch.tensor([[*prompt, *method.processor.tokenizer.encode(":"), *method.processor.mask_block]])
+    rows, columns = slot_places(tokens, method.processor.start_id, method.slots)
     with torch.no_grad():
-        inputs = method.slot_inputs(method.codec.quantize.teacher_forcing(ids), 1)
+        inputs = method.slot_inputs(method.mask_tokenizer.quantize.teacher_forcing(ids), 1)
         embeddings = method.backbone.embed(tokens).index_put((rows, columns[:, 1:]), inputs)
         image = method.backbone.project(method.backbone.patches(pixels)).flatten(0, 1)
         embeddings = method.backbone.place_images(embeddings, tokens, image)
         mask = None
-        if method.form.intra_scale == "full":
+        if method.variant.intra_scale == "bidirectional":
             mask = scale_mask(tokens, rows, columns, method.level_of_slot)
         hidden = method.backbone.run(embeddings, mask)
-        return method.backbone.head(hidden[rows, columns], method.low, method.low + method.visual_rows)
+        return method.backbone.head(
+            hidden[rows, columns],
+            method.processor.mask_token_offset,
+            method.processor.mask_token_offset + method.visual_rows,
+        )
 
 
 def test_at_512_pixels_a_mask_has_2240_tokens(build, writing, examples):
     codec = {"resolution": 64, "width": 32, "multipliers": [1, 1], "blocks": 1, "codes": 64, "scales": SCALES_512}
-    method = writing(build("argenseg", codec=codec | {"scales": list(SCALES_512)}))
-    assert (method.codec.length, method.slots, len(method.codec.prefixes)) == (2240, 2240, 10)
+    method = writing(build("argenseg", mask_tokenizer_config=codec | {"scales": list(SCALES_512)}))
+    assert (method.mask_tokenizer.length, method.slots, len(method.mask_tokenizer.prefixes)) == (2240, 2240, 10)
     found = answers(method, examples[:1])[0]
     assert len(found.token_ids) == 2240
     assert found.probabilities.shape == (64, 64)
@@ -145,37 +148,37 @@ def test_the_mask_of_full_scales_by_hand():
 
 
 def test_full_scales_in_steps_equal_one_pass_with_their_mask(build, writing, examples):
-    method = writing(build("argenseg", codec=SHORT, form={"intra_scale": "full"}))
+    method = writing(build("argenseg", mask_tokenizer_config=SHORT, variant={"intra_scale": "bidirectional"}))
     found = answers(method, examples[:3])  # of different pictures and prompt lengths, hence padded on the left
     for example, prediction in zip(examples[:3], found, strict=True):
-        asked = method.questions(Request(None, example.expressions))[0][1]
+        asked = method.instructions(Request(None, example.expressions))[0][1]
         logits = forced_logits(method, example, prompt_of(method, asked), torch.tensor([prediction.token_ids]))
         assert logits.argmax(-1).tolist() == [list(prediction.token_ids)]
 
 
 @torch.no_grad()
 def test_a_late_token_of_a_scale_reaches_an_early_one_only_in_full_scales(build, examples):
-    method = build("argenseg", codec=SHORT)
+    method = build("argenseg", mask_tokenizer_config=SHORT)
     ids = torch.randint(64, (1, 30), generator=torch.Generator().manual_seed(0))
     changed = {}
     inputs = method.slot_inputs
-    for form in ("causal", "full"):
-        method.form = Form(intra_scale=form)
+    for form in ("causal", "bidirectional"):
+        method.processor.variant = Variant(intra_scale=form)
         prompt = prompt_of(method, "it")
         before = forced_logits(method, examples[0], prompt, ids)
         method.slot_inputs = lambda cells, start: inputs(cells, start) + F.one_hot(torch.tensor(28), 29)[:, None]
         changed[form] = (forced_logits(method, examples[0], prompt, ids) != before).any(-1)[0]
         method.slot_inputs = inputs
     assert changed["causal"].tolist() == [False] * 29 + [True]
-    assert changed["full"].tolist() == [False] * 14 + [True] * 16  # its own scale, the last
+    assert changed["bidirectional"].tolist() == [False] * 14 + [True] * 16  # its own scale, the last
 
 
 def test_the_two_ways_of_seeing_train_differently(argenseg, examples):
     losses = {}
-    for form in ("causal", "full"):
-        argenseg.form = Form(intra_scale=form)
+    for form in ("causal", "bidirectional"):
+        argenseg.processor.variant = Variant(intra_scale=form)
         losses[form] = argenseg.loss(batch_of(argenseg, examples[:2]))
-    assert abs(losses["causal"]["visual"] - losses["full"]["visual"]) > 1e-3
+    assert abs(losses["causal"]["visual"] - losses["bidirectional"]["visual"]) > 1e-3
 
 
 # ---- hidden states --------------------------------------------------------------------------------------------------
@@ -183,22 +186,22 @@ def test_the_two_ways_of_seeing_train_differently(argenseg, examples):
 
 @pytest.fixture
 def hidden(build):
-    return build("argenseg", codec=SHORT, form={"head": "hidden"})
+    return build("argenseg", mask_tokenizer_config=SHORT, variant={"head": "hidden"})
 
 
 def test_hidden_states_are_read_out_by_rows_of_the_head(hidden, examples):
     assert (hidden.slots, hidden.visual_rows) == (16, 32)
-    assert hidden.backbone.vocabulary == hidden.low + 32
+    assert hidden.backbone.vocabulary == hidden.processor.mask_token_offset + 32
     batch = batch_of(hidden, examples[:2])
     hidden.enter_stage("joint")
     losses = hidden.loss(batch)
     assert losses.keys() == {"text", "bce", "dice"}
-    assert int((batch["labels"] >= hidden.low).sum()) == 0
+    assert int((batch["labels"] >= hidden.processor.mask_token_offset).sum()) == 0
     (losses["bce"] + losses["dice"]).backward()
     gradient = hidden.backbone.native.lm_head.weight.grad
-    assert (gradient[hidden.low :].abs().sum(-1) > 0).all()
-    assert gradient[: hidden.low].abs().sum() == 0
-    assert hidden.codec.decoder.conv_out.weight.grad is None
+    assert (gradient[hidden.processor.mask_token_offset :].abs().sum(-1) > 0).all()
+    assert gradient[: hidden.processor.mask_token_offset].abs().sum() == 0
+    assert hidden.mask_tokenizer.decoder.conv_out.weight.grad is None
     assert (hidden.pos_1LC.grad[0, 1:].abs().sum(-1) > 0).all()
 
 
@@ -207,7 +210,7 @@ def test_the_losses_of_a_drawn_map_by_hand(hidden):
     masks = torch.rand(2, 1, 32, 32).round()
     features = torch.randn(2, 32, 4, 4)
     losses = hidden.map_losses(features, masks)
-    p = (4 * hidden.codec.draw(features).mean(1)).sigmoid()
+    p = (4 * hidden.mask_tokenizer.decode_features(features).mean(1)).sigmoid()
     truth = masks[:, 0]
     bce = -(truth * p.log() + (1 - truth) * (1 - p).log()).mean()
     dice = 1 - (2 * (p * truth).sum((1, 2)) + 1) / (p.sum((1, 2)) + truth.sum((1, 2)) + 1)
@@ -218,7 +221,7 @@ def test_the_losses_of_a_drawn_map_by_hand(hidden):
 def test_a_hidden_mask_is_one_step_and_no_tokens(hidden, writing, examples):
     writing(hidden)
     found = answers(hidden, examples[:2])
-    assert isinstance(hidden.block(None).schedule(), HiddenMap)
+    assert isinstance(hidden.block(None, DEFAULT).schedule(), HiddenMap)
     for prediction in found:
         assert (prediction.token_ids, prediction.failure, prediction.text) == ((), None, ":<mask>.")
         assert prediction.probabilities.shape == (32, 32)
@@ -231,10 +234,10 @@ def test_a_hidden_mask_is_one_step_and_no_tokens(hidden, writing, examples):
 def test_hidden_states_while_answering_are_those_of_training(hidden, writing, examples):
     writing(hidden)
     found = answers(hidden, examples[:1])[0]
-    asked = hidden.questions(Request(None, examples[0].expressions))[0][1]
-    hidden.codec.quantize.teacher_forcing = lambda ids: torch.zeros(1, 15, 32)
+    asked = hidden.instructions(Request(None, examples[0].expressions))[0][1]
+    hidden.mask_tokenizer.quantize.teacher_forcing = lambda ids: torch.zeros(1, 15, 32)
     logits = forced_logits(hidden, examples[0], prompt_of(hidden, asked), None)
-    drawn = hidden.codec.grey(hidden.feature_map(logits))[0]
+    drawn = hidden.mask_tokenizer.grey(hidden.feature_map(logits))[0]
     torch.testing.assert_close(torch.from_numpy(found.probabilities), drawn, **CLOSE)
 
 
@@ -245,9 +248,14 @@ def test_a_hidden_model_travels(hidden, tmp_path):
 
 @pytest.mark.parametrize("init", ["zeros", "var", "grid"])
 def test_read_out_rows_start_apart(backbone_folder, init):
-    parts = {"backbone": str(backbone_folder), "codec": SHORT, "form": {"head": "hidden"}, "init": init}
+    parts = {
+        "backbone": str(backbone_folder),
+        "mask_tokenizer_config": SHORT,
+        "variant": {"head": "hidden"},
+        "init": init,
+    }
     method = ARGenSeg.build(parts, tuple)
-    rows = method.backbone.native.lm_head.weight[method.low :]
+    rows = method.backbone.native.lm_head.weight[method.processor.mask_token_offset :]
     assert torch.linalg.matrix_rank(rows) == 32
 
 
@@ -255,7 +263,9 @@ def test_read_out_rows_start_apart(backbone_folder, init):
 
 
 def test_a_prediction_is_the_union_of_the_answers_masks(argenseg, script, examples):
-    script(argenseg, {"\n": argenseg.start_id, argenseg.end_id: ":", ":": argenseg.start_id})
+    script(
+        argenseg, {"\n": argenseg.processor.start_id, argenseg.processor.end_id: ":", ":": argenseg.processor.start_id}
+    )
     one, two = (answers(argenseg, examples[:1], masks=n)[0] for n in (1, 2))
     assert two.text.startswith("<mask>:<mask>:")
     assert len(two.token_ids) == 60
@@ -263,7 +273,7 @@ def test_a_prediction_is_the_union_of_the_answers_masks(argenseg, script, exampl
     assert two.token_ids[30:] != one.token_ids
     blocks = torch.tensor(two.token_ids).view(2, 30)
     with torch.no_grad():
-        drawn = argenseg.codec.decode(blocks)
+        drawn = argenseg.mask_tokenizer.decode(blocks)
     np.testing.assert_allclose(two.probabilities, drawn.amax(0), atol=1e-4)
 
 
@@ -288,10 +298,10 @@ def test_only_visual_ids_are_looked_at_and_the_end_is_forced(argenseg, writing, 
     """Even where the head prefers the end token and text everywhere."""
     writing(argenseg)
     with torch.no_grad():
-        argenseg.backbone.native.lm_head.weight[argenseg.low :] *= 1e-6
-    schedule = argenseg.block(None).schedule()
-    assert schedule.vocabulary == (argenseg.low, argenseg.low + 64)
+        argenseg.backbone.native.lm_head.weight[argenseg.processor.mask_token_offset :] *= 1e-6
+    schedule = argenseg.block(None, DEFAULT).schedule()
+    assert schedule.vocabulary == (argenseg.processor.mask_token_offset, argenseg.processor.mask_token_offset + 64)
     found = answers(argenseg, examples[:1])[0]
     assert all(0 <= number < 64 for number in found.token_ids)
     schedule.features = torch.zeros(3, 1)
-    assert schedule.tail().tolist() == [[argenseg.end_id]] * 3
+    assert schedule.tail().tolist() == [[argenseg.processor.end_id]] * 3

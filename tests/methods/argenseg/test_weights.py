@@ -7,14 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from methods.argenseg.mask_tokenizer import VQVAE, CodecConfig
+from methods.argenseg.mask_tokenizer import VQVAE, MaskTokenizerConfig
 from methods.argenseg.model import ARGenSeg
-from methods.argenseg.weights import convert, sizes_of
+from methods.argenseg.state_dict import convert, sizes_of
+from methods.argenseg.tokenizer_training import ImageTokenizerTraining
 from methods.base import UserError
 from methods.internvl.checkpoint.io import read_tensors
 from methods.internvl.vocabulary import add_tokens
 
-SMALL = CodecConfig(width=32, multipliers=(1, 1, 1, 1, 2), blocks=1, codes=64, code_width=8)
+SMALL = MaskTokenizerConfig(width=32, multipliers=(1, 1, 1, 1, 2), blocks=1, codes=64, code_width=8)
 
 
 @pytest.fixture
@@ -37,9 +38,9 @@ def equal(first, second) -> bool:
 
 def test_vars_file_becomes_a_tokenizer_and_comes_back(codec, var_file, tmp_path):
     folder = convert(var_file, tmp_path / "ours")
-    loaded = ARGenSeg.from_pretrained(folder)
-    assert loaded.codec.config == SMALL
-    assert equal(loaded.codec.state_dict(), codec.state_dict())
+    loaded = ImageTokenizerTraining.from_pretrained(folder)
+    assert loaded.mask_tokenizer.config == SMALL
+    assert equal(loaded.mask_tokenizer.state_dict(), codec.state_dict())
     back = convert(folder, tmp_path / f"back{var_file.suffix}")
     found = load_file(back) if back.suffix == ".safetensors" else torch.load(back, weights_only=True)
     assert equal(found, codec.state_dict())
@@ -47,21 +48,21 @@ def test_vars_file_becomes_a_tokenizer_and_comes_back(codec, var_file, tmp_path)
 
 def test_a_joint_model_is_built_on_the_converted_tokenizer(codec, var_file, backbone_folder, tmp_path):
     folder = convert(var_file, tmp_path / "ours")
-    method = ARGenSeg.build({"backbone": str(backbone_folder), "tokenizer": str(folder)}, tuple)
-    assert equal(method.codec.state_dict(), codec.state_dict())
-    assert method.backbone.vocabulary == method.low + 64
+    method = ARGenSeg.build({"backbone": str(backbone_folder), "mask_tokenizer": str(folder)}, tuple)
+    assert equal(method.mask_tokenizer.state_dict(), codec.state_dict())
+    assert method.backbone.vocabulary == method.processor.mask_token_offset + 64
 
 
 @pytest.fixture
 def ours(build, tmp_path):
     folder = tmp_path / "ours"
-    method = build("argenseg", codec={"width": 32, "multipliers": [1] * 5, "blocks": 1, "codes": 64})
+    method = build("argenseg", mask_tokenizer_config={"width": 32, "multipliers": [1] * 5, "blocks": 1, "codes": 64})
     method.save_pretrained(folder)
     return folder
 
 
 def test_a_whole_model_goes_to_the_released_layout_and_back(ours, tmp_path):
-    released = convert(ours, tmp_path / "released")
+    released = convert(ours, tmp_path / "official")
     tensors = read_tensors(released)
     assert {"word_embed.weight", "pos_1LC", "lvl_embed.weight", "mlp1.1.weight"} <= tensors.keys()
     assert tensors["image_tokenizer.quantize.ema_vocab_hit_SV"].shape == (10, 64)
@@ -69,15 +70,19 @@ def test_a_whole_model_goes_to_the_released_layout_and_back(ours, tmp_path):
     again = convert(released, tmp_path / "again")
     assert equal(read_tensors(again), read_tensors(ours))
     method = ARGenSeg.from_pretrained(again)
-    assert (method.form.conversion, method.form.wording, method.options.max_tiles) == ("released", "released", 1)
-    assert method.options.system.startswith("你是书生")
+    assert (
+        method.mask_tokenizer.config.mask_resize,
+        method.variant.prompt_template,
+        method.processor.config.max_tiles,
+    ) == ("official", "official", 1)
+    assert method.processor.config.system.startswith("你是书生")
     vqvae = convert(ours, tmp_path / "vae.safetensors")
-    assert equal(load_file(vqvae), method.codec.state_dict())
+    assert equal(load_file(vqvae), method.mask_tokenizer.state_dict())
 
 
 def test_precision_is_kept(ours, tmp_path):
     ARGenSeg.from_pretrained(ours).save_pretrained(tmp_path / "half", "bfloat16")
-    released = convert(tmp_path / "half", tmp_path / "released")
+    released = convert(tmp_path / "half", tmp_path / "official")
     assert {tensor.dtype for tensor in read_tensors(released).values()} == {torch.bfloat16}
 
 
@@ -88,7 +93,7 @@ def changed(folder, **changes):
 
 
 def test_parts_that_a_saved_generator_repeats_are_left_out(ours, tmp_path):
-    released = convert(ours, tmp_path / "released")
+    released = convert(ours, tmp_path / "official")
     changed(released, language_model__pos_1LC=torch.zeros(1), language_model__image_tokenizer__x=torch.zeros(1))
     assert equal(read_tensors(convert(released, tmp_path / "again")), read_tensors(ours))
 
@@ -102,21 +107,21 @@ def test_parts_that_a_saved_generator_repeats_are_left_out(ours, tmp_path):
         ({"language_model__extra": torch.zeros(1)}, "has unexpected language_model.extra"),
         ({"lvl_embed__weight": torch.zeros(3, 64)}, r"lvl_embed.weight is \[3, 64\], but must be \[10, 64\]"),
         ({"image_tokenizer__quant_conv__bias": torch.zeros(3)}, r"quant_conv.bias is \[3\], but must be \[32\]"),
-        ({"pos_1LC": torch.zeros(1, 681, 64)}, "writes 681 tokens a picture; released models write 680 and 2240"),
+        ({"pos_1LC": torch.zeros(1, 681, 64)}, "writes 681 tokens an image; official models write 680 and 2240"),
     ],
 )
 def test_other_tensors_are_refused_by_name(ours, tmp_path, changes, message):
-    released = convert(ours, tmp_path / "released")
+    released = convert(ours, tmp_path / "official")
     changed(released, **changes)
     with pytest.raises(UserError, match=message):
         convert(released, tmp_path / "again")
 
 
 def test_a_tokenizer_of_other_weights_is_refused(ours, tmp_path):
-    released = convert(ours, tmp_path / "released")
+    released = convert(ours, tmp_path / "official")
     method = ARGenSeg.from_pretrained(ours)
-    add_tokens(method.tokenizer, ["<more>"])
-    method.tokenizer.save_pretrained(released)
+    add_tokens(method.processor.tokenizer, ["<more>"])
+    method.processor.tokenizer.save_pretrained(released)
     with pytest.raises(UserError, match="copy the tokenizer that belongs to these weights"):
         convert(released, tmp_path / "again")
 
@@ -124,10 +129,10 @@ def test_a_tokenizer_of_other_weights_is_refused(ours, tmp_path):
 def test_visual_ids_are_found_by_their_string(ours, tmp_path):
     """The released tokenizer has 4096 strings after the text; ids count from the first of them."""
     method = ARGenSeg.from_pretrained(ours)
-    low = method.low
-    add_tokens(method.tokenizer, [f"<visual token {i:06d}>" for i in range(64)])
+    low = method.processor.mask_token_offset
+    add_tokens(method.processor.tokenizer, [f"<visual token {i:06d}>" for i in range(64)])
     method.save_pretrained(tmp_path / "named")
-    assert ARGenSeg.from_pretrained(tmp_path / "named").low == low
+    assert ARGenSeg.from_pretrained(tmp_path / "named").processor.mask_token_offset == low
 
 
 class Trap:
@@ -154,18 +159,18 @@ def test_damaged_and_missing_files_are_one_sentence(var_file, tmp_path):
 
 
 def test_what_the_released_code_cannot_run_stays_here(build, codec, tmp_path):
-    build("argenseg", codec="short").save_pretrained(tmp_path / "short")
-    with pytest.raises(UserError, match="variant that the released code cannot run"):
-        convert(tmp_path / "short", tmp_path / "released")
-    build("argenseg", backbone=None, codec="short").save_pretrained(tmp_path / "alone")
+    build("argenseg", mask_tokenizer_config="short").save_pretrained(tmp_path / "short")
+    with pytest.raises(UserError, match="variant that the official code cannot run"):
+        convert(tmp_path / "short", tmp_path / "official")
+    build("argenseg", backbone=None, mask_tokenizer_config="short").save_pretrained(tmp_path / "alone")
     with pytest.raises(UserError, match=r"a VQ-VAE alone; give a target that ends in .pth"):
-        convert(tmp_path / "alone", tmp_path / "released")
+        convert(tmp_path / "alone", tmp_path / "official")
 
 
 def test_sizes_of_vars_file(goldens):
     stored = json.loads((goldens / "argenseg" / "state_dict.json").read_text())
     tensors = {name: torch.empty(shape, device="meta") for name, shape in stored.items()}
-    assert sizes_of(tensors, 680, goldens) == CodecConfig()
+    assert sizes_of(tensors, 680, goldens) == MaskTokenizerConfig()
     large = sizes_of(tensors, 2240, goldens)
     assert (large.resolution, large.scales[-1]) == (512, 32)
 
@@ -173,10 +178,10 @@ def test_sizes_of_vars_file(goldens):
 @pytest.mark.slow
 def test_vars_vqvae_at_its_released_size(tmp_path):
     """324 tensors, 108,948,355 parameters."""
-    codec = VQVAE(CodecConfig())
+    codec = VQVAE(MaskTokenizerConfig())
     torch.save(codec.state_dict(), tmp_path / "vae_ch160v4096z32.pth")
     folder = convert(tmp_path / "vae_ch160v4096z32.pth", tmp_path / "ours")
-    assert ARGenSeg.from_pretrained(folder).codec.config == CodecConfig()
+    assert ImageTokenizerTraining.from_pretrained(folder).mask_tokenizer.config == MaskTokenizerConfig()
     back = torch.load(convert(folder, tmp_path / "back.pth"), weights_only=True, mmap=True)
     assert len(back) == 324
     assert equal(back, codec.state_dict())

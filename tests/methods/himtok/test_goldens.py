@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from methods.himtok.hierarchy import blurred
-from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
+from methods.himtok.mask_tokenizer import MaskTokenizer, MaskTokenizerConfig
 
-SMALL = CodecConfig(
+SMALL = MaskTokenizerConfig(
     width=64, encoder_layers=2, decoder_layers=2, heads=4, ffn_out=64, pixel_base=32, pixel_multipliers=(1, 1, 1, 2, 2),
-    encoder_layout="released", code_space="released",
+    encoder_layout="official", code_space="official",
 )  # fmt: skip
 DRAWN = [4, 5]  # the masks whose decodings are stored: several regions, and a ring
 
@@ -103,7 +103,7 @@ def test_blurred_labels_equal_the_released_ones_before_their_normalisation(golde
 
 def test_names_and_shapes_are_those_of_the_released_tokenizer(goldens):
     with torch.device("meta"):
-        codec = MaskTokenizer(CodecConfig())
+        codec = MaskTokenizer(MaskTokenizerConfig())
     found = {name: list(tensor.shape) for name, tensor in codec.state_dict().items()}
     assert found == json.loads((goldens / "himtok" / "state_dict.json").read_text())
     assert len(found) == 693

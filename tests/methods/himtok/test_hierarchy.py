@@ -12,7 +12,7 @@ from scipy.ndimage import convolve1d
 from methods.base import UserError
 from methods.himtok import hierarchy
 from methods.himtok.hierarchy import HierarchyConfig, blur_matrix, blurred, draw_levels, mask_loss, sigma
-from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
+from methods.himtok.mask_tokenizer import MaskTokenizer, MaskTokenizerConfig
 
 
 @pytest.mark.parametrize(("level", "width"), [(1, 48), (4, 18), (16, 3.88235), (31, 1.125)])
@@ -109,7 +109,7 @@ def test_an_empty_mask_has_a_finite_loss_and_gradient():
 @pytest.fixture(scope="module")
 def codec():
     torch.manual_seed(0)
-    return MaskTokenizer(CodecConfig(
+    return MaskTokenizer(MaskTokenizerConfig(
         resolution=64, width=64, encoder_layers=1, decoder_layers=1, heads=4, codes=64, ffn_out=32, pixel_base=8,
         pixel_multipliers=(1, 1, 1, 1, 1), pixel_blocks=1,
     )).eval()  # fmt: skip
@@ -136,7 +136,7 @@ def test_the_hierarchy_can_be_left_out(codec, config):
     assert hierarchy.hierarchical_loss(codec, probabilities, masks, config).keys() == {"mask"}
 
 
-@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("variant", ["paper", "official"])
 def test_the_losses_are_the_same_under_autocast_but_for_the_codecs_own_precision(codec, variant, monkeypatch):
     """On a GPU autocast even forbids one of them."""
     probabilities, masks = torch.rand(2, 32, 64).softmax(-1), (torch.rand(2, 64, 64) > 0.7).float()
@@ -153,7 +153,7 @@ def test_the_losses_are_the_same_under_autocast_but_for_the_codecs_own_precision
 
 def test_the_released_loss_can_do_without_levels_and_none_can_draw_more_than_there_are(codec):
     probabilities, masks = torch.rand(1, 32, 64).softmax(-1), torch.zeros(1, 64, 64)
-    assert hierarchy.hierarchical_loss(codec, probabilities, masks, HierarchyConfig("released", levels=0)).keys() == {
+    assert hierarchy.hierarchical_loss(codec, probabilities, masks, HierarchyConfig("official", levels=0)).keys() == {
         "mask"
     }
     with pytest.raises(UserError, match="32 different levels of 31"):

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.base import UserError
-from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer, anchor_positions
+from methods.himtok.config import MaskTokenizerConfig
+from methods.himtok.mask_tokenizer import MaskTokenizer, anchor_positions
 from methods.himtok.pixel_decoder import PixelDecoder, SubpixelDecoder
 
-TINY = CodecConfig(
+TINY = MaskTokenizerConfig(
     resolution=64, patch=16, width=64, encoder_layers=2, decoder_layers=1, heads=4, codes=64, ffn_out=32, pixel_base=8,
     pixel_multipliers=(1, 1, 1, 1, 1), pixel_blocks=1,
 )  # fmt: skip
@@ -37,7 +38,7 @@ def masks() -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layout", ["clean", "released"])
+@pytest.mark.parametrize("layout", ["clean", "official"])
 @pytest.mark.parametrize("changed", [0, 1, 15, 30, 31])
 def test_which_tokens_a_latent_reaches(masks, layout, changed):
     """Clean: latent k reaches tokens k and later only. Released: the reinterpreted memory mixes it into all."""
@@ -50,7 +51,7 @@ def test_which_tokens_a_latent_reaches(masks, layout, changed):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layout", ["clean", "released"])
+@pytest.mark.parametrize("layout", ["clean", "official"])
 @pytest.mark.parametrize("changed", [1, 8, 16, 31])
 def test_a_latent_changes_no_earlier_token_in_the_clean_layout(layout, changed):
     """The ids themselves: coarse to fine by construction in one layout, by training alone in the other."""
@@ -60,7 +61,7 @@ def test_a_latent_changes_no_earlier_token_in_the_clean_layout(layout, changed):
     codec.latent_tokens[changed] = 5 * torch.randn(64, generator=torch.Generator().manual_seed(1))
     moved = (codec.encode(masks) != before).any(0)
     assert moved[changed:].any()
-    assert moved[:changed].any() == (layout == "released")
+    assert moved[:changed].any() == (layout == "official")
 
 
 @torch.no_grad()
@@ -121,7 +122,7 @@ def test_tokens_and_their_places_matter(codec, masks):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("space", ["normalised", "released"])
+@pytest.mark.parametrize("space", ["normalised", "official"])
 def test_certain_probabilities_are_the_codes_themselves(space, masks):
     codec = made(code_space=space)
     ids = codec.encode(masks)

@@ -7,28 +7,31 @@ import pytest
 import torch
 
 from methods.base import Request, TrainingSample, UserError
-from methods.himtok.prompts import END, START, Templates, code_token
+from methods.himtok.prompts import END, START, PromptTemplate, code_token
 from methods.internvl.chat import IGNORED
 from methods.internvl.vocabulary import token_id
+from methods.registry import method_class
 
 CLOSE = dict(rtol=0, atol=1e-4)
 
 
 def prepared(method, examples, task="segment"):
-    return [method.prepare(example, task, np.random.default_rng(i)) for i, example in enumerate(examples)]
+    return [method.processor.prepare(example, task, np.random.default_rng(i)) for i, example in enumerate(examples)]
 
 
 def text_of(method, ids) -> str:
-    return method.tokenizer.decode([token for token in ids if token != IGNORED])
+    return method.processor.tokenizer.decode([token for token in ids if token != IGNORED])
 
 
 def test_the_vocabulary_is_start_end_and_codes_at_the_very_end(himtok):
-    tokenizer = himtok.tokenizer
-    last = len(tokenizer) - himtok.codec.size
-    assert [token_id(tokenizer, code_token(i)) for i in range(himtok.codec.size)] == list(range(last, len(tokenizer)))
+    tokenizer = himtok.processor.tokenizer
+    last = len(tokenizer) - himtok.mask_tokenizer.size
+    assert [token_id(tokenizer, code_token(i)) for i in range(himtok.mask_tokenizer.size)] == list(
+        range(last, len(tokenizer))
+    )
     assert (token_id(tokenizer, START), token_id(tokenizer, END)) == (last - 2, last - 1)
     assert himtok.backbone.vocabulary == len(tokenizer)
-    assert (himtok.low, himtok.text_rows) == (last, last)
+    assert (himtok.processor.mask_token_offset, himtok.text_rows) == (last, last)
 
 
 def test_a_sample_asks_for_the_expression_and_answers_with_a_block(himtok, examples):
@@ -52,14 +55,14 @@ def test_boxes_run_to_999(himtok, examples):
 
 
 def test_codes_replace_the_placeholders_in_inputs_and_labels(himtok, examples):
-    batch = himtok.collate(prepared(himtok, examples))
+    batch = himtok.processor.collate(prepared(himtok, examples))
     himtok._fill(batch)
-    codes = himtok.low + himtok.codec.encode(batch["masks"])
+    codes = himtok.processor.mask_token_offset + himtok.mask_tokenizer.encode(batch["masks"])
     for row in range(len(examples)):
-        start = batch["ids"][row].tolist().index(himtok.start_id)
+        start = batch["ids"][row].tolist().index(himtok.processor.start_id)
         assert torch.equal(batch["ids"][row, start + 1 : start + 33], codes[row])
         assert torch.equal(batch["labels"][row, start + 1 : start + 33], codes[row])
-        assert batch["ids"][row, start + 33] == batch["labels"][row, start + 33] == himtok.end_id
+        assert batch["ids"][row, start + 33] == batch["labels"][row, start + 33] == himtok.processor.end_id
     assert len(codes.unique(dim=0)) > 1
 
 
@@ -67,7 +70,7 @@ def conversation(himtok, turns, masks) -> TrainingSample:
     """A sample without a picture, of turns of (role, text)."""
     from methods.internvl.chat import Turn
 
-    ids, labels = himtok.chat.encode([Turn(*turn) for turn in turns], 1, himtok.mask_block())
+    ids, labels = himtok.processor.chat.encode([Turn(*turn) for turn in turns], 1, himtok.processor.mask_block)
     return TrainingSample(ids, labels, masks=list(masks))
 
 
@@ -77,11 +80,11 @@ def views(count: int) -> list[np.ndarray]:
 
 def test_masks_of_a_question_are_read_but_not_learned(himtok):
     turns = [("user", "what is <mask>?"), ("assistant", "<mask>, red.")]
-    batch = himtok.collate([conversation(himtok, turns, views(2))])
+    batch = himtok.processor.collate([conversation(himtok, turns, views(2))])
     himtok.enter_stage("align")
     blocks = himtok._fill(batch)
-    codes = himtok.low + himtok.codec.encode(batch["masks"])
-    starts = (batch["ids"][0] == himtok.start_id).nonzero().flatten()
+    codes = himtok.processor.mask_token_offset + himtok.mask_tokenizer.encode(batch["masks"])
+    starts = (batch["ids"][0] == himtok.processor.start_id).nonzero().flatten()
     assert [batch["ids"][0, s + 1 : s + 33].tolist() for s in starts] == codes.tolist()
     assert (batch["labels"][0, starts[0] + 1 : starts[0] + 33] == IGNORED).all()
     assert batch["labels"][0, starts[1] + 1 : starts[1] + 33].tolist() == codes[1].tolist()
@@ -97,27 +100,29 @@ def test_several_masks_in_one_sample_and_none_in_another(himtok):
         conversation(himtok, [("user", "none"), ("assistant", "nothing.")], []),
         conversation(himtok, [("user", "one"), ("assistant", "<mask>")], views(3)[2:]),
     ]
-    batch = himtok.collate(samples)
+    batch = himtok.processor.collate(samples)
     rows, columns, _ = himtok._fill(batch)
     assert rows[:, 0].tolist() == [0, 0, 2]
-    codes = himtok.low + himtok.codec.encode(torch.from_numpy(np.stack(views(3)))[:, None])
+    codes = himtok.processor.mask_token_offset + himtok.mask_tokenizer.encode(
+        torch.from_numpy(np.stack(views(3)))[:, None]
+    )
     assert torch.equal(batch["ids"][rows, columns], codes)
     himtok.enter_stage("align")
-    losses = himtok.loss(himtok.collate(samples))
+    losses = himtok.loss(himtok.processor.collate(samples))
     assert {"text", "mask", "hierarchy", "_codes"} <= losses.keys()
     assert all(value.isfinite() for value in losses.values())
 
 
 def test_a_batch_without_a_mask_has_the_text_loss_alone(himtok, examples):
     himtok.enter_stage("align")
-    assert himtok.loss(himtok.collate(prepared(himtok, examples[:2], "box"))).keys() == {"text"}
+    assert himtok.loss(himtok.processor.collate(prepared(himtok, examples[:2], "box"))).keys() == {"text"}
 
 
 def test_in_octaves_the_first_tokens_weigh_more_and_the_block_as_much(himtok, examples):
     short = prepared(himtok, examples[:1], "segment_tokens")
-    batch = himtok.collate(prepared(himtok, examples, "segment_box") + short)
+    batch = himtok.processor.collate(prepared(himtok, examples, "segment_box") + short)
     blocks = himtok._fill(batch)
-    himtok.balance = "octaves"
+    himtok.token_loss_weighting = "octaves"
     weights = torch.zeros(batch["labels"].shape)
     learned = batch["labels"][:, 1:] != IGNORED
     weights[:, 1:][learned] = himtok._weights(batch["labels"], blocks)
@@ -133,7 +138,7 @@ def test_in_octaves_the_first_tokens_weigh_more_and_the_block_as_much(himtok, ex
 
 
 def test_tokens_alike_is_the_plain_mean(himtok, examples):
-    batch = himtok.collate(prepared(himtok, examples))
+    batch = himtok.processor.collate(prepared(himtok, examples))
     himtok.enter_stage("tune")
     plain = himtok.loss({k: v.clone() for k, v in batch.items()})["text"]
     blocks = himtok._fill(batch)
@@ -145,18 +150,20 @@ def test_tokens_alike_is_the_plain_mean(himtok, examples):
 def test_codes_that_are_alike_can_begin_alike(himtok):
     """The rows are a linear map of the unit code vectors, one for inputs and one for outputs."""
     himtok.initialise("codes", 0)
-    codes = torch.nn.functional.normalize(himtok.codec.quantize.table(), dim=-1).detach()
+    codes = torch.nn.functional.normalize(himtok.mask_tokenizer.quantize.table(), dim=-1).detach()
     tables = himtok.backbone.language_model.embed_tokens.weight, himtok.backbone.native.lm_head.weight
     for table in tables:
-        rows = (table[himtok.low :] - table[: himtok.start_id].mean(0)).detach()
+        rows = (table[himtok.processor.mask_token_offset :] - table[: himtok.processor.start_id].mean(0)).detach()
         solved = torch.linalg.lstsq(codes, rows).solution
         torch.testing.assert_close(codes @ solved, rows, rtol=0, atol=1e-3 * float(rows.abs().max()))
-    assert not torch.equal(tables[0][himtok.low :], tables[1][himtok.low :])
+    assert not torch.equal(
+        tables[0][himtok.processor.mask_token_offset :], tables[1][himtok.processor.mask_token_offset :]
+    )
 
 
 @pytest.mark.parametrize("parts, words", [
-    ({"balance": "scales"}, "no balance 'scales'"),
-    ({"init": "zeros"}, "no start called 'zeros'"),
+    ({"token_loss_weighting": "scales"}, "no token_loss_weighting 'scales'"),
+    ({"init": "zeros"}, "no init 'zeros'"),
 ])  # fmt: skip
 def test_unknown_choices_of_training_are_named(build, parts, words):
     with pytest.raises(UserError, match=words):
@@ -166,18 +173,20 @@ def test_unknown_choices_of_training_are_named(build, parts, words):
 def test_the_mask_loss_reads_the_states_before_each_code(himtok, examples):
     """The probabilities are those of the 32 states that predict the codes, softened by the temperature."""
     himtok.enter_stage("align")
-    batch = himtok.collate(prepared(himtok, examples[:2]))
+    batch = himtok.processor.collate(prepared(himtok, examples[:2]))
     himtok.hierarchy = replace(himtok.hierarchy, levels=0)
     loss = himtok.loss(batch)["mask"]
     hidden, _ = himtok.hidden_states(batch)
-    logits = himtok.backbone.head(hidden)[..., himtok.low :]
+    logits = himtok.backbone.head(hidden)[..., himtok.processor.mask_token_offset :]
     soft = []
     for row in range(2):
-        start = batch["ids"][row].tolist().index(himtok.start_id)
+        start = batch["ids"][row].tolist().index(himtok.processor.start_id)
         soft.append((logits[row, start : start + 32] / 0.5).softmax(-1))
     from methods.himtok.hierarchy import mask_loss
 
-    expected = mask_loss(himtok.codec.logits(himtok.codec.mix(torch.stack(soft))), batch["masks"][:, 0], 0.25)
+    expected = mask_loss(
+        himtok.mask_tokenizer.logits(himtok.mask_tokenizer.mix(torch.stack(soft))), batch["masks"][:, 0], 0.25
+    )
     torch.testing.assert_close(loss, expected, rtol=0, atol=1e-5)
 
 
@@ -188,15 +197,15 @@ def reached(module) -> bool:
 
 def test_soft_codes_carry_the_mask_loss_into_the_language_model(himtok, examples):
     himtok.enter_stage("align")
-    losses = himtok.loss(himtok.collate(prepared(himtok, examples)))
+    losses = himtok.loss(himtok.processor.collate(prepared(himtok, examples)))
     (losses["mask"] + losses["hierarchy"]).backward()
     assert reached(himtok.backbone.language_model)
     assert reached(himtok.backbone.vision_tower)
-    assert reached(himtok.codec.decoder)
-    assert reached(himtok.codec.pixel_decoder)
-    assert not reached(himtok.codec.encoder)
-    assert not reached(himtok.codec.quantize)
-    assert himtok.codec.latent_tokens.grad is None
+    assert reached(himtok.mask_tokenizer.decoder)
+    assert reached(himtok.mask_tokenizer.pixel_decoder)
+    assert not reached(himtok.mask_tokenizer.encoder)
+    assert not reached(himtok.mask_tokenizer.quantize)
+    assert himtok.mask_tokenizer.latent_tokens.grad is None
 
 
 def trainable(method) -> set[str]:
@@ -206,36 +215,37 @@ def trainable(method) -> set[str]:
 
 def test_what_each_stage_trains(build, himtok):
     himtok.enter_stage("align")
-    assert trainable(himtok) == {"backbone.native", "codec.decoder", "codec.pixel_decoder"}
+    assert trainable(himtok) == {"backbone.native", "mask_tokenizer.decoder", "mask_tokenizer.pixel_decoder"}
     himtok.enter_stage("tune")
     assert trainable(himtok) == {"backbone.native"}
     alone = build("himtok", backbone=None)
     alone.enter_stage("tokenizer")
-    assert {"codec.encoder", "codec.quantize", "codec.decoder", "codec.latent_tokens"} <= trainable(alone)
+    parts = ("encoder", "quantize", "decoder", "latent_tokens")
+    assert {f"mask_tokenizer.{part}" for part in parts} <= trainable(alone)
 
 
 def test_tuning_has_no_mask_loss(himtok, examples):
     himtok.enter_stage("tune")
-    assert himtok.loss(himtok.collate(prepared(himtok, examples[:2]))).keys() == {"text", "_codes"}
+    assert himtok.loss(himtok.processor.collate(prepared(himtok, examples[:2]))).keys() == {"text", "_codes"}
 
 
 def test_the_tokenizer_stage_trains_on_masks_alone(build, examples):
-    alone = build("himtok", backbone=None, keeper={"warmup": 0})
+    alone = build("himtok", backbone=None, codebook_restart={"warmup": 0})
     alone.enter_stage("tokenizer")
-    batch = alone.collate(prepared(alone, examples))
+    batch = alone.processor.collate(prepared(alone, examples))
     assert batch["masks"].shape == (6, 1, 64, 64)
     assert {"reconstruction", "quantizer"} <= alone.loss(batch).keys()
     assert alone.heads.warmup == 0
 
 
 def test_the_codecs_view_keeps_soft_edges_and_squashes(himtok, examples):
-    view = himtok.codec_view(examples[3])  # a picture of 90 x 40
+    view = himtok.processor.preprocess_mask(examples[3])  # a picture of 90 x 40
     assert (view.shape, view.dtype) == ((64, 64), np.float32)
     assert (view.min(), view.max()) == (0, 1)
     assert ((view > 0.1) & (view < 0.9)).any()
     assert view.mean() == pytest.approx(examples[3].mask.mean(), abs=0.01)
     with pytest.raises(UserError, match="squares sample 1-red: the task needs a mask"):
-        himtok.codec_view(replace(examples[0], mask=None))
+        himtok.processor.preprocess_mask(replace(examples[0], mask=None))
 
 
 # ---- answers ----------------------------------------------------------------------------------------------------
@@ -269,22 +279,22 @@ def test_soft_and_hard_decoding_of_the_same_codes(himtok, writing, examples):
     himtok.decode = "hard"
     hard = himtok.segment([Request(examples[0].image, ("it",))])[0]
     assert soft.token_ids == hard.token_ids
-    expected = himtok.codec.decode(torch.tensor([hard.token_ids]))[0]
+    expected = himtok.mask_tokenizer.decode(torch.tensor([hard.token_ids]))[0]
     torch.testing.assert_close(torch.from_numpy(hard.probabilities), expected, **CLOSE)
     assert np.abs(soft.probabilities - hard.probabilities).max() > 1e-3
 
 
 def test_mask_and_box_are_one_question(himtok):
-    both = himtok.questions(Request(None, ("it",), ("mask", "box")))
+    both = himtok.instructions(Request(None, ("it",), ("mask", "box")))
     assert [want for want, _ in both] == [("mask", "box")]
-    assert [want for want, _ in himtok.questions(Request(None, ("it",)))] == [("mask",)]
+    assert [want for want, _ in himtok.instructions(Request(None, ("it",)))] == [("mask",)]
 
 
 def test_built_on_a_saved_tokenizer_the_codec_is_the_saved_one(build, backbone_folder, tmp_path):
     alone = build("himtok", backbone=None)
     alone.save_pretrained(tmp_path)
-    method = type(alone).build({"backbone": str(backbone_folder), "tokenizer": str(tmp_path)}, tuple)
-    ours, saved = method.codec.state_dict(), alone.codec.state_dict()
+    method = method_class("himtok").build({"backbone": str(backbone_folder), "mask_tokenizer": str(tmp_path)}, tuple)
+    ours, saved = method.mask_tokenizer.state_dict(), alone.mask_tokenizer.state_dict()
     assert all(torch.equal(ours[name], saved[name]) for name in saved)
 
 
@@ -300,28 +310,28 @@ def test_a_model_can_go_on_with_another_codec_of_its_size(build, tmp_path):
     model, other = build("himtok"), build("himtok", backbone=None, seed=5)
     model.save_pretrained(tmp_path / "model")
     other.save_pretrained(tmp_path / "codec")
-    parts = {"start": str(tmp_path / "model"), "tokenizer": str(tmp_path / "codec")}
-    ours, saved = type(model).build(parts, tuple).codec.state_dict(), other.codec.state_dict()
+    parts = {"start": str(tmp_path / "model"), "mask_tokenizer": str(tmp_path / "codec")}
+    ours, saved = type(model).build(parts, tuple).mask_tokenizer.state_dict(), other.mask_tokenizer.state_dict()
     assert all(torch.equal(ours[name], saved[name]) for name in saved)
-    assert not all(torch.equal(ours[name], value) for name, value in model.codec.state_dict().items())
-    small = build("himtok", backbone=None, codec=asdict(replace(other.codec.config, codes=8)))
+    assert not all(torch.equal(ours[name], value) for name, value in model.mask_tokenizer.state_dict().items())
+    small = build("himtok", backbone=None, mask_tokenizer_config=asdict(replace(other.mask_tokenizer.config, codes=8)))
     small.save_pretrained(tmp_path / "small")
     with pytest.raises(UserError, match="32 tokens of 8 codes"):
-        type(model).build(parts | {"tokenizer": str(tmp_path / "small")}, tuple)
+        type(model).build(parts | {"mask_tokenizer": str(tmp_path / "small")}, tuple)
 
 
 @pytest.mark.parametrize(
     ("parts", "named"),
     [
-        ({"hierachy": {}}, "parts.hierachy means nothing"),
-        ({"hierarchy": {"levls": 1}}, "parts.hierarchy.levls means nothing"),
-        ({"codec": {"encoder_layout": "x"}}, "no encoder_layout 'x'"),
-        ({"codec": {"code_space": "normalized"}}, "no code_space 'normalized'"),
-        ({"codec": {"resolution": 64, "pixel_multipliers": [1, 1]}}, "make masks of 8 pixels, not 64"),
-        ({"conversion": "nearest"}, "no conversion 'nearest'"),
+        ({"hierachy": {}}, "model.hierachy: unknown key"),
+        ({"hierarchy": {"levls": 1}}, "model.hierarchy.levls: unknown key"),
+        ({"mask_tokenizer_config": {"encoder_layout": "x"}}, "no encoder_layout 'x'"),
+        ({"mask_tokenizer_config": {"code_space": "normalized"}}, "no code_space 'normalized'"),
+        ({"mask_tokenizer_config": {"resolution": 64, "pixel_multipliers": [1, 1]}}, "make masks of 8 pixels, not 64"),
+        ({"mask_resize": "nearest"}, "no mask_resize 'nearest'"),
     ],
 )
-def test_parts_that_mean_nothing_are_refused(build, parts, named):
+def test_unknown_keys_are_refused(build, parts, named):
     with pytest.raises(UserError, match=named):
         build("himtok", **parts)
 
@@ -329,37 +339,37 @@ def test_parts_that_mean_nothing_are_refused(build, parts, named):
 def test_a_started_model_takes_what_it_can_and_refuses_the_rest(build, tmp_path):
     first = build("himtok")
     first.save_pretrained(tmp_path)
-    parts = {"start": str(tmp_path), "hierarchy": {"variant": "released"}, "conversion": "released"}
+    parts = {"start": str(tmp_path), "hierarchy": {"variant": "official"}, "mask_resize": "official"}
     second = type(first).build(parts, tuple)
-    assert (second.hierarchy.variant, second.hierarchy.levels) == ("released", first.hierarchy.levels)
-    assert second.conversion == "released"
-    with pytest.raises(UserError, match="parts.init means nothing for a HiMTok model to go on with"):
+    assert (second.hierarchy.variant, second.hierarchy.levels) == ("official", first.hierarchy.levels)
+    assert second.mask_tokenizer.config.mask_resize == "official"
+    with pytest.raises(UserError, match="model.init: unknown key for a HiMTok model to continue from"):
         type(first).build(parts | {"init": "codes"}, tuple)
 
 
-def test_a_setting_of_the_keeper_that_does_not_exist_is_refused(build):
-    method = build("himtok", backbone=None, keeper={"warm": 3})
-    with pytest.raises(UserError, match="parts.keeper.warm means nothing; there are warmup, every, placed"):
-        method.enter_stage("tokenizer")
+def test_a_setting_of_the_restart_that_does_not_exist_is_refused(build):
+    with pytest.raises(UserError, match="codebook_restart.warm: unknown key; there are warmup, every, placed"):
+        build("himtok", backbone=None, codebook_restart={"warm": 3})
 
 
-def test_the_released_conversion_takes_the_nearest_probability(himtok):
+def test_the_released_mask_resize_takes_the_nearest_probability(himtok):
     soft = torch.rand(32, 32, generator=torch.Generator().manual_seed(0))
-    himtok.conversion = "released"
-    found = himtok.full_mask(soft, (96, 64))
+    masks = himtok.mask_tokenizer
+    masks.config = replace(masks.config, mask_resize="official")
+    found = himtok.mask_tokenizer.postprocess_mask(soft, (96, 64))
     np.testing.assert_array_equal(found, (soft > 0.5).numpy().repeat(3, 0).repeat(2, 1))
-    himtok.conversion = "direct"
-    assert not np.array_equal(himtok.full_mask(soft, (96, 64)), found)
+    masks.config = replace(masks.config, mask_resize="bilinear")
+    assert not np.array_equal(himtok.mask_tokenizer.postprocess_mask(soft, (96, 64)), found)
 
 
 def test_where_sentences_are_joined_the_released_wording_numbers_even_one(himtok):
     request = Request(None, ("the cat",), joined=True)
-    assert himtok.questions(request)[0][1] == "Segment <ref>the cat</ref>."
-    himtok.templates = Templates("released")
-    assert himtok.questions(request)[0][1] == "Segment <ref>Meet all the descriptions: 1. the cat. </ref>."
-    assert himtok.questions(replace(request, joined=False))[0][1] == "Segment <ref>the cat</ref>."
+    assert himtok.instructions(request)[0][1] == "Segment <ref>the cat</ref>."
+    himtok.processor.template = PromptTemplate("official")
+    assert himtok.instructions(request)[0][1] == "Segment <ref>Meet all the descriptions: 1. the cat. </ref>."
+    assert himtok.instructions(replace(request, joined=False))[0][1] == "Segment <ref>the cat</ref>."
 
 
 def test_a_request_without_an_expression_is_refused(himtok):
     with pytest.raises(UserError, match="no expression"):
-        himtok.questions(Request(None, ()))
+        himtok.instructions(Request(None, ()))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from methods.base import UserError
 from methods.himtok import parity
 from methods.himtok.hierarchy import HierarchyConfig, hierarchical_loss, released_label
-from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
+from methods.himtok.mask_tokenizer import MaskTokenizer, MaskTokenizerConfig
 from methods.himtok.model import fill_codes
 
 NAMES = ["a", "b", "c", "d", "multi_region", "ring_with_hole", "g", "h"]
@@ -24,10 +24,10 @@ def vectors(tmp_path_factory):
     """Their folder."""
     folder = tmp_path_factory.mktemp("himtok")
     torch.manual_seed(0)
-    codec = MaskTokenizer(CodecConfig(
+    codec = MaskTokenizer(MaskTokenizerConfig(
         resolution=64, patch=16, width=64, encoder_layers=1, decoder_layers=1, heads=4, codes=64, ffn_out=32,
-        pixel_base=8, pixel_multipliers=(1, 1, 1, 1, 1), pixel_blocks=1, encoder_layout="released",
-        code_space="released",
+        pixel_base=8, pixel_multipliers=(1, 1, 1, 1, 1), pixel_blocks=1, encoder_layout="official",
+        code_space="official",
     )).eval()  # fmt: skip
     for p in codec.parameters():
         p.data += 0.1 * torch.randn_like(p)
@@ -48,7 +48,7 @@ def reference(codec):
     z = codec.latents(masks[:, None].float())
     unit, ids, loss = codec.quantize(z)
     table = codec.quantize.table()
-    soft, config = torch.randn(2, 32, 64), HierarchyConfig("released", dice=0.25)
+    soft, config = torch.randn(2, 32, 64), HierarchyConfig("official", dice=0.25)
     calls: dict[str, torch.Tensor] = {}
     parts = {"patch_embed": codec.encoder.patch_embed, "dec_ffn": codec.decoder.ffn}
     hooks = [part.register_forward_hook(lambda *c, n=name: calls.update({n: c[-1]})) for name, part in parts.items()]

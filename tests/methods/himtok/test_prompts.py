@@ -14,7 +14,7 @@ from PIL import Image
 
 from methods.base import Request, UserError
 from methods.himtok import prompts as tasks
-from methods.himtok.prompts import END, SLOTS, START, TASKS, Templates, family_of
+from methods.himtok.prompts import END, SLOTS, START, TASKS, PromptTemplate, family_of
 from methods.internvl.chat import IGNORED
 from methods.internvl.prompts import BOX_REQUESTS
 
@@ -23,8 +23,8 @@ BLOCK = re.compile(rf"{re.escape(START)}((?:<\|mt_\d+\|>)*){re.escape(END)}")
 
 
 @pytest.fixture(scope="module")
-def templates() -> Templates:
-    return Templates()
+def templates() -> PromptTemplate:
+    return PromptTemplate()
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def example(examples):
 
 
 def prepared(method, example, task, seed=0):
-    sample = method.prepare(example, task, np.random.default_rng(seed))
-    text = method.tokenizer.decode(sample.ids)
-    learned = method.tokenizer.decode([label for label in sample.labels if label != IGNORED])
+    sample = method.processor.prepare(example, task, np.random.default_rng(seed))
+    text = method.processor.tokenizer.decode(sample.ids)
+    learned = method.processor.tokenizer.decode([label for label in sample.labels if label != IGNORED])
     return sample, text, learned
 
 
@@ -60,7 +60,7 @@ def test_the_first_wordings_stay(templates):
 
 
 def test_the_short_source_has_three_requests_and_one_answer(templates):
-    short = Templates("short")
+    short = PromptTemplate("short")
     assert short.source == "short"
     for name, family in short.families.items():
         assert family.requests == templates.families[name].requests[:3]
@@ -78,7 +78,7 @@ def test_the_first_wording_is_drawn_half_the_time_and_the_others_all(templates):
 
 
 def test_the_released_prompts(templates):
-    released = Templates("released")
+    released = PromptTemplate("official")
     one, two = tasks.phrases(("a cat",)), tasks.phrases(("a cat", "the left one"))
     assert released.request("segment", **one) == "Segment <ref>a cat</ref>."
     assert released.request("segment", **two) == (
@@ -96,16 +96,16 @@ def test_a_file_of_ones_own_replaces_a_family_and_travels_with_the_model(build, 
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(own))
     method = build("himtok")
-    method.templates = Templates(path)
+    method.processor.template = PromptTemplate(path)
     method.save_pretrained(tmp_path / "model")
     path.unlink()
     loaded = type(method).from_pretrained(tmp_path / "model")
     _, text, learned = prepared(loaded, example, "segment")
     assert "Zeig mir <ref>" in text and learned.startswith("Hier: ")
-    assert loaded._question(Request(None, ("it",))) == "Zeig mir <ref>it</ref>!"
-    parts = {"start": str(tmp_path / "model"), "templates": "released", "tokens_in_words": True}
+    assert loaded.processor.instructions(Request(None, ("it",)))[0][1] == "Zeig mir <ref>it</ref>!"
+    parts = {"start": str(tmp_path / "model"), "prompt_template": "official", "budget_in_prompt": True}
     again = type(method).build(parts, tuple)
-    assert (again.templates.source, again.tokens_in_words) == ("released", True)
+    assert (again.processor.template.source, again.processor.budget_in_prompt) == ("official", True)
 
 
 @pytest.mark.parametrize(
@@ -127,13 +127,13 @@ def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, content, words):
     path = tmp_path / "own.yaml"
     path.write_text(content)
     with pytest.raises(UserError) as error:
-        Templates(path)
+        PromptTemplate(path)
     assert words in str(error.value) and str(path) in str(error.value)
 
 
 def test_a_missing_file_is_named():
     with pytest.raises(UserError, match="nowhere.yaml: no such file"):
-        Templates(Path("nowhere.yaml"))
+        PromptTemplate(Path("nowhere.yaml"))
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -143,9 +143,9 @@ def test_a_missing_file_is_named():
 def test_every_task_trains(himtok, example, task):
     himtok.enter_stage("align")
     samples = [prepared(himtok, example, task, seed)[0] for seed in range(4)]
-    losses = himtok.loss(himtok.collate(samples))
+    losses = himtok.loss(himtok.processor.collate(samples))
     assert all(value.isfinite() for value in losses.values())
-    learned_masks = sum(sample.labels.count(himtok.end_id) for sample in samples)
+    learned_masks = sum(sample.labels.count(himtok.processor.end_id) for sample in samples)
     assert ("mask" in losses or "prefix" in losses) == (learned_masks > 0)
 
 
@@ -193,30 +193,30 @@ def test_the_number_in_the_request_is_the_number_of_tokens(himtok, example, seed
     asked = int(re.search(r"(\d+) (?:mask )?tokens", text)[1])
     assert asked in (8, 16, 32)
     assert BLOCK.search(learned)[1].count("<|mt_") == asked
-    batch = himtok.collate([sample])
+    batch = himtok.processor.collate([sample])
     rows, columns, counts = himtok._fill(batch)
-    codes = himtok.low + himtok.codec.encode(batch["masks"])[0, :asked]
-    start = batch["ids"][0].tolist().index(himtok.start_id)
+    codes = himtok.processor.mask_token_offset + himtok.mask_tokenizer.encode(batch["masks"])[0, :asked]
+    start = batch["ids"][0].tolist().index(himtok.processor.start_id)
     assert counts.tolist() == [asked]
     assert torch.equal(batch["ids"][0, start + 1 : start + 1 + asked], codes)
     assert torch.equal(batch["labels"][0, start + 1 : start + 1 + asked], codes)
-    assert batch["ids"][0, start + 1 + asked] == himtok.end_id
-    assert text.split(END)[1] == himtok.tokenizer.decode(batch["ids"][0]).split(END)[1]
+    assert batch["ids"][0, start + 1 + asked] == himtok.processor.end_id
+    assert text.split(END)[1] == himtok.processor.tokenizer.decode(batch["ids"][0]).split(END)[1]
 
 
 def test_blocks_of_all_lengths_share_a_batch(himtok, example):
     himtok.enter_stage("align")
     samples = [prepared(himtok, example, "segment_tokens", seed)[0] for seed in range(14)]
     samples.append(prepared(himtok, example, "mask_to_box")[0])
-    batch = himtok.collate(samples)
-    lengths = [ids.count(himtok.end_id) and ids.index(himtok.end_id) - ids.index(himtok.start_id) - 1 for ids in
-               batch["ids"].tolist()]  # fmt: skip
+    batch = himtok.processor.collate(samples)
+    start, end = himtok.processor.start_id, himtok.processor.end_id
+    lengths = [ids.count(end) and ids.index(end) - ids.index(start) - 1 for ids in batch["ids"].tolist()]
     assert set(lengths) == {8, 16, 32}
     losses = himtok.loss(batch)
     assert {"text", "mask", "hierarchy", "prefix"} <= losses.keys()
     himtok.zero_grad()
     losses["prefix"].backward()
-    assert himtok.backbone.native.lm_head.weight.grad[himtok.low :].abs().sum() > 0
+    assert himtok.backbone.native.lm_head.weight.grad[himtok.processor.mask_token_offset :].abs().sum() > 0
 
 
 def test_a_dialogue_has_two_turns_on_one_object(himtok, example):
@@ -242,7 +242,7 @@ def test_choosing_shows_the_mask_and_the_options(himtok, example):
 
 def test_an_answer_may_say_the_words_before_the_letters(himtok, example):
     spoken = {"answers": ["{words}. The answer is {letters}."], "requests": ["{mask}? {options}"]}
-    himtok.templates = Templates({"choose": spoken, "choose_several": spoken})
+    himtok.processor.template = PromptTemplate({"choose": spoken, "choose_several": spoken})
     assert prepared(himtok, example, "choose")[2] == "the red square. The answer is B.<|im_end|>"
     several = prepared(himtok, replace(example, answer="A, C"), "choose_several")[2]
     assert several == "a blue one, two of them. The answer is A, C.<|im_end|>"
@@ -296,9 +296,9 @@ def test_a_request_is_a_question_of_its_family(settings, family):
 def test_a_number_of_tokens_can_be_asked_for_in_words(himtok, want, family):
     request = Request(None, ("it",), want, tokens=16)
     assert family_of(request, True) == family
-    assert "16 tokens" not in himtok._question(request)
-    himtok.tokens_in_words = True
-    assert "it</ref> by 16 tokens" in himtok._question(request)
+    assert "16 tokens" not in himtok.processor.instructions(request)[0][1]
+    himtok.processor.budget_in_prompt = True
+    assert "it</ref> by 16 tokens" in himtok.processor.instructions(request)[0][1]
 
 
 @pytest.mark.parametrize("settings", [{"want": ("choice",)}, {"want": ("mask",), "mask": MASK}, {"want": ()}, GIVEN])
@@ -320,16 +320,19 @@ def test_boxes_after_no_some_and_all_mask_tokens(himtok, writing, examples, want
 
 def test_given_things_reach_the_prompt(himtok):
     image = Image.new("RGB", (64, 48), "red")
-    asked = {name: himtok._question(Request(image, (), want, **{name: GIVEN[name]}))
+    asked = {name: himtok.processor.instructions(Request(image, (), want, **{name: GIVEN[name]}))[0][1]
              for name, want in (("box", ("mask",)), ("points", ("mask",)), ("mask", ("box",)))}  # fmt: skip
     assert "<box>[[0, 0, 500, 999]]</box>" in asked["box"]
     assert "[[500, 500]]" in asked["points"]
     request = Request(image, (), ("box",), mask=MASK)
-    ids = himtok._prompt(asked["mask"], 1, request)
-    start = ids.index(himtok.start_id)
-    view = torch.from_numpy(himtok.codec_view(replace_mask(MASK)))
-    assert ids[start + 1 : start + 33] == (himtok.low + himtok.codec.encode(view[None, None])[0]).tolist()
-    assert ids[start + 33] == himtok.end_id
+    ids = himtok.processor.prompt(himtok.instructions(request)[0][1], 1)
+    start = ids.index(himtok.processor.start_id)
+    view = torch.from_numpy(himtok.processor.preprocess_mask(replace_mask(MASK)))
+    assert (
+        ids[start + 1 : start + 33]
+        == (himtok.processor.mask_token_offset + himtok.mask_tokenizer.encode(view[None, None])[0]).tolist()
+    )
+    assert ids[start + 33] == himtok.processor.end_id
 
 
 def replace_mask(mask):
@@ -352,7 +355,7 @@ def test_a_question_about_a_mask_is_answered_in_words(himtok, script, examples):
 
 def test_a_given_mask_of_another_size_is_refused(himtok, examples):
     wrong = Request(examples[0].image, ("a", "b"), ("choice",), mask=MASK[:40])
-    with pytest.raises(UserError, match="is 64x40 pixels, its picture 64x48"):
+    with pytest.raises(UserError, match="is 64x40 pixels, its image 64x48"):
         himtok.segment([wrong])
 
 
@@ -368,26 +371,28 @@ def test_a_given_mask_of_the_wrong_kind_is_refused(himtok, examples):
 def test_a_conversation_keeps_what_was_said(himtok, writing, examples):
     writing(himtok)
     image, prompts = examples[0].image, []
-    encode = himtok.chat.encode
-    object.__setattr__(himtok.chat, "encode", lambda *a, **k: prompts.append(encode(*a, **k)[0]) or encode(*a, **k))
+    encode = himtok.processor.chat.encode
+    object.__setattr__(
+        himtok.processor.chat, "encode", lambda *a, **k: prompts.append(encode(*a, **k)[0]) or encode(*a, **k)
+    )
     first, second = himtok.converse([Request(image, ("the red one",)), Request(image, (), ("box",))])
     alone = himtok.segment([Request(image, ("the red one",))])[0]
     assert first.token_ids == alone.token_ids
     begin = prompts[0].copy()
     assert prompts[1][: len(begin)] == begin
     assert prompts[2] == begin
-    after = himtok.tokenizer.decode(prompts[1][len(begin) :])
+    after = himtok.processor.tokenizer.decode(prompts[1][len(begin) :])
     assert tasks.spelled_out(first.token_ids) in after
-    assert prompts[1].count(himtok.start_id) == 1
+    assert prompts[1].count(himtok.processor.start_id) == 1
     assert "And its box?" in after
-    assert himtok.tokenizer.decode(prompts[1]).count("<img>") == 1
+    assert himtok.processor.tokenizer.decode(prompts[1]).count("<img>") == 1
     assert second.failure == "no box in the answer"
 
 
 def test_turns_are_about_one_picture(himtok, writing, examples):
     writing(himtok)
     requests = [Request(examples[0].image, ("it",)), Request(examples[3].image, ("it",))]
-    with pytest.raises(UserError, match="about one picture"):
+    with pytest.raises(UserError, match="about one image"):
         himtok.converse(requests)
     assert himtok._past == []
 

@@ -9,10 +9,10 @@ from PIL import Image
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
 from methods.base import Example, Prediction, Request, UserError
-from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer
+from methods.himtok.mask_tokenizer import MaskTokenizer, MaskTokenizerConfig
 from methods.himtok.refine import Refiner, degraded, fine_tune
 
-CODEC = CodecConfig(
+CODEC = MaskTokenizerConfig(
     resolution=64, patch=16, width=32, encoder_layers=1, decoder_layers=1, heads=2, codes=64, ffn_out=32, pixel_base=8,
     pixel_multipliers=(1, 1, 1, 1, 1), pixel_blocks=1,
 )  # fmt: skip
@@ -162,7 +162,7 @@ def test_a_folder_that_holds_no_sam_is_named(refiner, tmp_path):
 
 def test_a_method_with_a_refiner_sharpens_every_mask(refiner, build, writing, tmp_path):
     himtok = writing(build("himtok"))
-    himtok.codec.pixel_decoder.conv_out.bias.data.fill_(1.0)  # a mask that is not empty
+    himtok.mask_tokenizer.pixel_decoder.conv_out.bias.data.fill_(1.0)  # a mask that is not empty
     refiner.save_pretrained(tmp_path / "sam")
     names = himtok.state_dict().keys()
     requests = [Request(example.image, ("it",)) for example in squares(3)]

@@ -14,21 +14,22 @@ from safetensors.torch import load_file, save_file
 
 from methods.base import Request, UserError
 from methods.himtok.hierarchy import HierarchyConfig
-from methods.himtok.mask_tokenizer import CodecConfig, Encoder, MaskTokenizer
+from methods.himtok.mask_tokenizer import Encoder, MaskTokenizer, MaskTokenizerConfig
 from methods.himtok.model import HiMTok
-from methods.himtok.weights import codec_table, codec_tensors, convert, sizes_of
+from methods.himtok.state_dict import convert, sizes_of, tokenizer_table, tokenizer_tensors
+from methods.himtok.tokenizer_training import MaskTokenizerTraining
 from methods.internvl.checkpoint.opengvlab import SYSTEM, key_table, read_config
 
-RELEASED = CodecConfig(encoder_layout="released", code_space="released", decoder_width=1024, decoder_heads=16)
-TINY = CodecConfig(
+RELEASED = MaskTokenizerConfig(encoder_layout="official", code_space="official", decoder_width=1024, decoder_heads=16)
+TINY = MaskTokenizerConfig(
     resolution=64, patch=16, width=64, encoder_layers=2, decoder_layers=1, heads=1, decoder_width=128, decoder_heads=2,
-    codes=64, ffn_out=32, pixel_base=8, pixel_multipliers=(1, 1, 2, 2, 4), encoder_layout="released",
-    code_space="released",
+    codes=64, ffn_out=32, pixel_base=8, pixel_multipliers=(1, 1, 2, 2, 4), encoder_layout="official",
+    code_space="official",
 )  # fmt: skip
 CODEC_PARTS = {
     "resolution": 64, "patch": 16, "width": 64, "encoder_layers": 1, "decoder_layers": 1, "heads": 1, "codes": 64,
     "ffn_out": 32, "pixel_base": 8, "pixel_multipliers": [1, 1, 1, 1, 1], "pixel_blocks": 1,
-    "encoder_layout": "released", "code_space": "released",
+    "encoder_layout": "official", "code_space": "official",
 }  # fmt: skip
 
 
@@ -55,9 +56,9 @@ def tokenizer_file(tokenizer_state, tmp_path) -> Path:
 
 def test_the_table_names_the_released_tensors(goldens):
     released = json.loads((goldens / "himtok" / "state_dict.json").read_text())
-    assert codec_table(RELEASED).keys() == released.keys()
-    assert codec_table(RELEASED, "mask_decoder.").keys() == {f"mask_decoder.{name}" for name in released}
-    assert len(set(codec_table(RELEASED).values())) == len(released)
+    assert tokenizer_table(RELEASED).keys() == released.keys()
+    assert tokenizer_table(RELEASED, "mask_decoder.").keys() == {f"mask_decoder.{name}" for name in released}
+    assert len(set(tokenizer_table(RELEASED).values())) == len(released)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
@@ -70,11 +71,11 @@ def test_the_pixel_decoder_has_as_many_middle_blocks_as_blocks_of_a_level(blocks
 @pytest.mark.parametrize(
     "config",
     [RELEASED, TINY, replace(TINY, pixel_blocks=1), replace(TINY, pixel_blocks=1, pixel_mid_blocks=2)],
-    ids=["released", "tiny", "one block", "two middle blocks"],
+    ids=["official", "tiny", "one block", "two middle blocks"],
 )
 def test_the_sizes_are_read_off_the_shapes(config):
-    shapes = codec_tensors(config)
-    assert sizes_of(shapes, Path("x")) == config
+    shapes = tokenizer_tensors(config)
+    assert sizes_of(shapes, Path("x")) == replace(config, mask_resize="official")
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -87,34 +88,38 @@ def test_a_tokenizer_goes_there_and_back_bit_by_bit(tokenizer_state, tmp_path, w
     assert convert(ours, back) == back
     found = load_file(back) if ending == ".safetensors" else torch.load(back, weights_only=True)
     assert same_bits(found, tokenizer_state)
-    method = HiMTok.from_pretrained(ours)
-    assert (method.codec.config, method.backbone, method.hierarchy.variant) == (TINY, None, "released")
-    assert torch.equal(method.codec.latent_tokens, tokenizer_state["latent_tokens"].float())
+    method = MaskTokenizerTraining.from_pretrained(ours)
+    assert method.mask_tokenizer.config == TINY
+    assert torch.equal(method.mask_tokenizer.latent_tokens, tokenizer_state["latent_tokens"].float())
 
 
 @pytest.fixture
 def whole(build, writing) -> HiMTok:
     """A model in the released layouts that answers every prompt with `: <mask>.`"""
-    method = writing(build("himtok", codec=CODEC_PARTS))
-    method.options = replace(method.options, system="", max_tiles=4)
-    method.hierarchy = HierarchyConfig("released")
+    method = writing(build("himtok", mask_tokenizer_config=CODEC_PARTS))
+    method.processor.config = replace(method.processor.config, system="", max_tiles=4)
+    method.hierarchy = HierarchyConfig("official")
     return method
 
 
 def test_a_model_goes_there_and_back_bit_by_bit(whole, examples, tmp_path):
-    ours, released, again = (tmp_path / name for name in ("ours", "released", "again"))
+    ours, released, again = (tmp_path / name for name in ("ours", "official", "again"))
     whole.save_pretrained(ours, "bfloat16")
     assert convert(ours, released) == released
     original = load_file(released / "model.safetensors")
     names = {entry.original for entry in key_table(whole.backbone.size)}
-    assert original.keys() == names | codec_table(whole.codec.config, "mask_decoder.").keys()
+    assert original.keys() == names | tokenizer_table(whole.mask_tokenizer.config, "mask_decoder.").keys()
     assert read_config(released) == (whole.backbone.size, whole.backbone.vocabulary, False)
     convert(released, again)
     assert same_bits(load_file(again / "model.safetensors"), load_file(ours / "model.safetensors"))
     loaded = HiMTok.from_pretrained(again)
-    assert loaded.templates.source == "released"
-    assert (loaded.options.system, loaded.options.max_tiles, loaded.options.box_scale) == (SYSTEM, 4, 999)
-    loaded.chat = replace(loaded.chat, system="")
+    assert loaded.processor.template.source == "official"
+    assert (loaded.processor.config.system, loaded.processor.config.max_tiles, loaded.processor.config.box_scale) == (
+        SYSTEM,
+        4,
+        999,
+    )
+    loaded.processor.chat = replace(loaded.processor.chat, system="")
     request = [Request(examples[0].image, ("it",))]
     assert loaded.segment(request)[0].token_ids == HiMTok.from_pretrained(ours).segment(request)[0].token_ids
 
@@ -122,7 +127,7 @@ def test_a_model_goes_there_and_back_bit_by_bit(whole, examples, tmp_path):
 def test_the_tokenizer_of_a_model_can_be_taken_out(whole, tmp_path):
     whole.save_pretrained(tmp_path / "ours")
     alone = load_file(convert(tmp_path / "ours", tmp_path / "alone.safetensors"))
-    assert same_bits(alone, whole.codec.state_dict())
+    assert same_bits(alone, whole.mask_tokenizer.state_dict())
 
 
 # ---- what cannot be used --------------------------------------------------------------------------------------------
@@ -193,11 +198,11 @@ def test_folders_of_other_things(build, tmp_path):
     for text in ("{", "[]", '{"method": "himtok"}'):
         (tmp_path / "config.json").write_text(text)
         refused(tmp_path, tmp_path / "ours")
-    alone = build("himtok", backbone=None, codec=CODEC_PARTS)
+    alone = build("himtok", backbone=None, mask_tokenizer_config=CODEC_PARTS)
     alone.save_pretrained(tmp_path / "alone")
-    refused(tmp_path / "alone", tmp_path / "released", "tokenizer alone")
+    refused(tmp_path / "alone", tmp_path / "official", "tokenizer alone")
     build("himtok").save_pretrained(tmp_path / "clean")
-    refused(tmp_path / "clean", tmp_path / "released", "encoder_layout clean")
+    refused(tmp_path / "clean", tmp_path / "official", "encoder_layout clean")
     with pytest.raises(UserError, match="another place"):
         convert(tmp_path / "clean", tmp_path / "clean")
     for source, target in (("clean", "clean/model.safetensors"), ("clean/model.safetensors", "clean")):
@@ -208,20 +213,20 @@ def test_folders_of_other_things(build, tmp_path):
 
 def test_a_checkpoint_is_never_replaced_by_another(whole, tmp_path):
     whole.save_pretrained(tmp_path / "ours")
-    released = convert(tmp_path / "ours", tmp_path / "released")
+    released = convert(tmp_path / "ours", tmp_path / "official")
     before = {path.name: path.read_bytes() for path in released.iterdir()}
     refused(tmp_path / "ours", released, "holds a checkpoint already")
     assert {path.name: path.read_bytes() for path in released.iterdir()} == before
     file = convert(tmp_path / "ours", tmp_path / "codec.pth")
     refused(tmp_path / "ours", file, "holds a checkpoint already")
-    (released / "config.json").unlink()  # as a conversion that was killed leaves it
+    (released / "config.json").unlink()  # as a mask_resize that was killed leaves it
     convert(tmp_path / "ours", released)
     assert {path.name: path.read_bytes() for path in released.iterdir()} == before
 
 
 def test_a_backbone_without_masks_is_no_himtok(whole, tmp_path):
     whole.save_pretrained(tmp_path / "ours")
-    released = convert(tmp_path / "ours", tmp_path / "released")
+    released = convert(tmp_path / "ours", tmp_path / "official")
     tensors = load_file(released / "model.safetensors")
     save_file({n: t for n, t in tensors.items() if not n.startswith("mask_decoder")}, released / "model.safetensors")
     refused(released, tmp_path / "again", "no mask_decoder.* tensors")
@@ -231,13 +236,13 @@ def test_a_folder_of_ours_that_is_damaged_does_not_load(build, tmp_path):
     build("himtok", backbone=None).save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     tensors = load_file(file)
-    save_file(tensors | {"codec.latent_tokens": torch.zeros(31, 64)}, file)
-    with pytest.raises(UserError, match=r"codec.latent_tokens is \[31, 64\], but must be \[32, 64\]"):
-        HiMTok.from_pretrained(tmp_path)
+    save_file(tensors | {"mask_tokenizer.latent_tokens": torch.zeros(31, 64)}, file)
+    with pytest.raises(UserError, match=r"latent_tokens is \[31, 64\], but must be \[32, 64\]"):
+        MaskTokenizerTraining.from_pretrained(tmp_path)
     save_file(tensors, file)
     file.write_bytes(file.read_bytes()[:-500])
     with pytest.raises(UserError, match="damaged"):
-        HiMTok.from_pretrained(tmp_path)
+        MaskTokenizerTraining.from_pretrained(tmp_path)
 
 
 # ---- the released size ----------------------------------------------------------------------------------------------
@@ -246,7 +251,7 @@ THERE_AND_BACK = """
 import sys
 from pathlib import Path
 from methods.himtok.model import HiMTok
-from methods.himtok.weights import convert
+from methods.himtok.state_dict import convert
 folder = Path(sys.argv[1])
 convert(folder / "himtok.safetensors", folder / "ours")
 convert(folder / "ours", folder / "back.safetensors")
@@ -259,7 +264,7 @@ print(len(codec.state_dict()), sum(p.numel() for p in codec.parameters()))
 def test_the_released_size_in_less_than_8_gigabytes(tmp_path):
     generator = torch.Generator().manual_seed(0)
     state = {}
-    for name, tensor in codec_tensors(RELEASED).items():
+    for name, tensor in tokenizer_tensors(RELEASED).items():
         state[name] = torch.randn(tensor.shape, generator=generator)
     state["encoder.attn_mask"] = Encoder._blocked(257, 32)
     save_file(state, tmp_path / "himtok.safetensors")

@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 from methods.base import Request, UserError
 from methods.registry import method_class
 
-NAMES = ("internvl", "himtok", "argenseg")
+NAMES = ("boxes", "himtok", "argenseg")
 
 
 @pytest.fixture(params=NAMES)
 def method(request, build):
-    return build(request.param, **({"codec": "short"} if request.param == "argenseg" else {}))
+    return build(request.param, **({"mask_tokenizer_config": "short"} if request.param == "argenseg" else {}))
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_every_tensor_comes_back_bit_by_bit(method, folder):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert loaded.config() == method.config()
-    assert loaded.options == method.options
+    assert loaded.processor.config == method.processor.config
     assert not loaded.training
 
 
@@ -115,23 +115,22 @@ def test_an_index_that_promises_more_than_its_shards_is_refused(method, shards):
 
 
 def test_parts_that_only_train_are_not_saved(build, tmp_path):
-    method = build("internvl")
+    method = build("boxes")
     method.enter_stage("pretrain")
     assert any(name.startswith("heads.") for name in method.state_dict())
     method.save_pretrained(tmp_path)
     assert not any(name.startswith("heads.") for name in load_file(tmp_path / "model.safetensors"))
-    method_class("internvl").from_pretrained(tmp_path)
+    method_class("boxes").from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["himtok", "argenseg"])
 def test_a_codec_alone_needs_no_tokenizer(build, tmp_path, name):
-    method = build(name, backbone=None, **({"codec": "short"} if name == "argenseg" else {}))
+    method = build(name, backbone=None, **({"mask_tokenizer_config": "short"} if name == "argenseg" else {}))
     method.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     loaded = type(method).from_pretrained(tmp_path)
-    assert loaded.backbone is None
-    masks = torch.rand(2, 1, method.codec.resolution, method.codec.resolution)
-    assert torch.equal(loaded.codec.encode(masks), method.codec.encode(masks))
+    masks = torch.rand(2, 1, method.mask_tokenizer.resolution, method.mask_tokenizer.resolution)
+    assert torch.equal(loaded.mask_tokenizer.encode(masks), method.mask_tokenizer.encode(masks))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +160,7 @@ def test_another_methods_model_is_refused(method, folder):
 
 
 def test_a_released_model_is_to_be_converted(method, folder):
-    if method.name != "internvl":  # which reads the released forms
+    if method.name != "boxes":  # which reads the released forms
         (folder / "config.json").write_text('{"architectures": ["InternVLChatModel"]}')
         assert "genseg convert" in refusal(method.name, folder)
 
@@ -191,7 +190,7 @@ def test_a_damaged_config_is_refused(method, folder, content):
     refusal(method.name, folder)
 
 
-@pytest.mark.parametrize("key", ["backbone", "options", "vocabulary"])
+@pytest.mark.parametrize("key", ["backbone", "processor", "vocabulary"])
 def test_a_config_that_lacks_a_part_is_refused(method, folder, key):
     config = json.loads((folder / "config.json").read_text())
     del config[key]

@@ -10,23 +10,23 @@ from PIL import Image
 from methods.base import Example, Prediction, Request, UserError
 from methods.internvl.chat import IGNORED
 from methods.internvl.generation.engine import Answer
-from methods.internvl.method import tuples
+from methods.internvl.model import tuples
 
 CLOSE = dict(rtol=0, atol=1e-4)
 
 
 @pytest.fixture
 def internvl(build):
-    return build("internvl")
+    return build("boxes")
 
 
 def prepared(method, examples, task="box"):
-    return [method.prepare(example, task, np.random.default_rng(i)) for i, example in enumerate(examples)]
+    return [method.processor.prepare(example, task, np.random.default_rng(i)) for i, example in enumerate(examples)]
 
 
 def tiled(method, most: int):
     """The same method with up to `most` tiles a picture."""
-    method.options = replace(method.options, max_tiles=most)
+    method.processor.config = replace(method.processor.config, max_tiles=most)
     return method
 
 
@@ -35,9 +35,9 @@ def tiled(method, most: int):
 
 def test_a_sample_holds_the_conversation_and_the_picture(internvl, examples):
     sample = prepared(internvl, examples[:1])[0]
-    assert sample.ids.count(internvl.chat.image_id) == 64
+    assert sample.ids.count(internvl.processor.chat.image_id) == 64
     assert sample.image.shape == (1, 3, 224, 224)
-    learned = internvl.tokenizer.decode([label for label in sample.labels if label != IGNORED])
+    learned = internvl.processor.tokenizer.decode([label for label in sample.labels if label != IGNORED])
     assert learned.startswith("<box>[[")
     assert learned.endswith("]]</box><|im_end|>")
 
@@ -45,7 +45,7 @@ def test_a_sample_holds_the_conversation_and_the_picture(internvl, examples):
 def test_preparing_is_a_function_of_example_task_and_generator(internvl, examples):
     first, second = prepared(internvl, examples), prepared(internvl, examples)
     assert [sample.ids for sample in first] == [sample.ids for sample in second]
-    wordings = {tuple(internvl.prepare(examples[0], "box", np.random.default_rng(i)).ids) for i in range(20)}
+    wordings = {tuple(internvl.processor.prepare(examples[0], "box", np.random.default_rng(i)).ids) for i in range(20)}
     assert len(wordings) > 1
 
 
@@ -54,12 +54,12 @@ def test_different_pictures_are_never_taken_for_one(internvl):
     shades = [Example(Image.new("RGB", (30, 30), (grey,) * 3), ("it",), box=(1, 1, 9, 9)) for grey in (0, 255)]
     samples = prepared(internvl, shades)
     assert not np.array_equal(samples[0].image, samples[1].image)
-    assert len(internvl.collate(samples)["pixels"]) == 2
+    assert len(internvl.processor.collate(samples)["pixels"]) == 2
 
 
 def test_a_batch_pads_on_the_right_and_shares_pictures(internvl, examples):
     samples = prepared(internvl, [*examples[:2], examples[3]])
-    batch = internvl.collate(samples)
+    batch = internvl.processor.collate(samples)
     assert batch["pixels"].shape == (2, 3, 224, 224)
     assert batch["tile_of"].tolist() == [0, 0, 1]
     for row, sample in enumerate(samples):
@@ -75,33 +75,33 @@ def test_tiles_of_a_shared_picture_serve_every_sample(internvl, examples):
     samples = prepared(internvl, [examples[3], examples[0], examples[4]])
     counts = [len(sample.image) for sample in samples]
     assert counts[0] == counts[2] != counts[1]
-    batch = internvl.collate(samples)
+    batch = internvl.processor.collate(samples)
     assert len(batch["pixels"]) == counts[0] + counts[1]
     assert batch["tile_of"].tolist() == [*range(counts[0]), *range(counts[0], sum(counts[:2])), *range(counts[0])]
 
 
 def test_padding_and_neighbours_change_no_hidden_state(internvl, examples):
     samples = prepared(tiled(internvl, 6), [examples[0], examples[3], examples[1]])
-    together, _ = internvl.hidden_states(internvl.collate(samples))
+    together, _ = internvl.hidden_states(internvl.processor.collate(samples))
     for row, sample in enumerate(samples):
-        alone, _ = internvl.hidden_states(internvl.collate([sample]))
+        alone, _ = internvl.hidden_states(internvl.processor.collate([sample]))
         torch.testing.assert_close(together[row, : len(sample.ids)], alone[0], **CLOSE)
 
 
 def test_image_tokens_stand_at_their_placeholders_in_reading_order(internvl, examples):
     samples = prepared(tiled(internvl, 6), [examples[3], examples[0]])
-    batch = internvl.collate(samples)
+    batch = internvl.processor.collate(samples)
     features = internvl.backbone.project(internvl.backbone.patches(batch["pixels"]))
     plain = internvl.backbone.embed(batch["ids"])
     placed = internvl.backbone.place_images(plain, batch["ids"], features[batch["tile_of"]].flatten(0, 1))
-    where = batch["ids"] == internvl.chat.image_id
+    where = batch["ids"] == internvl.processor.chat.image_id
     torch.testing.assert_close(placed[~where], plain[~where])
     torch.testing.assert_close(placed[0, where[0]], features[: len(samples[0].image)].flatten(0, 1))
     torch.testing.assert_close(placed[1, where[1]], features[len(samples[0].image) :].flatten(0, 1))
 
 
 def test_losses_look_one_token_ahead(internvl, examples):
-    batch = internvl.collate(prepared(internvl, examples[:1]))
+    batch = internvl.processor.collate(prepared(internvl, examples[:1]))
     hidden, _ = internvl.hidden_states(batch)
     each, target = internvl.token_losses(hidden, batch["labels"])
     logits = internvl.backbone.head(hidden)[0]
@@ -114,7 +114,7 @@ def test_losses_look_one_token_ahead(internvl, examples):
 
 def test_pretraining_adds_two_losses_that_reach_both_towers(internvl, examples):
     internvl.enter_stage("pretrain")
-    losses = internvl.loss(internvl.collate(prepared(internvl, examples)))
+    losses = internvl.loss(internvl.processor.collate(prepared(internvl, examples)))
     assert {"text", "dense", "semantic"} <= losses.keys()
     (losses["dense"] + losses["semantic"]).backward()
     for module in (internvl.backbone.vision_tower, internvl.backbone.projector, internvl.backbone.language_model):
@@ -124,18 +124,21 @@ def test_pretraining_adds_two_losses_that_reach_both_towers(internvl, examples):
 def test_captions_have_no_dense_target_but_train_beside_boxes(internvl, examples):
     internvl.enter_stage("pretrain")
     words = replace(examples[0], mask=None, semantic=None, expressions=("what colour is it",))
-    samples = [internvl.prepare(words, "question", np.random.default_rng(0)), *prepared(internvl, examples[3:5])]
-    losses = internvl.loss(internvl.collate(samples))
+    samples = [
+        internvl.processor.prepare(words, "question", np.random.default_rng(0)),
+        *prepared(internvl, examples[3:5]),
+    ]
+    losses = internvl.loss(internvl.processor.collate(samples))
     assert all(torch.isfinite(value) for value in losses.values())
-    alone = internvl.loss(internvl.collate(samples[:1]))
+    alone = internvl.loss(internvl.processor.collate(samples[:1]))
     assert alone.keys() == {"text"}
 
 
 def test_an_unknown_stage_and_a_mask_without_a_codec_are_refused(internvl, examples):
-    with pytest.raises(UserError, match="internvl has no stage called 'tune'; choose one of pretrain"):
+    with pytest.raises(UserError, match="boxes has no stage called 'tune'; choose one of pretrain"):
         internvl.enter_stage("tune")
-    with pytest.raises(UserError, match="no mask codec"):
-        internvl.codec_view(examples[0])
+    with pytest.raises(UserError, match="no mask tokenizer"):
+        internvl.processor.preprocess_mask(examples[0])
 
 
 # ---- answers ----------------------------------------------------------------------------------------------------
@@ -151,7 +154,7 @@ def test_without_a_box_the_mask_is_empty_and_the_failure_says_so(internvl, scrip
 
 def test_a_box_in_the_text_fills_the_mask(internvl):
     prediction = Prediction(np.zeros((100, 200), bool))
-    text = internvl.tokenizer.encode("at [[100, 250, 700, 1000]]")
+    text = internvl.processor.tokenizer.encode("at [[100, 250, 700, 1000]]")
     internvl.read_answer(Answer(text_ids=text, steps=9, finished=True), ("mask", "box"), prediction)
     assert prediction.box == pytest.approx((20, 25, 140, 100))
     assert prediction.mask[25:100, 20:140].all()
@@ -193,7 +196,7 @@ def test_an_expression_with_a_meaning_of_its_own_is_refused(writer, examples, st
     with pytest.raises(UserError, match=r"holds '<.*sign|sign.* holds '<"):
         writer.segment([Request(examples[0].image, (text,))])
     with pytest.raises(UserError, match="squares sample 1-red: the expression holds '<"):
-        writer.prepare(replace(examples[0], expressions=("one", text)), "segment", np.random.default_rng(0))
+        writer.processor.prepare(replace(examples[0], expressions=("one", text)), "segment", np.random.default_rng(0))
 
 
 def test_reference_marks_may_stand_in_an_expression(writer, examples):
@@ -208,16 +211,16 @@ def test_lists_of_a_file_become_tuples():
 @pytest.mark.parametrize("task", ["caption", "question"])
 def test_an_answer_with_a_meaning_of_its_own_is_refused(writer, examples, task, answer):
     with pytest.raises(UserError, match="the answer holds"):
-        writer.prepare(replace(examples[0], answer=answer), task, np.random.default_rng(0))
+        writer.processor.prepare(replace(examples[0], answer=answer), task, np.random.default_rng(0))
 
 
 def test_a_question_that_is_missing_is_named(writer, examples):
     example = replace(examples[0], expressions=(), answer="yes")
     with pytest.raises(UserError, match="needs a question"):
-        writer.prepare(example, "question", np.random.default_rng(0))
+        writer.processor.prepare(example, "question", np.random.default_rng(0))
 
 
 def test_pretraining_reads_one_tile(internvl):
-    internvl.choose({"max_tiles": 4})
+    internvl = tiled(internvl, 4)
     with pytest.raises(UserError, match="max_tiles to 1"):
         internvl.enter_stage("pretrain")

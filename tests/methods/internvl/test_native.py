@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from methods.base import Request, UserError
+from methods.boxes.model import BoxesModel
 from methods.internvl.backbone import Backbone
 from methods.internvl.checkpoint.io import read_tensors, write_tensors
 from methods.internvl.checkpoint.native import convert
 from methods.internvl.checkpoint.opengvlab import SYSTEM, original_config, to_original
 from methods.internvl.config import SIZES, VOCABULARY
-from methods.internvl.method import InternVLMethod
 from methods.internvl.vocabulary import SPECIALS, load_tokenizer, stand_in, token_id, train_tokenizer
 from methods.registry import method_class
 
@@ -79,9 +79,9 @@ def assert_same(one, other):
 
 
 def test_an_original_folder_is_a_backbone(original, examples):
-    method = InternVLMethod.from_pretrained(original)
-    assert method.options.system == SYSTEM
-    assert method.options.max_tiles == 6
+    method = BoxesModel.from_pretrained(original)
+    assert method.processor.config.system == SYSTEM
+    assert method.processor.config.max_tiles == 6
     back = to_original(
         {n.removeprefix("backbone.native."): t for n, t in method.state_dict().items()}, method.backbone.size
     )
@@ -89,8 +89,8 @@ def test_an_original_folder_is_a_backbone(original, examples):
         assert torch.equal(back[name], tensor.float()), name
     assert method.segment([Request(examples[0].image, ("the red square",))])[0].steps > 0
     internlm2 = method.backbone.size.text_family == "internlm2"
-    ids = method.chat.encode([], reply=True)[0]
-    assert (ids[0] == method.tokenizer.bos_token_id) == internlm2
+    ids = method.processor.chat.encode([], reply=True)[0]
+    assert (ids[0] == method.processor.tokenizer.bos_token_id) == internlm2
 
 
 def test_from_layout_to_layout_and_back(original, tmp_path):
@@ -102,10 +102,10 @@ def test_from_layout_to_layout_and_back(original, tmp_path):
     first, second = read_tensors(ours), read_tensors(again)
     assert {t.dtype for t in first.values()} == {torch.bfloat16}
     assert first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
-    assert_same(InternVLMethod.from_pretrained(native), InternVLMethod.from_pretrained(original))
+    assert_same(BoxesModel.from_pretrained(native), BoxesModel.from_pretrained(original))
     settings = [json.loads((folder / "config.json").read_text()) for folder in (ours, again)]
     for each in settings:
-        each["options"].pop("max_tiles"), each["backbone"].pop("max_tiles")  # of the picture processor, not kept
+        each["processor"].pop("max_tiles"), each["backbone"].pop("max_tiles")  # of the picture processor, not kept
     assert settings[0] == settings[1]
 
 
@@ -114,20 +114,20 @@ def test_transformers_opens_the_native_folder(original, tmp_path):
     convert(ours, native)
     model, said = AutoModelForImageTextToText.from_pretrained(native, output_loading_info=True, dtype=torch.float32)
     assert not any(said[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    method = InternVLMethod.from_pretrained(ours)
+    method = BoxesModel.from_pretrained(ours)
     ids = torch.arange(2, 12)[None]
     with torch.no_grad():
         expected = method.backbone.head(method.backbone.run(method.backbone.embed(ids)))
         torch.testing.assert_close(model.eval()(input_ids=ids).logits, expected, rtol=0, atol=1e-5)
-    assert model.config.image_token_id == token_id(method.tokenizer, "<IMG_CONTEXT>")
+    assert model.config.image_token_id == token_id(method.processor.tokenizer, "<IMG_CONTEXT>")
 
 
 def test_names_in_memory_are_read_too(original, tmp_path):
     """transformers has written both kinds of names."""
     native = convert(convert(original, tmp_path / "ours"), tmp_path / "native")
-    method = InternVLMethod.from_pretrained(original)
+    method = BoxesModel.from_pretrained(original)
     write_tensors(native, dict(method.backbone.native.state_dict()), "5GB")
-    assert_same(InternVLMethod.from_pretrained(native), method)
+    assert_same(BoxesModel.from_pretrained(native), method)
 
 
 @pytest.mark.parametrize("name", ["himtok", "argenseg"])
@@ -143,16 +143,16 @@ def test_methods_start_from_an_original_folder(original, name):
     if name == "himtok":
         codec = {"resolution": 64, "width": 64, "encoder_layers": 1, "decoder_layers": 1, "heads": 4, "codes": 64,
                  "ffn_out": 32, "pixel_base": 8, "pixel_multipliers": [1, 1, 1, 1, 1], "pixel_blocks": 1}  # fmt: skip
-    parts = {"backbone": str(original), "codec": codec, "options": {"max_tiles": 1}}
+    parts = {"backbone": str(original), "mask_tokenizer_config": codec, "processor": {"max_tiles": 1}}
     method = method_class(name).build(parts, lambda: ())
-    assert method.options.max_tiles == 1
-    assert method.options.system == SYSTEM
-    assert method.backbone.vocabulary >= len(method.tokenizer)
+    assert method.processor.config.max_tiles == 1
+    assert method.processor.config.system == SYSTEM
+    assert method.backbone.vocabulary >= len(method.processor.tokenizer)
 
 
 def refusal(folder):
     with pytest.raises(UserError) as caught:
-        InternVLMethod.from_pretrained(folder)
+        BoxesModel.from_pretrained(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
     return str(caught.value)
 

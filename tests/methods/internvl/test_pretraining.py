@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from methods.boxes.pretraining import PretrainingHeads, area_average, patch_targets
 from methods.internvl.config import named_size
-from methods.internvl.pretraining import PretrainingHeads, area_average, patch_targets
 
 SIZE = named_size("tiny")
 

@@ -19,9 +19,9 @@ from methods.base import UserError
 from methods.internvl.checkpoint.io import read_file, read_tensors
 from methods.internvl.checkpoint.native import convert as convert_backbone
 from methods.internvl.checkpoint.ours import checked
-from methods.registry import method_class, method_module
+from methods.registry import method_class, method_spec, resolve
 
-NAMES = ("internvl", "himtok", "argenseg")
+NAMES = ("boxes", "himtok", "argenseg")
 WRONG = (
     None,
     True,
@@ -50,7 +50,7 @@ def saved(build, tmp_path_factory) -> Callable[[str], pathlib.Path]:
     folders = {}
     for name in NAMES:
         folders[name] = tmp_path_factory.mktemp("saved") / name
-        build(name, **({"codec": "short"} if name == "argenseg" else {})).save_pretrained(folders[name])
+        build(name, **({"mask_tokenizer_config": "short"} if name == "argenseg" else {})).save_pretrained(folders[name])
     return folders.__getitem__
 
 
@@ -147,10 +147,10 @@ def test_every_field_of_our_config_by_every_wrong_value(name, every, saved, one_
 @pytest.mark.parametrize("every", EVERY)
 @pytest.mark.parametrize("layout", ["original", "native"])
 def test_every_field_of_a_foreign_config_by_every_wrong_value(layout, every, saved, one_tokenizer, tmp_path):
-    source = foreign(saved("internvl"), layout, tmp_path)
+    source = foreign(saved("boxes"), layout, tmp_path)
     config = json.loads((source / "config.json").read_text())
     folder = linked(source, tmp_path / "edited", "config.json")
-    kind = method_class("internvl")
+    kind = method_class("boxes")
     named = [path for path in places(config) if path[-1] in READ]
     assert len(named) > 10
     for path, value in by_wrong_values(named, every):
@@ -173,7 +173,7 @@ def foreign(ours: pathlib.Path, layout: str, tmp_path: pathlib.Path) -> pathlib.
         return convert_backbone(ours, tmp_path / "native")
     from methods.internvl.checkpoint import io, opengvlab
 
-    method = method_class("internvl").from_pretrained(ours)
+    method = method_class("boxes").from_pretrained(ours)
     size, rows = method.backbone.size, method.backbone.vocabulary
     tensors = opengvlab.to_original(method.backbone.native.state_dict(), size)
     config = opengvlab.original_config(size, rows, "InternVLChatModel")
@@ -191,11 +191,11 @@ def test_json_that_is_none(content, file, saved, tmp_path):
 
 
 def test_a_huge_model_is_refused_before_memory_is_asked_for(saved, tmp_path):
-    config = json.loads((saved("internvl") / "config.json").read_text())
-    folder = linked(saved("internvl"), tmp_path / "model", "config.json")
+    config = json.loads((saved("boxes") / "config.json").read_text())
+    folder = linked(saved("boxes"), tmp_path / "model", "config.json")
     config["backbone"] |= {"text_width": 2**16, "text_heads": 2**9, "text_mlp": 2**18, "text_layers": 64}
     (folder / "config.json").write_text(json.dumps(config))
-    assert "lacks" in sentence(folder, lambda: method_class("internvl").from_pretrained(folder))
+    assert "lacks" in sentence(folder, lambda: method_class("boxes").from_pretrained(folder))
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------
@@ -354,48 +354,48 @@ def test_shards_of_torch_save_are_read(saved, tmp_path):
     ],
 )  # fmt: skip
 def test_a_strange_index_is_refused(index, word, saved, tmp_path):
-    folder = linked(saved("internvl"), tmp_path / "model", "model.safetensors")
+    folder = linked(saved("boxes"), tmp_path / "model", "model.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert word in sentence(folder, lambda: method_class("internvl").from_pretrained(folder))
+    assert word in sentence(folder, lambda: method_class("boxes").from_pretrained(folder))
 
 
 def test_an_adapter_alone_and_a_stale_twin_are_named(saved, tmp_path):
-    folder = linked(saved("internvl"), tmp_path / "adapter", "model.safetensors")
+    folder = linked(saved("boxes"), tmp_path / "adapter", "model.safetensors")
     save_file({"x": torch.zeros(1)}, folder / "adapter_model.safetensors")
-    assert "an adapter alone" in sentence(folder, lambda: method_class("internvl").from_pretrained(folder))
-    folder = linked(saved("internvl"), tmp_path / "twin")
+    assert "an adapter alone" in sentence(folder, lambda: method_class("boxes").from_pretrained(folder))
+    folder = linked(saved("boxes"), tmp_path / "twin")
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b.safetensors"}}')
-    assert "remove the one" in sentence(folder, lambda: method_class("internvl").from_pretrained(folder))
+    assert "remove the one" in sentence(folder, lambda: method_class("boxes").from_pretrained(folder))
 
 
 @pytest.mark.parametrize("layout", ["original", "native"])
 def test_a_head_that_is_the_embedding(layout, saved, tmp_path):
     """Left out of the file where the two are one; where both are there and differ, one of them is wrong."""
-    folder = foreign(saved("internvl"), layout, tmp_path)
+    folder = foreign(saved("boxes"), layout, tmp_path)
     config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
     embedding = next(name for name in tensors if "embed_tokens" in name)
     head = tensors.pop("language_model.lm_head.weight")
     config["llm_config" if layout == "original" else "text_config"]["tie_word_embeddings"] = True
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "model.safetensors")
-    native = method_class("internvl").from_pretrained(folder).backbone.native
+    native = method_class("boxes").from_pretrained(folder).backbone.native
     assert torch.equal(native.lm_head.weight, tensors[embedding])
     assert native.lm_head.weight is not native.model.language_model.embed_tokens.weight
     save_file(tensors | {"language_model.lm_head.weight": head}, folder / "model.safetensors")
-    assert "tie_word_embeddings" in sentence(folder, lambda: method_class("internvl").from_pretrained(folder))
+    assert "tie_word_embeddings" in sentence(folder, lambda: method_class("boxes").from_pretrained(folder))
 
 
 @pytest.mark.parametrize("name", ["himtok", "argenseg"])
 def test_a_mask_tokenizers_file_of_any_shape(name, build, tmp_path):
     """Sizes are read off the shapes, so that shapes can lie."""
-    codec = build(name, backbone=None).codec.state_dict()
-    module = method_module(name, "weights")
+    codec = build(name, backbone=None).mask_tokenizer.state_dict()
+    convert = resolve(method_spec(name).convert)
     shapes = ((), (0,), (1,), (3, 5), (2, 2, 2), (1, 1, 1, 1), (7, 1, 3, 3))
     for number, victim in enumerate(sorted(codec)[:: max(1, len(codec) // 9)]):
         for shape in shapes[number % 7 :: 7]:
             path = tmp_path / "codec.safetensors"
             save_file(codec | {victim: torch.zeros(shape)}, path)
-            assert read_or_refuse(path, lambda path=path: module.convert(path, tmp_path / "ours")), (victim, shape)
+            assert read_or_refuse(path, lambda path=path: convert(path, tmp_path / "ours")), (victim, shape)
 
 
 def test_a_full_disk_ends_in_a_sentence_and_leaves_no_half_file(saved, tmp_path, monkeypatch):
@@ -407,5 +407,5 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_no_half_file(saved, tmp_path,
 
     monkeypatch.setattr(io, "save_file", full)
     target = tmp_path / "native"
-    assert "cannot be written" in sentence(target, lambda: convert_backbone(saved("internvl"), target))
+    assert "cannot be written" in sentence(target, lambda: convert_backbone(saved("boxes"), target))
     assert not list(target.glob("*.safetensors")) and not (target / "config.json").exists()

@@ -13,8 +13,8 @@ from methods.base import Decoding, Request, UserError
 from methods.internvl.generation.decoder import Decoder
 from methods.internvl.generation.kv_cache import SPARE, Stepper
 
-REFERENCE, WRITTEN, CHECKED = Decoding("reference"), Decoding(text="written"), Decoding(text="checked")
-IMPOSED = Decoding(text="imposed")
+OFFICIAL, GENERATED, DRAFTED = Decoding("official"), Decoding(answer_text="generated"), Decoding()
+FORCED = Decoding(answer_text="forced")
 
 
 def pictures(count: int) -> list[Image.Image]:
@@ -27,9 +27,8 @@ ASKED = [Request(image, (text,)) for image, text in zip(pictures(3), ("the car",
 
 
 def answers(method, decoding: Decoding, requests=ASKED, expected: str | None = None):
-    method.decoding = decoding
-    method.expected = lambda request, want: expected
-    return method.segment(requests)
+    method.processor.expected = lambda request, want, past: expected
+    return method.segment(requests, decoding)
 
 
 def same(found, wanted) -> None:
@@ -42,9 +41,9 @@ def same(found, wanted) -> None:
 
 def test_the_fast_path_answers_as_the_reference_path(writer, writing):
     writing(writer)
-    wanted = answers(writer, REFERENCE)
-    same(answers(writer, WRITTEN), wanted)
-    assert all(len(answer.token_ids) == writer.codec.length for answer in wanted)
+    wanted = answers(writer, OFFICIAL)
+    same(answers(writer, GENERATED), wanted)
+    assert all(len(answer.token_ids) == writer.mask_tokenizer.length for answer in wanted)
     assert len({answer.token_ids for answer in wanted}) == len(wanted)  # the masks depend on what was asked
 
 
@@ -52,56 +51,57 @@ def test_the_fast_path_answers_as_the_reference_path(writer, writing):
 def test_expected_words_change_no_answer(writer, writing, expected):
     """Right, right as far as it goes, and wrong in every place."""
     writing(writer)
-    wanted = answers(writer, WRITTEN)
-    same(answers(writer, CHECKED, expected=expected), wanted)
-    same(answers(writer, CHECKED, ASKED[:1], expected), wanted[:1])
+    wanted = answers(writer, GENERATED)
+    same(answers(writer, DRAFTED, expected=expected), wanted)
+    same(answers(writer, DRAFTED, ASKED[:1], expected), wanted[:1])
 
 
 def test_expected_words_save_steps(writer, writing):
     writing(writer)
-    written, checked = (answers(writer, way, ASKED[:1], ":<mask>.")[0] for way in (WRITTEN, CHECKED))
+    written, checked = (answers(writer, way, ASKED[:1], ":<mask>.")[0] for way in (GENERATED, DRAFTED))
     assert written.steps - checked.steps == 3  # the colon, the start token and the full stop are read with others
 
 
 def test_imposed_words_are_said_whatever_the_model_wanted(writer):
-    fast = answers(writer, IMPOSED, expected="the red square: <mask>.")
+    fast = answers(writer, FORCED, expected="the red square: <mask>.")
     assert all(answer.text.startswith("the red square:") and answer.failure is None for answer in fast)
-    same(answers(writer, replace(IMPOSED, path="reference"), expected="the red square: <mask>."), fast)
+    same(answers(writer, replace(FORCED, backend="official"), expected="the red square: <mask>."), fast)
 
 
 def test_both_methods_expect_their_own_first_wording(build):
-    himtok, argenseg = build("himtok"), build("argenseg", codec="short")
-    assert himtok.expected(ASKED[0], ("mask",)) == "The mask: <mask>."
-    assert himtok.expected(replace(ASKED[0], want=("mask", "box")), ("mask", "box")).endswith("box: <box>{box}</box>.")
-    assert himtok.expected(replace(ASKED[0], want=("box", "mask")), ("box", "mask")) is None
-    assert argenseg.expected(ASKED[0], ("mask",)) == "Sure, the segmentation result: <mask>."
-    assert argenseg.expected(ASKED[0], ("box",)) is None
-    before, after = himtok.chat.reply("The mask: <mask>, box: <box>{box}</box>.")
-    assert himtok.tokenizer.decode(after) == ", box: <box>"
-    ids = himtok.chat.encode([], reply=True)[0]
-    assert himtok.chat._text("<|im_start|>assistant\nThe mask: ") == [*ids, *before]
+    himtok, argenseg = build("himtok"), build("argenseg", mask_tokenizer_config="short")
+    assert himtok.processor.expected(ASKED[0], ("mask",)) == "The mask: <mask>."
+    both = replace(ASKED[0], want=("mask", "box"))
+    assert himtok.processor.expected(both, both.want).endswith("box: <box>{box}</box>.")
+    assert himtok.processor.expected(replace(ASKED[0], want=("box", "mask")), ("box", "mask")) is None
+    assert argenseg.processor.expected(ASKED[0], ("mask",)) == "Sure, the segmentation result: <mask>."
+    assert argenseg.processor.expected(ASKED[0], ("box",)) is None
+    before, after = himtok.processor.chat.reply("The mask: <mask>, box: <box>{box}</box>.")
+    assert himtok.processor.tokenizer.decode(after) == ", box: <box>"
+    ids = himtok.processor.chat.encode([], reply=True)[0]
+    assert himtok.processor.chat._text("<|im_start|>assistant\nThe mask: ") == [*ids, *before]
 
 
 @pytest.mark.parametrize(
-    "form", [{"intra_scale": "full"}, {"order": "token"}, {"head": "hidden"}, {"masks": 2},
-             {"head": "hidden", "intra_scale": "full"}], ids=str
+    "form", [{"intra_scale": "bidirectional"}, {"order": "token"}, {"head": "hidden"}, {"masks": 2},
+             {"head": "hidden", "intra_scale": "bidirectional"}], ids=str
 )  # fmt: skip
 def test_every_form_of_argenseg(build, writing, form):
-    method = writing(build("argenseg", codec="short", form=form))
-    wanted = answers(method, REFERENCE)
-    same(answers(method, CHECKED, expected=":<mask>."), wanted)
+    method = writing(build("argenseg", mask_tokenizer_config="short", variant=form))
+    wanted = answers(method, OFFICIAL)
+    same(answers(method, DRAFTED, expected=":<mask>."), wanted)
 
 
 def test_questions_about_one_picture_read_it_once(writer, writing, monkeypatch):
     writing(writer)
     requests = [replace(request, image=ASKED[0].image) for request in ASKED]
-    alone = [answers(writer, CHECKED, [request])[0] for request in requests]
+    alone = [answers(writer, DRAFTED, [request])[0] for request in requests]
     read = []
     run = Stepper.run
     monkeypatch.setattr(
         Stepper, "run", lambda self, x, *rest, **more: (read.append(x.shape), run(self, x, *rest, **more))[1]
     )
-    together = answers(writer, CHECKED, requests)
+    together = answers(writer, DRAFTED, requests)
     same(together, alone)
     assert read[0][0] == 1 and read[0][1] > writer.backbone.size.tokens_per_tile
     assert read[1][0] == 3 and read[1][1] < writer.backbone.size.tokens_per_tile
@@ -109,18 +109,18 @@ def test_questions_about_one_picture_read_it_once(writer, writing, monkeypatch):
 
 
 def test_unknown_ways_are_refused():
-    for wrong in ({"path": "slow"}, {"text": "guessed"}, {"detail": "all"}):
+    for wrong in ({"backend": "slow"}, {"answer_text": "guessed"}, {"timing": "all"}):
         with pytest.raises(UserError, match="choose"):
             Decoding(**wrong)
 
 
 def test_steps_are_timed_on_request(writer, writing):
     writing(writer)
-    seconds = answers(writer, Decoding(detail="steps"), ASKED[:1])[0].seconds
+    seconds = answers(writer, Decoding(timing="steps"), ASKED[:1])[0].seconds
     steps = [name for name in seconds if name.startswith("step ")]
     assert len(steps) == (32 if writer.name == "himtok" else 4)
     assert sum(seconds[name] for name in steps) <= seconds["mask"]
-    assert not [name for name in answers(writer, CHECKED, ASKED[:1])[0].seconds if name.startswith("step ")]
+    assert not [name for name in answers(writer, DRAFTED, ASKED[:1])[0].seconds if name.startswith("step ")]
 
 
 # ---- the pass over the layers ----------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_steps_are_timed_on_request(writer, writing):
 @given(cuts=st.lists(st.integers(1, 9), min_size=1, max_size=5), batch=st.integers(1, 3))
 @torch.no_grad()
 def test_the_layers_in_pieces_equal_transformers_in_one_pass(build, cuts, batch):
-    backbone = build("internvl").backbone
+    backbone = build("boxes").backbone
     generator = torch.Generator().manual_seed(sum(cuts))
     x = torch.randn(batch, sum(cuts), backbone.width, generator=generator)
     whole = backbone.run(x)

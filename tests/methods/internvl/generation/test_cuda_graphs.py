@@ -18,9 +18,9 @@ from methods.internvl.generation import cuda_graphs as graphs
 from methods.internvl.generation.cuda_graphs import FixedStepper, Recording, kept_stepper
 from methods.internvl.generation.kv_cache import SPARE, Stepper, room
 
-FAST, GRAPHS = Decoding("fast"), Decoding("graphs")
+FAST, GRAPHS = Decoding("fast"), Decoding("cuda_graphs")
 WORDS = ("the car", "a red one on the left", "it", "the second square from the left, behind the blue one")
-FORMS = ({"order": "token"}, {"intra_scale": "full"}, {"head": "hidden"}, {"masks": 2})
+FORMS = ({"order": "token"}, {"intra_scale": "bidirectional"}, {"head": "hidden"}, {"masks": 2})
 CLOSE = dict(rtol=0, atol=1e-4)
 
 
@@ -30,8 +30,7 @@ def asked(count: int) -> list[Request]:
 
 
 def answers(method, decoding, requests):
-    method.decoding = decoding
-    return method.segment(requests)
+    return method.segment(requests, decoding)
 
 
 def same(found, wanted) -> None:
@@ -69,13 +68,13 @@ def test_fixed_shapes_give_the_same_answers(writer, writing):
     wanted = [answers(writer, FAST, [request])[0] for request in requests]
     same([answers(writer, GRAPHS, [request])[0] for request in requests], wanted)
     assert len({answer.token_ids for answer in wanted}) == len(wanted)
-    written = replace(GRAPHS, text="written")  # the block begins after words that were fed one by one
+    written = replace(GRAPHS, answer_text="generated")  # the block begins after words that were fed one by one
     assert answers(writer, written, requests[:1])[0].token_ids == wanted[0].token_ids
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_every_form_of_argenseg(build, writing, form):
-    method = writing(build("argenseg", codec="short", form=form))
+    method = writing(build("argenseg", mask_tokenizer_config="short", variant=form))
     same(answers(method, GRAPHS, asked(1)), answers(method, FAST, asked(1)))
 
 
@@ -114,7 +113,7 @@ def test_other_weights_are_recorded_anew(himtok, writing, traced):
 
 @torch.inference_mode()
 def test_keys_that_outgrow_their_room_are_recorded_anew(build, traced):
-    backbone = build("internvl").backbone
+    backbone = build("boxes").backbone
     x = torch.randn(1, 2 * SPARE + 290, backbone.width, generator=torch.Generator().manual_seed(0))
     plain, fixed = Stepper(backbone.language_model), FixedStepper(backbone.language_model)
     positions = torch.arange(x.shape[1])[None]
@@ -133,7 +132,7 @@ def test_keys_that_outgrow_their_room_are_recorded_anew(build, traced):
 
 @torch.inference_mode()
 def test_a_stepper_is_kept_by_batch_and_by_length(build):
-    backbone = build("internvl").backbone
+    backbone = build("boxes").backbone
     first = kept_stepper(backbone, torch.zeros(1, 40, 8))
     first.length = 7
     assert kept_stepper(backbone, torch.zeros(1, 90, 8)) is first and first.length == 0

@@ -47,14 +47,13 @@ def test_only_the_blocks_of_the_language_model_change(writer):
     assert {type(m) for m in layers.modules() if hasattr(m, "weight") and m.weight.ndim == 2} == {Int8Linear}
     assert sum(p.numel() for p in layers.parameters()) < before / 20  # norms and biases
     assert writer.backbone.native.lm_head is head and isinstance(head, nn.Linear)
-    assert not [m for m in (*writer.backbone.vision_tower.modules(), *writer.codec.modules())
+    assert not [m for m in (*writer.backbone.vision_tower.modules(), *writer.mask_tokenizer.modules())
                 if isinstance(m, Int8Linear)]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", ["fast", "graphs", "reference"])
+@pytest.mark.parametrize("path", ["fast", "cuda_graphs", "official"])
 def test_a_quantised_model_answers_on_every_path(writer, writing, examples, path):
     asked = [Request(examples[0].image, examples[0].expressions[:1])]
     writing(writer).quantise()
-    writer.decoding = Decoding(path)
-    answer = writer.segment(asked)[0]
-    assert answer.failure is None and len(answer.token_ids) == writer.codec.length
+    answer = writer.segment(asked, Decoding(path))[0]
+    assert answer.failure is None and len(answer.token_ids) == writer.mask_tokenizer.length

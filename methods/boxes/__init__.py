@@ -1,0 +1,1 @@
+"""The backbone alone: it answers with boxes, and is what the mask-writing methods start from."""

@@ -1,0 +1,323 @@
+"""What the models of every method on InternVL share: language-model losses, answering, files.
+
+Shapes: B rows, L tokens, D width, N tiles, P image tokens a tile, R side of the mask tokenizer's grid.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as checkpoint_pass
+
+from methods.base import (
+    DEFAULT,
+    Decoding,
+    Example,
+    MaskTokenizer,
+    Prediction,
+    Request,
+    TrainingSample,
+    UserError,
+    open_image,
+)
+from methods.internvl import checkpoint, prompts
+from methods.internvl.attention import sample_lengths
+from methods.internvl.backbone import Backbone
+from methods.internvl.chat import IGNORED, Turn
+from methods.internvl.config import VOCABULARY, ProcessorConfig, named_size
+from methods.internvl.generation.engine import Answer, Block, Draft, decode
+from methods.internvl.generation.int8 import quantise
+from methods.internvl.generation.timing import Clock
+from methods.internvl.processor import InternVLProcessor
+from methods.internvl.tiles import make_tiles
+from methods.internvl.vocabulary import SPECIALS, stand_in
+
+RANDOM = "random:"  # in front of a size, where a backbone's folder is asked for
+LOGITS = 2**26  # that are kept at once; more (a micro-batch of masks, 97 thousand ids) are computed twice instead
+
+
+class Start(NamedTuple):
+    """What a method's model starts from."""
+
+    backbone: Backbone
+    tokenizer: Any
+    config: ProcessorConfig
+
+
+class InternVLModel(nn.Module):
+    """methods.base.Model without a mask tokenizer; subclasses add one, with its block, losses and stages."""
+
+    name: ClassVar[str]
+    stages: ClassVar[tuple[str, ...]]
+
+    def __init__(self, backbone: Backbone, processor: InternVLProcessor):
+        super().__init__()
+        self.processor = processor
+        self.backbone = backbone
+        self.mask_tokenizer: MaskTokenizer | None = None
+        self.heads: nn.Module | None = None  # auxiliary parts of a training stage, never saved with the model
+        self.stage = ""
+        self._past: list[Turn] = []  # the turns before, while a conversation is held
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    # ---- building, files ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def start_from(config: Mapping[str, Any]) -> Start:
+        """The backbone that a model's configuration names: `backbone`, the folder of an InternVL model, or
+        `random:SIZE` for one of a named size with random weights and the official number of rows (or `vocabulary` and
+        the specials), to plan and to time with; `texts`: what its tokenizer knows beside the bytes."""
+        name = str(config["backbone"])
+        if not name.startswith(RANDOM):
+            return load_backbone(Path(name))
+        size = named_size(name.removeprefix(RANDOM))
+        rows = int(config["vocabulary"]) + len(SPECIALS) if "vocabulary" in config else VOCABULARY[size.text_family]
+        tokenizer = stand_in(rows, config.get("texts", ()))
+        backbone = Backbone(size, len(tokenizer), checkpoint.image_token_id(tokenizer))
+        return Start(backbone, tokenizer, ProcessorConfig(max_tiles=size.max_tiles))
+
+    def save_pretrained(self, folder: Path, dtype: str = "float32", max_shard_size: str = "5GB") -> None:
+        checkpoint.save(self, Path(folder), dtype, max_shard_size)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> Self:
+        return checkpoint.load(cls, Path(folder))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """An uninitialised model as config.json describes it."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """What config.json holds; `from_config` is the inverse."""
+        return checkpoint.describe(self)
+
+    # ---- training -------------------------------------------------------------------------------------------
+
+    def enter_stage(self, stage: str) -> None:
+        if stage not in self.stages:
+            raise UserError(f"{self.name} has no stage called {stage!r}; choose one of {', '.join(self.stages)}.")
+        self.stage = stage
+        self.requires_grad_(True)
+
+    def hidden_states(
+        self, batch: dict[str, Any], embeddings: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Last hidden states [B, L, D] and the vision tower's patches [N, patches, C] of a collated batch.
+
+        `mask` bool [B, 1, L, L] replaces the causal one."""
+        ids, patches = batch["ids"], None
+        embeddings = self.backbone.embed(ids) if embeddings is None else embeddings
+        if "pixels" in batch:
+            patches = self.backbone.patches(batch["pixels"])
+            tokens = self.backbone.project(patches)[batch["tile_of"]].flatten(0, 1)
+            embeddings = self.backbone.place_images(embeddings, ids, tokens)
+        elif self.training:  # every batch uses the same modules in the same order, or ZeRO's processes would get stuck
+            side = self.backbone.size.image_size
+            blank = self.backbone.patches(torch.zeros(1, 3, side, side, device=ids.device))
+            embeddings = embeddings + 0 * self.backbone.project(blank).sum()
+        positions = batch.get("positions")
+        if positions is not None and mask is None:
+            mask = sample_lengths(batch["lengths"])
+        elif positions is not None:
+            sample = (positions == 0).cumsum(1)
+            mask = mask & (sample[:, None, :, None] == sample[:, None, None, :])
+        return self.backbone.run(embeddings, mask, positions), patches
+
+    def token_losses(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy [K] of each supervised token and its label [K]; the head runs on those positions only, in
+        pieces if their logits are many."""
+        target = labels[:, 1:]
+        supervised = target != IGNORED
+        states, target = hidden[:, :-1][supervised], target[supervised]
+        piece = max(1, LOGITS // self.backbone.vocabulary)
+        if len(target) <= piece:
+            return self._cross_entropy(states, target), target
+        pairs = zip(states.split(piece), target.split(piece), strict=True)
+        return torch.cat([checkpoint_pass(self._cross_entropy, *pair, use_reentrant=False) for pair in pairs]), target
+
+    def _cross_entropy(self, states: Tensor, target: Tensor) -> Tensor:
+        """States [K, D] and ids [K] -> [K]."""
+        return nn.functional.cross_entropy(self.backbone.head(states).float(), target, reduction="none")
+
+    def prepare(self, example: Example, task: str, rng: np.random.Generator) -> TrainingSample:
+        """Processor.prepare, for those who have the model at hand."""
+        return self.processor.prepare(example, task, rng)
+
+    def collate(self, samples: Sequence[TrainingSample], pack: bool = False) -> dict[str, Any]:
+        """Processor.collate, likewise."""
+        return self.processor.collate(samples, pack)
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        hidden, _ = self.hidden_states(batch)
+        return {"text": self.token_losses(hidden, batch["labels"])[0].mean()}
+
+    # ---- answering ------------------------------------------------------------------------------------------
+
+    def block(self, tokens: int | None, decoding: Decoding) -> Block | None:
+        """How this method writes a mask with a budget of tokens; None if it writes none."""
+        return None
+
+    @property
+    def text_rows(self) -> int:
+        """Vocabulary rows that may stand in text: all but the mask tokens, which come last."""
+        return self.backbone.vocabulary
+
+    def quantise(self) -> None:
+        """Keep the weights of the language model's blocks as 8-bit integers from now on, for decoding only."""
+        quantise(self.backbone.language_model)
+
+    @torch.inference_mode()
+    def segment(self, requests: Sequence[Request], decoding: Decoding = DEFAULT) -> list[Prediction]:
+        predictions: list[Prediction | None] = [None] * len(requests)
+        for tokens in dict.fromkeys(request.tokens for request in requests):
+            rows = [i for i, request in enumerate(requests) if request.tokens == tokens]
+            found = self._segment([requests[i] for i in rows], tokens, decoding)
+            for row, prediction in zip(rows, found, strict=True):
+                predictions[row] = prediction
+        return predictions
+
+    def _segment(self, requests: Sequence[Request], tokens: int | None, decoding: Decoding) -> list[Prediction]:
+        clock, processor = Clock(self.device, decoding), self.processor
+        for request in requests:
+            processor.chat.check(request.expressions, f"The expression {' '.join(request.expressions)!r}")
+        with clock.stage("preprocess"):
+            images = {id(r.image) if not isinstance(r.image, Path) else r.image: r.image for r in requests}
+            opened = {key: open_image(image) for key, image in images.items()}
+            side = self.backbone.size.image_size
+            tiles = {key: make_tiles(image, side, processor.config.max_tiles) for key, image in opened.items()}
+            pixels = torch.from_numpy(np.concatenate(list(tiles.values()))).to(self.device)
+        with clock.stage("vision"):
+            tokens_of_image = self._image_tokens(pixels, tiles)
+        keys = [id(r.image) if not isinstance(r.image, Path) else r.image for r in requests]
+        asked = [(i, *each) for i, request in enumerate(requests) for each in self.instructions(request)]
+        with clock.stage("preprocess"):
+            prompts_ = [processor.prompt(text, len(tiles[keys[i]]), self._past) for i, _, text in asked]
+            prefix, rest = self._common_prefix(prompts_, len(images), decoding)
+            tokens_of_row = [tokens_of_image[keys[i]] for i, _, _ in asked]
+            embeddings, valid = self._left_padded(rest, [] if prefix else tokens_of_row)
+            shared = self._left_padded([prefix], tokens_of_row[:1])[0] if prefix else None
+        answers = decode(
+            self.backbone, embeddings, valid, processor.chat.stop_id, self.block(tokens, decoding), self.text_rows,
+            clock=clock, decoding=decoding, draft=self._draft([(requests[i], want) for i, want, _ in asked]),
+            prefix=shared,
+        )  # fmt: skip
+        with clock.stage("resize"):
+            predictions = [Prediction(np.zeros(opened[key].size[::-1], bool)) for key in keys]
+            for (i, want, _), answer in zip(asked, answers, strict=True):
+                self.read_answer(answer, want, predictions[i])
+        for prediction in predictions:
+            prediction.seconds = {stage: value / len(requests) for stage, value in clock.seconds.items()}
+        return predictions
+
+    def instructions(self, request: Request) -> list[tuple[tuple[str, ...], str]]:
+        """The processor's, with what only weights can say: see HiMTok's mask prompts."""
+        return self.processor.instructions(request, self._past)
+
+    def _image_tokens(self, pixels: Tensor, tiles: Mapping[Any, np.ndarray]) -> dict[Any, Tensor]:
+        features = self.backbone.project(self.backbone.patches(pixels))
+        counts = [len(tile) for tile in tiles.values()]
+        return dict(zip(tiles, (part.flatten(0, 1) for part in features.split(counts)), strict=True))
+
+    def _common_prefix(
+        self, prompts: list[list[int]], images: int, decoding: Decoding
+    ) -> tuple[list[int], list[list[int]]]:
+        """What all prompts about one image begin with, if the image is in it, and the rests; else nothing."""
+        whole = min(prompts, key=len)[:-1]
+        same = next((i for i, ids in enumerate(zip(*prompts, strict=False)) if len(set(ids)) > 1), len(whole))
+        last = max(i for i, token in enumerate(prompts[0]) if token == self.processor.chat.image_id)
+        if len(prompts) == 1 or images > 1 or same <= last or decoding.backend == "official":
+            return [], prompts
+        return whole[:same], [prompt[len(whole[:same]) :] for prompt in prompts]
+
+    def _draft(self, asked: Sequence[tuple[Request, tuple[str, ...]]]) -> Draft | None:
+        """What all answers of a batch are expected to say."""
+        texts = {self.processor.expected(request, want, self._past) for request, want in asked}
+        if len(texts) > 1 or None in texts:
+            return None
+        before, after = self.processor.chat.reply(*texts)
+        return Draft(before, after)
+
+    def _left_padded(self, prompts: list[list[int]], image_tokens: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Prompt embeddings [B, L, D] and valid bool [B, L]."""
+        length = max(map(len, prompts))
+        ids = torch.tensor([[0] * (length - len(p)) + p for p in prompts], device=self.device)
+        valid = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts], device=self.device)
+        embeddings = self.backbone.embed(ids)
+        if image_tokens:
+            embeddings = self.backbone.place_images(embeddings, ids, torch.cat(image_tokens))
+        return embeddings, valid
+
+    def read_answer(self, answer: Answer, want: tuple[str, ...], prediction: Prediction) -> None:
+        """Fill a prediction from a decoded answer; what is asked for and missing becomes its failure."""
+        height, width = prediction.mask.shape
+        text = self.processor.answer_text(answer.text_ids)
+        prediction.text = f"{prediction.text}\n{text}".strip()
+        prediction.steps = max(prediction.steps, answer.steps)  # the instructions of a request share one batch
+        failures = []
+        if "box" in want:
+            prediction.box = prompts.read_box(text, width, height, self.processor.config.box_scale)
+            if prediction.box is None:
+                failures.append("no box in the answer")
+        if "mask" in want:
+            failures += self.read_mask(answer, prediction)
+        if not answer.finished:
+            failures.append("the answer was cut off")
+        prediction.failure = "; ".join(filter(None, [prediction.failure, *failures])) or None
+
+    def read_mask(self, answer: Answer, prediction: Prediction) -> list[str]:
+        """Set the prediction's mask to the first one written. Returns what went wrong."""
+        if not answer.masks:
+            return ["no mask in the answer"]
+        prediction.mask = self.mask_tokenizer.postprocess_mask(answer.masks[0], prediction.mask.shape)
+        prediction.probabilities = answer.masks[0].float().cpu().numpy()
+        prediction.token_ids = tuple(answer.mask_ids[0])
+        return []
+
+
+def load_backbone(folder: Path) -> Start:
+    """A saved backbone alone: ours, transformers' native layout, or OpenGVLab's original one."""
+    kept: list[Any] = []
+
+    def build(config: Mapping[str, Any]) -> Backbone:
+        backbone, tokenizer = checkpoint.empty_backbone(config, folder)
+        kept[:] = tokenizer, checkpoint.part(config, "processor", ProcessorConfig, folder)
+        return backbone
+
+    return Start(checkpoint.load_part(folder, checkpoint.BACKBONE_ALONE, "backbone.", build), *kept)
+
+
+def changed(config: ProcessorConfig, values: Mapping[str, Any]) -> ProcessorConfig:
+    """A processor's configuration with some of its fields changed."""
+    return made(ProcessorConfig, asdict(config) | dict(values), "processor")
+
+
+def check_keys(config: Mapping[str, Any], known: str, what: str) -> None:
+    """Raise UserError for a key that would be ignored; `known` are names with blanks between them."""
+    unknown = sorted(config.keys() - {"seed", *known.split()})
+    if unknown:
+        raise UserError(f"model.{unknown[0]}: unknown key for a {what}; there are {', '.join(known.split())}.")
+
+
+def made(kind: Callable[..., Any], values: Mapping[str, Any], name: str, *first: Any) -> Any:
+    """kind(*first, **values). Raises UserError for a setting that it does not have."""
+    known = list(inspect.signature(kind).parameters)[len(first) :]
+    unknown = sorted(values.keys() - set(known))
+    if unknown:
+        raise UserError(f"model.{name}.{unknown[0]}: unknown key; there are {', '.join(known)}.")
+    return kind(*first, **tuples(values))
+
+
+def tuples(config: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON and YAML know no tuples; configurations are hashable, so lists become tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in dict(config).items()}
