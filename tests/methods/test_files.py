@@ -144,5 +144,3 @@ def test_a_place_that_is_no_folder(tmp_path):
     (tmp_path / "f").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_atomic(tmp_path / "f" / "g", "x")
-
-
