@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -134,9 +134,11 @@ def memory_rows(zero: int, counts: Mapping[str, int], cost: Mapping[str, float],
 
 def _config(profile: Profile, stage: StageConfig) -> dict[str, Any]:
     """The `model` of a stage and of all that it builds on, with a backbone of random weights."""
-    found = _own_config(profile, stage)
+    found, spec = _own_config(profile, stage), stage_spec(stage.method, stage.stage)
     size = profile.size or found.get("size")
-    if stage_spec(stage.method, stage.stage).mask_tokenizer:
+    own = {field.name for field in fields(spec.config)}  # and not those of the stages before
+    found = {key: value for key, value in found.items() if key in own}
+    if spec.mask_tokenizer:
         return found
     if not size:
         raise UserError("The plan needs the size of the backbone; add size=1B (2B, 4B, 8B, 26B, 38B, 78B).")

@@ -9,7 +9,7 @@ from bench import pipeline
 from bench.ablation import ablation
 from bench.config import OrderConfig
 from bench.records import DIFFERENCE, read_records
-from methods.registry import method_class
+from methods.registry import method_class, resolve, stage_spec
 
 
 @pytest.fixture
@@ -90,7 +90,9 @@ def test_a_tokenizer_alone_has_its_ceiling(small, reports):
     small.ablation.tolerances = []
     parts = small.stages["tokens"].model
     changed = {"mask_tokenizer_config": {**parts["mask_tokenizer_config"], "encoder_layout": "official"}}
-    method_class("himtok").build(changed, lambda: ()).save_pretrained(pipeline.model_of_stage(small, "tokens"))
+    resolve(stage_spec("himtok", "tokenizer").trainee).build(changed, lambda: ()).save_pretrained(
+        pipeline.model_of_stage(small, "tokens")
+    )
     ablation(small)
     found = read_records(small.results_dir / "records" / "ablation-tokens.jsonl")
     assert {r.protocol for r in found} == {"codec"}

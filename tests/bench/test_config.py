@@ -211,7 +211,7 @@ def test_text_in_a_file_stays_the_text_that_was_written(path, tmp_path, text):
 
 def test_where_anything_is_allowed_only_plain_numbers_are_numbers(path):
     words = {"a": "1e-3", "b": "7", "c": "true", "d": "2026_11_30", "e": "no", "f": "007", "g": "[1, x]", "h": "'1'"}
-    profile = load_profile(path, [f"stages.mask.parts.{key}={text}" for key, text in words.items()])
+    profile = load_profile(path, [f"stages.mask.model.{key}={text}" for key, text in words.items()])
     assert profile.stages["mask"].model == {
         "backbone": "stage:base", "a": 1e-3, "b": 7, "c": True, "d": "2026_11_30", "e": "no", "f": "007",
         "g": [1, "x"], "h": "1",

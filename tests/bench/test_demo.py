@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from bench import demo
+from bench.config import load_profile
 from methods.base import UserError
 
 
@@ -45,7 +46,7 @@ def test_each_model_answers_with_an_overlay_and_a_line(models, squares):
 
 def test_the_page_asks_on_click_and_on_enter_and_tells_what_is_missing(models, squares):
     gradio = Gradio()
-    demo.build(gradio, models, [("a.png", "the cat")], "small models")
+    demo.build(gradio, models, [("a.png", "the cat")], load_profile("nano"))
     assert gradio.shown == [["a.png", "the cat"]]
     (answer, inputs, outputs), (same, _, _) = gradio.events
     assert answer is same

@@ -52,7 +52,7 @@ def test_checkpoints_are_converted_there_and_back(genseg, models, tmp_path):
 
 @pytest.mark.parametrize(
     ("source", "method", "named"),
-    [("himtok", "himtok", "the released code cannot run"), ("none", "himtok", "none"), ("none", "other", "'other'")],
+    [("himtok", "himtok", "the official code cannot run"), ("none", "himtok", "none"), ("none", "other", "'other'")],
 )
 def test_what_cannot_be_converted(genseg, models, tmp_path, source, method, named):
     result = genseg("convert", models.get(source, tmp_path / source), tmp_path / "out", "--method", method)

@@ -18,12 +18,12 @@ from methods.base import UserError
 @pytest.fixture
 def asked(monkeypatch):
     """Counts the requests that models answer."""
-    from methods.boxes.model import BoxesModel
+    from methods.internvl.model import InternVLModel
 
     calls = []
-    segment = BoxesModel.segment
+    segment = InternVLModel.segment
     monkeypatch.setattr(
-        BoxesModel, "segment", lambda self, *given: calls.append(len(given[0])) or segment(self, *given)
+        InternVLModel, "segment", lambda self, *given: calls.append(len(given[0])) or segment(self, *given)
     )
     return calls
 
@@ -120,11 +120,11 @@ def test_an_interrupted_evaluation_ends_alike(small, asked, monkeypatch):
             if len(calls) in (2, 5, 9):
                 raise Killed
 
-    from methods.boxes.model import BoxesModel
+    from methods.internvl.model import InternVLModel
 
-    segment, deadly = BoxesModel.segment, Deadly()
+    segment, deadly = InternVLModel.segment, Deadly()
     monkeypatch.setattr(
-        BoxesModel, "segment", lambda self, *given: deadly.append(len(given[0])) or segment(self, *given)
+        InternVLModel, "segment", lambda self, *given: deadly.append(len(given[0])) or segment(self, *given)
     )
     kills = 0
     while True:

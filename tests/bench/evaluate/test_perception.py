@@ -185,6 +185,10 @@ def test_the_likeliest_answer_is_the_one_with_the_least_loss():
         def eval(self):
             return self
 
+        @property
+        def processor(self):
+            return self
+
         def prepare(self, example, task, rng):
             assert (task, self.stage) == ("choose", "last")
             return example

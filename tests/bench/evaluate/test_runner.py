@@ -130,7 +130,7 @@ class Faithful(torch.nn.Module):
         self.place = torch.nn.Parameter(torch.zeros(1))
 
     def preprocess_mask(self, mask):
-        return np.asarray(Image.fromarray(mask).resize((self.resolution,) * 2), np.float32)
+        return np.asarray(Image.fromarray(mask.astype(np.float32)).resize((self.resolution,) * 2))
 
     def postprocess_mask(self, probabilities, size):
         return bilinear_mask(probabilities, size)

@@ -44,7 +44,7 @@ def test_ious_of_a_tokenizer(himtok, shapes, monkeypatch):
     monkeypatch.setattr(
         "bench.evaluate.shapes.round_trip", lambda method, examples, tokens: [Prediction(e.mask) for e in examples]
     )
-    found = shape_ious(himtok, shapes)
+    found = shape_ious(himtok.mask_tokenizer, shapes)
     assert set(found) == {*KINDS, "all", "resize"} and all((found[kind] == 1).all() for kind in KINDS)
     assert len(found["all"]) == 48 and 0.9 < found["resize"].mean() < 1
     records = shape_records(found, method="himtok")

@@ -10,10 +10,11 @@ import torch
 from bench import pipeline
 from bench.config import UntrainedConfig, load_profile
 from bench.latency.untrained import Case, build, cases, requests_of, same_answers
-from methods.base import UserError
+from methods.base import Decoding, UserError
 from tests.conftest import ARGENSEG_SIZES, HIMTOK_SIZES, SHORT_SIZES
 
 CPU = torch.device("cpu")
+FORCED = Decoding(answer_text="forced")
 SMALL = {
     "himtok": UntrainedConfig("himtok", {"mask_tokenizer_config": HIMTOK_SIZES, "vocabulary": 1500}),
     "argenseg": UntrainedConfig("argenseg", {"mask_tokenizer_config": SHORT_SIZES, "vocabulary": 1500, "init": "var"}),
@@ -25,7 +26,7 @@ def test_both_paths_answer_alike_in_float32(name):
     method = build(SMALL[name], "tiny", CPU, torch.float32)
     requests = requests_of(Case("tiny", name, 1, None), 3)
     assert same_answers(method, requests, ["fast", "official"]) == 1
-    answers = [method.segment([request])[0] for request in requests]
+    answers = [method.segment([request], FORCED)[0] for request in requests]
     assert all(answer.failure is None for answer in answers)
     assert len({number for answer in answers for number in answer.token_ids}) > 3  # the choices are no ties
 
@@ -35,11 +36,11 @@ STARTS = [("himtok", "mean"), ("himtok", "codes"), ("argenseg", "zeros"), ("arge
 
 @pytest.mark.parametrize(("name", "start"), STARTS)
 def test_a_half_precision_model_is_never_held_in_full(name, start):
-    method = build(replace(SMALL[name], parts=SMALL[name].model | {"init": start}), "tiny", CPU, torch.bfloat16)
+    method = build(replace(SMALL[name], model=SMALL[name].model | {"init": start}), "tiny", CPU, torch.bfloat16)
     assert {p.dtype for p in method.backbone.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in method.mask_tokenizer.parameters()} == {torch.float32}
     assert torch.get_default_dtype() == torch.float32
-    answer = method.segment(requests_of(Case("tiny", name, 1, None), 1))[0]
+    answer = method.segment(requests_of(Case("tiny", name, 1, None), 1), FORCED)[0]
     assert len(answer.token_ids) == method.mask_tokenizer.length and answer.failure is None
 
 
@@ -129,13 +130,13 @@ def test_tiles_of_a_size_that_has_none_are_left_out(profile, capsys):
 @pytest.mark.parametrize("key", ["latency.tiles", "latency.untrained.HiMTok.tiles"])
 def test_numbers_of_tiles_that_no_square_picture_has_are_refused(key):
     for tiles in ("[2]", "[1,3]", "[4]", "[0]", "[17]"):
-        with pytest.raises(UserError, match=rf"{key} is .*; choose of 1, 5 .* and 10"):
+        with pytest.raises(UserError, match=rf"{key} is .*, but must be one of 1, 5, 10"):
             load_profile("latency", [f"{key}={tiles}"])
     assert load_profile("latency", [f"{key}=[1,5,10]"])
 
 
 def test_unknown_paths_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"latency.paths.*choose"):
+    with pytest.raises(UserError, match=r"latency.paths is .*, but must be one of"):
         load_profile("latency", ["latency.paths=[slow]"])
 
 

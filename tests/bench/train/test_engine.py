@@ -196,7 +196,7 @@ def test_muon_moves_matrices_alone_and_by_orthogonal_steps():
     for moved in (after, other):
         values = torch.linalg.svdvals((moved["block.down.weight"] - before["block.down.weight"]).detach())
         directions.append(float(values.sum() / values.max()))
-    assert directions[0] > 1.2 * directions[1]  # AdamW's first step is the gradient's sign, of few directions
+    assert directions[0] > 1.1 * directions[1]  # AdamW's first step is the gradient's sign, of few directions
 
 
 def test_muon_learns_and_goes_on_alike_after_a_stop():

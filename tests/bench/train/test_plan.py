@@ -131,7 +131,7 @@ def test_recipes_are_valid_at_every_size(name, size):
     folders = [s.model["backbone"] for s in profile.stages.values() if "backbone" in s.model]
     assert folders == [f"/w/InternVL2_5-{size}"]
     for stage in profile.stages.values():
-        assert stage.stage in method_class(stage.method).stages
+        assert stage.stage in method_spec(stage.method).stages
         if stage.stage != "tokenizer":
             assert stage.images % (8 * stage.micro_images) == 0
             assert stage.warmup == round(0.03 * stage.steps)

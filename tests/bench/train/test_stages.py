@@ -25,7 +25,7 @@ train: {threads: 1, precision: float32, validate_samples: 4, log_every: 1}
 stages:
   backbone: {method: boxes, stage: pretrain, steps: 2, images: 1, warmup: 1, tasks: {box: 1.0},
              model: {size: tiny, vocabulary: 320}}
-  mask_tokenizer_config: {method: himtok, stage: tokenizer, steps: 1, tasks: {segment: 1.0}}
+  codec: {method: himtok, stage: tokenizer, steps: 1, tasks: {segment: 1.0}}
   align: {method: himtok, stage: align, steps: 1, tasks: {segment: 2.0, caption: 1.0, question: 1.0},
           model: {backbone: "stage:backbone", mask_tokenizer: "stage:codec"}}
   tune: {method: himtok, stage: tune, steps: 1, tasks: {segment: 1.0}, model: {start: "stage:align"}}
