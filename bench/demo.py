@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -11,10 +12,11 @@ from PIL import Image
 from bench import pipeline
 from bench.config import Profile
 from bench.report.sheet import ANSWER, overlay
-from bench.segment import check_expression, describe, load, request_of, timed
+from bench.segment import check_expression, describe, knowledge, load, request_of, timed
 from methods.base import DEFAULT, Decoding, Model, UserError, open_image
 
 EXAMPLES = 8
+MOST_BYTES = "20mb"  # of an image that is uploaded
 
 
 def serve(profile: Profile, port: int) -> None:
@@ -25,10 +27,13 @@ def serve(profile: Profile, port: int) -> None:
     gradio = _gradio()
     pipeline.prepare_data(profile, train=False)
     models = {name: load(name, pipeline.find_model(profile, name)) for name in profile.models}
-    root = pipeline.eval_root(profile)
-    page = build(gradio, models, examples(pipeline.open_split(profile, "val")), profile)
+    shown = examples(pipeline.open_split(profile, "val"))
+    page = build(gradio, models, shown, profile)
     try:
-        page.launch(server_name="127.0.0.1", server_port=port, share=False, allowed_paths=[str(root.resolve())])
+        page.launch(
+            server_name="127.0.0.1", server_port=port, share=False, max_file_size=MOST_BYTES,
+            allowed_paths=[str(Path(path).resolve()) for path, _ in shown],
+        )  # fmt: skip
     except OSError as error:
         raise UserError(f"Port {port} cannot be used ({error}); give another with --port.") from None
 
@@ -40,11 +45,11 @@ def examples(dataset: Any) -> list[tuple[str, str]]:
 
 
 def ask(
-    models: Mapping[str, Model], picture: Image.Image | None, expression: str, decoding: Decoding = DEFAULT
+    models: Mapping[str, Model], picture: str | Image.Image | None, expression: str, decoding: Decoding = DEFAULT
 ) -> list[Image.Image | str]:
     """Each model's overlay and what there is to say of its answer, one after the other.
 
-    Raises UserError without a picture or an expression.
+    Raises UserError without a picture or an expression, or for a file that is no image.
     """
     if picture is None:
         raise UserError("There is no picture; upload one or choose an example.")
@@ -59,17 +64,19 @@ def ask(
 def build(gradio: Any, models: Mapping[str, Model], shown: Sequence[tuple[str, str]], profile: Profile) -> Any:
     """The page: a picture and a sentence on the left, the methods' answers beside each other on the right."""
 
-    def answer(picture: Image.Image | None, expression: str) -> list[Image.Image | str]:
+    def answer(picture: str | None, expression: str) -> list[Image.Image | str]:
         try:
             return ask(models, picture, expression, timed(profile.evaluate))
         except UserError as error:
             raise gradio.Error(str(error), print_exception=False) from None
 
     with gradio.Blocks(title="genseg-bench", analytics_enabled=False) as page:
-        gradio.Markdown(f"## {' and '.join(models)} write segmentation masks\n{profile.description}")
+        told = "\n".join([profile.description, *knowledge(profile)])
+        gradio.Markdown(f"## {' and '.join(models)} write segmentation masks\n{told}")
         with gradio.Row():
             with gradio.Column(scale=1):
-                picture = gradio.Image(type="pil", label="picture")
+                picture = gradio.Image(type="filepath", label="picture")
+                picture.preprocess = lambda upload: upload.path if upload else None  # `open_image` decides, not gradio
                 expression = gradio.Textbox(label="what to segment", placeholder="the red car")
                 button = gradio.Button("Segment", variant="primary")
             outputs = []
