@@ -16,7 +16,7 @@ from bench.evaluate import baselines
 from bench.evaluate.plan import Question, objects_of, plan
 from bench.evaluate.predictions import line, stamp_of, write_predictions
 from bench.records import CODEC
-from bench.train.engine import resolve_precision
+from bench.runtime import resolve_precision
 from methods.base import Example, Method, Prediction, Request
 
 
@@ -104,7 +104,7 @@ def predict_codec(
 
 @torch.inference_mode()
 def round_trip(method: Method, examples: Sequence[Example], tokens: int) -> list[Prediction]:
-    """True masks through the codec with the first `tokens` ids, brought back to each picture's size."""
+    """True masks through the codec with the first `tokens` ids, brought back to each image's size."""
     views = torch.from_numpy(np.stack([method.codec_view(example) for example in examples]))[:, None]
     ids = method.codec.encode(views.to(method.device))[:, :tokens]
     return [
