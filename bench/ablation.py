@@ -25,7 +25,8 @@ import torch
 
 from bench import pipeline
 from bench.config import Profile
-from bench.evaluate.perception import PerceptionSet, ask, likeliest, score, summary
+from bench.data.perception import PerceptionSet
+from bench.evaluate.perception import ask, likeliest, score, summary
 from bench.evaluate.plan import objects_of, plan
 from bench.evaluate.runner import predict_codec, predict_method
 from bench.evaluate.scoring import compare
@@ -34,7 +35,7 @@ from bench.latency import orders
 from bench.records import DIFFERENCE, PERCEPTION, Record, read_records, write_records
 from bench.report.findings import CLAIMS
 from bench.report.tables import shown
-from bench.train.engine import resolve_precision
+from bench.runtime import resolve_precision
 from bench.train.stages import finished_model
 from methods.base import Request
 from methods.files import read_lines
@@ -205,7 +206,7 @@ class Subject:
         return records
 
     def _identity(self, variant: str, want: tuple[str, ...], tokens: int | None) -> dict[str, Any]:
-        same = {"method": self.name, "weights": self.weights, "data": pipeline.data_digest(self.profile)}
+        same = {"method": self.name, "weights": self.weights, "data": self.dataset.digest()}
         return same | {"variant": variant, "want": want} | ({"tokens": tokens} if tokens else {})
 
     def _predictions(self, variant: str) -> Path:

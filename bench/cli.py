@@ -192,28 +192,28 @@ def _with_profile(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def _data(options: argparse.Namespace, words: Sequence[str]) -> None:
-    from bench.data import commands
+    from bench import datasets
 
     values = settings_of(words)
     root = _path(values.pop("root", "data/refmoji"))
 
     if options.action == "list":
-        commands.list_cards()
+        datasets.list_cards()
     elif options.action == "build":
         splits = values.pop("splits").split(",") if "splits" in values else None
         level, numbers = values.pop("level", "easy"), {k: whole_of(values, k, *d) for k, d in _BUILD_NUMBERS.items()}
         _none_left(values)
-        commands.build(level=level, root=root, splits=splits, **numbers)
+        datasets.build(level=level, root=root, splits=splits, **numbers)
     elif options.action == "check":
         name, where = _dataset_words(values)
         _none_left(values)
-        commands.check(root, name, **where)
+        datasets.check(root, name, **where)
     else:
         split, out = values.pop("split", "val"), _path(values.pop("out", "sheet.png"))
         count = whole_of(values, "count", 24, 1, 10_000)
         name, where = _dataset_words(values)
         _none_left(values)
-        commands.show(root, split, out, count, name, **where)
+        datasets.show(root, split, out, count, name, **where)
 
 
 def _dataset_words(values: dict[str, str]) -> tuple[str, dict[str, Any]]:

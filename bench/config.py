@@ -29,7 +29,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass
 class SourceConfig:
-    """A dataset of a mixture to train on; see bench/train/sources.py for what is taken where nothing is given."""
+    """A dataset of a mixture to train on; see bench/data/mixture.py for what is taken where nothing is given."""
 
     dataset: str = ""  # a card of datasets/; the source's own name
     root: str = setting("", path=True)  # data.root

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from bench.pipeline import device_name, device_of
-from bench.train.engine import resolve_precision
+from bench.runtime import resolve_precision
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pycocotools", "deepspeed")
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bench.evaluate import parity as metrics
 from methods.base import UserError
-from methods.parity import Check
+from methods.check import Check
 from methods.registry import METHODS, method_spec, resolve
 
 

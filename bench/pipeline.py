@@ -20,34 +20,27 @@ from typing import Any
 import torch
 
 from bench.config import Profile, resolved
-from bench.data.cards import label_of, load_card, open_dataset
-from bench.data.commands import build
-from bench.data.refs import find_folder, find_refs
+from bench.data.cards import label_of, of_label
+from bench.data.mixture import component_configs, embedded, train_root
+from bench.data.splits import eval_root, is_embedded, open_split
 from bench.evaluate.baselines import BASELINES
 from bench.evaluate.breakdown import breakdown
-from bench.evaluate.metrics import METRICS
+from bench.evaluate.metrics import VERSION
 from bench.evaluate.plan import objects_of, plan
 from bench.evaluate.predictions import stamp_of
 from bench.evaluate.runner import predict_baseline, predict_codec, predict_method
 from bench.evaluate.scoring import score_predictions, to_records
+from bench.evaluate.validation import validation
 from bench.latency import int8, untrained
 from bench.latency.scaling import scale
 from bench.latency.session import time_paths
 from bench.records import Record, read_records, write_records
+from bench.refmoji.build import build
 from bench.report.build import build as build_report
 from bench.report.tables import shown
-from bench.train.engine import resolve_precision
+from bench.runtime import resolve_precision
 from bench.train.settings import digest
-from bench.train.sources import configs_of, embedded, train_root
-from bench.train.stages import (
-    eval_root,
-    finished_model,
-    is_embedded,
-    model_of_stage,
-    needed_stages,
-    stage_folder,
-    train_stage,
-)
+from bench.train.stages import finished_model, model_of_stage, needed_stages, stage_folder, train_stage
 from bench.train.world import join
 from methods.base import Decoding, Model, Request, UserError
 from methods.files import read_lines, read_object, write_atomic
@@ -67,7 +60,7 @@ def prepare_data(profile: Profile, train: bool) -> None:
     data = profile.data
     if is_embedded(profile):
         build(level=data.level, root=eval_root(profile), workers=data.workers)
-    for source in configs_of(profile).values() if train else ():
+    for source in component_configs(profile).values() if train else ():
         if embedded(source.dataset):
             build(
                 level=source.level, root=train_root(source), splits=["train"], train_scenes=source.train_scenes,
@@ -89,7 +82,7 @@ def train(profile: Profile, names: Iterable[str] = ()) -> list[Path]:
     order: list[str] = []
     for name in names or profile.stages:
         order += [s for s in needed_stages(profile, name) if s not in order]
-    models = [train_stage(profile, name, resolved(profile), device_of(), world) for name in order]
+    models = [train_stage(profile, name, resolved(profile), device_of(), world, validation) for name in order]
     world.leave()
     return models
 
@@ -164,7 +157,7 @@ def evaluate(profile: Profile) -> list[Record]:
     for name in BASELINES:
         for split, dataset in datasets.items():
             place = named(profile, split)
-            identity = {"method": name, "data": data_digest(profile)}
+            identity = {"method": name, "data": dataset.digest()}
             paths = predict_baseline(name, identity, dataset, place, profile.evaluate, predictions_dir(profile))
             records += [r for path in paths for r in shown(score(profile, path, dataset, {"method": name}))]
     folder = profile.results_dir / "records"
@@ -182,7 +175,7 @@ def _evaluate_method(
     profile: Profile, name: str, method: Model, weights: str, split: str, dataset: Any
 ) -> list[Record]:
     place = named(profile, split)
-    identity = {"method": name, "weights": weights, "data": data_digest(profile)}
+    identity = {"method": name, "weights": weights, "data": dataset.digest()}
     facts = facts_of(profile, name, weights, profile.evaluate.precision, method)
     records = []
     folder = predictions_dir(profile)
@@ -216,7 +209,7 @@ def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> 
     """Score a predictions file, keep the scores beside it, and aggregate them; done once per content, truth and
     metrics."""
     content = hashlib.sha256(path.read_bytes()).hexdigest()
-    stamp = stamp_of(content=content, data=data_digest(profile), metrics=METRICS, code=version("genseg-bench"))
+    stamp = stamp_of(content=content, data=dataset.digest(), metrics=VERSION, code=version("genseg-bench"))
     scores = scores_of(profile, path)
     stamp_file = scores.with_suffix(".stamp")
     if not (scores.exists() and stamp_file.exists() and stamp_file.read_text() == stamp):
@@ -247,7 +240,7 @@ def time_methods(profile: Profile) -> list[Record]:
     weights = int8.VARIANT if config.int8 else ""
     path = profile.results_dir / "records" / f"{named(profile, 'latency')}{'-int8' * config.int8}.jsonl"
     stamps = {
-        name: _stamps(profile, method=name, weights=digest(folder), backbone=profile.name, data=data_digest(profile))
+        name: _stamps(profile, method=name, weights=digest(folder), backbone=profile.name, data=dataset.digest())
         for name, folder in folders.items()
     }
     done = {name: _kept(path) & set(either) for name, either in stamps.items()}
@@ -342,9 +335,8 @@ def write_report(profile: Profile) -> list[Path]:
     but for those whose whole logs are shipped."""
 
     def opened(dataset: str, split: str) -> Any:
-        if dataset == label_of(profile.data.dataset, profile.data.split_by):
-            return open_split(profile, split)
-        return open_split(replace(profile, data=replace(profile.data, dataset=dataset, split_by="")), split)
+        name, split_by = of_label(dataset)
+        return open_split(replace(profile, data=replace(profile.data, dataset=name, split_by=split_by)), split)
 
     written = build_report(profile.results_dir, profile.runs_dir, opened)
     for stage in profile.stages:
@@ -371,12 +363,6 @@ def study(profile: Profile) -> list[Path]:
     return reproduce(profile)
 
 
-def open_split(profile: Profile, split: str) -> Any:
-    """A split of the dataset that the profile evaluates on."""
-    data = profile.data
-    return open_dataset(data.dataset, eval_root(profile), split, images=data.images, split_by=data.split_by)
-
-
 def checked_split(profile: Profile, split: str) -> Any:
     """The same, when all that its questions and their scores need has been found usable: before the first prediction,
     so that none is made in vain."""
@@ -395,18 +381,6 @@ def named(profile: Profile, name: str) -> str:
 
 def predictions_dir(profile: Profile) -> Path:
     return profile.runs_dir / "predictions"
-
-
-def data_digest(profile: Profile) -> str:
-    """What the truth is: the embedded dataset's own digest, of others that of the files with the annotations."""
-    root, name = eval_root(profile), profile.data.dataset
-    if is_embedded(profile):
-        return json.loads((root / "dataset.json").read_text())["digest"]
-    folder, total = find_folder(root, name), hashlib.sha256()
-    division = profile.data.split_by or load_card(name).defaults.get("split_by")
-    for path in (find_refs(folder, division), folder / "instances.json"):
-        total.update(path.read_bytes())
-    return total.hexdigest()[:16]
 
 
 def facts_of(profile: Profile, name: str, weights: str, precision: str, method: Model) -> dict[str, Any]:

@@ -1,54 +1,71 @@
-"""One status line on stderr: where a run stands, how fast it is, and how long it will still take."""
+"""How far a run is, how fast, and how long it will still take: a bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Mapping
 
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+EVERY = 30.0  # seconds between two lines in a log
+
 
 class Progress:
-    """`with Progress(name, total, first) as p: p.advance({...})`. On a terminal the line is rewritten in place;
-    elsewhere (a log file) a line is printed every half minute."""
+    """`with Progress(name, total, first) as p: p.advance({...})`, on stderr. A run that failed, did nothing or is quiet
+    ends without a last line."""
 
-    def __init__(self, name: str, total: int, first: int = 0):
-        self.name, self.total, self.count, self.first = name, total, first, first
-        self.live = sys.stderr.isatty()
+    def __init__(self, name: str, total: int, first: int = 0, quiet: bool = False):
+        self.name, self.total, self.count, self.first, self.quiet = name, total, first, first, quiet
         self.start = self.shown = time.monotonic()
+        self.bar: Bar | None = None
+        if sys.stderr.isatty() and not quiet:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                       TextColumn("{task.fields[values]}"))  # fmt: skip
+            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task(escape(name), total=total, completed=first, values="")
 
     def __enter__(self) -> Progress:
+        if self.bar:
+            self.bar.start()
         return self
 
     def __exit__(self, *failure: object) -> None:
-        if self.count > self.first and not failure[0]:
-            self._show({}, final=True)
+        if self.bar:
+            self.bar.stop()
+        if self.count > self.first and not failure[0] and not self.quiet:
+            self._print({}, final=True)
 
     def advance(self, values: Mapping[str, float] | None = None, by: int = 1) -> None:
+        """Note that `by` more are done; values: figures to be shown beside."""
         self.count += by
-        now = time.monotonic()
-        if now - self.shown > (0.2 if self.live else 30):
-            self.shown = now
-            self._show(values or {})
+        if self.bar:
+            self.bar.update(self.task, completed=self.count, values=escape(_figures(values or {})))
+        elif time.monotonic() - self.shown > EVERY and not self.quiet:
+            self.shown = time.monotonic()
+            self._print(values or {})
 
     def note(self, text: str) -> None:
         """A line of its own that stays."""
-        print(f"{self._erase()}{self.name}: {text}", file=sys.stderr, flush=True)
+        if self.bar:
+            self.bar.console.print(f"{self.name}: {text}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(f"{self.name}: {text}", file=sys.stderr, flush=True)
 
-    def _erase(self) -> str:
-        return "\r\033[K" if self.live else ""
-
-    def _show(self, values: Mapping[str, float], final: bool = False) -> None:
+    def _print(self, values: Mapping[str, float], final: bool = False) -> None:
         elapsed = time.monotonic() - self.start
         speed = (self.count - self.first) / max(elapsed, 1e-9)
         left = (self.total - self.count) / max(speed, 1e-9)
-        numbers = "  ".join(f"{name.lstrip('_')} {value:.3f}" for name, value in values.items())
         when = f"took {clock(elapsed)}" if final else f"{clock(left)} left"
-        line = f"{self.name}: {self.count}/{self.total}  {speed:.3g}/s  {when}  {numbers}".rstrip()
-        if self.live:  # a line that wraps could not be rewritten in place
-            line = line[: shutil.get_terminal_size().columns - 1]
-        end = "\n" if final or not self.live else ""
-        print(f"{self._erase()}{line}", end=end, file=sys.stderr, flush=True)
+        line = f"{self.name}: {self.count}/{self.total}  {speed:.3g}/s  {when}  {_figures(values)}"
+        print(line.rstrip(), file=sys.stderr, flush=True)
+
+
+def _figures(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name.lstrip('_')} {value:.3f}" for name, value in values.items())
 
 
 def clock(seconds: float) -> str:

@@ -5,7 +5,7 @@ counts, as the metric's name says:
 
 - scores (protocol `per_expression` or `per_object_joined`): `ciou`, `giou`, `small_ciou`, `bf_score`, `acc@0.9` (box
   written in the text), `mask_acc@0.9` (box of the mask), ...: the names of `bench.evaluate.metrics.aggregate`. Where a
-  split has samples without a target also `n_acc`, `t_acc` and `pr@0.7` (`bench.evaluate.grefcoco`).
+  split has samples without a target also `n_acc`, `t_acc` and `pr@0.7` (`bench.evaluate.metrics.no_target`).
 - codec ceilings (protocol `codec`, variant `tokens=N`): the same names, for the ground truth after encoding and
   decoding with N tokens.
 - breakdowns (protocol `breakdown`, the variant names a group of questions): `right_object`, `giou_right`, `giou`,

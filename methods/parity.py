@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,15 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from methods.base import UserError
-
-
-class Check(NamedTuple):
-    """One comparison. For tensors `value` is the largest difference and `reference` the tolerance."""
-
-    name: str
-    value: Any
-    reference: Any
-    ok: bool
+from methods.check import Check
 
 
 def close(name: str, ours: Tensor, reference: Tensor, tolerance: float) -> Check:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data.dataset import Dataset
+from bench.data.dataset import ExampleDataset
 from methods.base import Example
 from methods.registry import method_class, resolve, stage_spec
 
@@ -83,22 +83,11 @@ def examples() -> list[Example]:
     return scene(1) + scene(2, 90, 40)
 
 
-class Squares(Dataset):
-    """A dataset of `scene`s with the methods that the harness asks for."""
-
-    name = "squares"
+class Squares(ExampleDataset):
+    """A dataset of `scene`s."""
 
     def __init__(self, pictures: int):
-        self.examples = [example for number in range(pictures) for example in scene(number)]
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int, /) -> Example:
-        return self.examples[index]
-
-    def of_something(self) -> Squares:
-        return self
+        super().__init__([example for number in range(pictures) for example in scene(number)], "squares")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ TEXTS = [
     if path.suffix in {".py", ".md", ".toml", ".yaml", ".yml", ".cff", ".lock", ".csv"}
     or path.name in {"Makefile", "run"}
 ]
-LIGHT = ["bench.report.build", "bench.records", "bench.evaluate.scoring", "methods.registry"]
+LIGHT = ["bench.report.build", "bench.records", "bench.evaluate.commands", "bench.evaluate.parity", "bench.data.cards",
+         "methods.registry"]  # fmt: skip
 
 
 def module_name(path: Path) -> str:
@@ -106,7 +108,7 @@ def test_a_method_never_imports_another():
 
 
 def test_the_harness_names_a_method_only_through_the_registry():
-    known = ("base", "common", "files", "registry", "parity", "flops")
+    known = ("base", "check", "common", "files", "registry", "parity", "flops")
 
     def allowed(name: str) -> bool:
         return name == "methods" or any(within(name, f"methods.{part}") for part in known)
@@ -120,6 +122,29 @@ def test_the_harness_imports_no_method_by_a_string(path):
         node.value for node in ast.walk(parse(path)) if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     assert [text for text in strings if re.fullmatch(r"methods\.(?!base|registry)[\w.:]+", text)] == []
+
+
+def edges(depth: int | None = None) -> dict[str, set[str]]:
+    """Module of bench -> modules of bench that it imports; to `depth` parts of their names, packages instead."""
+    names = {module_name(path) for path in SOURCES if within(module_name(path), "bench")}
+    found: dict[str, set[str]] = {}
+    for path, imported in IMPORTS.items():
+        source = ".".join(module_name(path).split(".")[:depth])
+        if module_name(path) in names:
+            targets = {".".join(name.split(".")[:depth]) for name in imported & names}
+            found.setdefault(source, set()).update(targets - {source})
+    return found
+
+
+def test_no_circle_between_files_or_packages_of_the_harness():
+    TopologicalSorter(edges()).prepare()  # raises CycleError with the circle
+    packages = {name: targets - {"bench"} for name, targets in edges(2).items()}
+    TopologicalSorter(packages).prepare()
+
+
+def test_evaluation_and_training_do_not_know_each_other():
+    assert offenders("bench.evaluate", lambda name: within(name, "bench.train")) == []
+    assert offenders("bench.train", lambda name: within(name, "bench.evaluate")) == []
 
 
 def test_reports_and_scores_reach_no_torch_in_the_source():
@@ -140,9 +165,10 @@ def test_reports_and_scores_reach_no_torch_in_the_source():
     assert "bench.records" in seen
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_light_modules_load_without_torch(module):
-    code = f"import sys, {module}; sys.exit(bool({{'torch', 'transformers', 'deepspeed'}} & sys.modules.keys()))"
+def test_light_modules_load_without_torch():
+    """Scores, comparisons, reports and the checks of metrics run where torch is not installed."""
+    heavy = {"torch", "transformers", "deepspeed"}
+    code = f"import sys, {', '.join(LIGHT)}; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

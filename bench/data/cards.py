@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bench.data.captions import CaptionDataset
-from bench.data.folder import FolderDataset
-from bench.data.refer import ReferDataset
+from bench.data.dataset import Dataset
+from bench.data.readers import READERS
 from methods.base import UserError
+from methods.files import fill, read_text
 
 FOLDER = Path(__file__).resolve().parents[2] / "datasets"
-RULES = ("split_by", "skip_crowd")  # of a card's defaults, those that its reader is told
-READERS = {"refer": ReferDataset, "captions": CaptionDataset, "folder": FolderDataset}
+KINDS = ("synthetic", "real")
+REPAIR = "correct the card"
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says. `splits` maps a split to what is in it, `defaults` gives options of the reader."""
+    """What a card says. `splits` maps a split to what is in it, `defaults` has root, split and level, `options` what
+    the reader is told of the benchmark's own rules (such as split_by)."""
 
     name: str
     title: str
-    kind: str  # synthetic or real
-    reader: str
+    kind: str  # one of KINDS
+    reader: str  # one of READERS
     licence: str
     splits: Mapping[str, str]
     source: str = ""
     levels: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
 
@@ -41,40 +44,45 @@ def card_names() -> list[str]:
 
 
 def load_card(name: str) -> Card:
-    """The card of that name, or a UserError that lists the names."""
+    """The card of that name. Raises UserError with the known names, or with what is wrong in the card."""
     if name not in card_names():
         raise UserError(f"There is no dataset {name!r}; known are {', '.join(card_names())}.")
     path = FOLDER / f"{name}.yaml"
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-        card = Card(**{**fields, "levels": tuple(fields.get("levels", ()))})
-    except (yaml.YAMLError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a dataset card ({error}); correct its fields.") from None
-    if card.reader not in READERS:
-        raise UserError(f"{path}: reader {card.reader!r} is unknown; use one of {', '.join(READERS)}.")
-    return card
+        row = yaml.safe_load(read_text(path, REPAIR))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a dataset card ({' '.join(str(error).split())}); {REPAIR}.") from None
+    card = fill(Card, row, path, REPAIR)
+    for value, known in ((card.kind, KINDS), (card.reader, READERS)):
+        if value not in known:
+            raise UserError(f"{path}: {value!r} is unknown; use one of {', '.join(known)}.")
+    return replace(card, levels=tuple(card.levels))
 
 
 def open_dataset(
-    name: str, root: Path | str | None = None, split: str | None = None, **options: Any
-) -> ReferDataset | CaptionDataset | FolderDataset:
+    name: str, root: Path | str | None = None, split: str | None = None, with_images: bool = True, **options: Any
+) -> Dataset:
     """The dataset of that name under `root`. `reader="captions"` opens its questions instead of its referents;
-    other options go to the reader, those that are empty aside. Root, split and what the reader is told of a benchmark's
-    own rules default to the card's."""
+    other options go to the reader, those that are empty aside. Root, split and the benchmark's own rules default to the
+    card's. with_images: without, the images need not be there, if the reader can do without them."""
     card = load_card(name)
-    reader = READERS[options.pop("reader", card.reader)]
+    reader = options.pop("reader", card.reader)
     root = root if root is not None else card.defaults.get("root")
     if root is None:
         raise UserError(
             f"Dataset {name!r} is not embedded: give root, the folder it was downloaded to ({card.source})."
         )
-    split = split or card.defaults["split"]
+    split = split or card.defaults.get("split") or next(iter(card.splits), "")
     if split not in card.splits:
         raise UserError(f"Dataset {name!r} has no split {split!r}; choose from {', '.join(card.splits)}.")
-    given = {key: value for key, value in options.items() if value not in (None, "", [])}
-    if reader is ReferDataset:
-        given = {key: card.defaults[key] for key in RULES if key in card.defaults} | given
-    dataset = reader(root, split, name=name, **given)
+    given = {key: value for key, value in options.items() if value not in (None, "", [], False)}
+    given = {**(card.options if reader == card.reader else {}), **given}
+    known = inspect.signature(READERS[reader]).parameters
+    if not with_images and "opens_pictures" in known:
+        given["opens_pictures"] = False
+    for key in given.keys() - known.keys():
+        raise UserError(f"Dataset {name!r} has no {key}; it is read by {reader}, which has no such option.")
+    dataset = READERS[reader](root, split, name=name, **given)
     dataset.card, dataset.name = name, label_of(name, given.get("split_by"))
     return dataset
 
@@ -82,5 +90,10 @@ def open_dataset(
 def label_of(name: str, split_by: str | None) -> str:
     """The name under which a dataset stands in records and file names: the card's, with the division into splits
     behind it where that is not the card's own."""
-    own = load_card(name).defaults.get("split_by")
-    return name if split_by in (None, "", own) else f"{name}-{split_by}"
+    return name if split_by in (None, "", load_card(name).options.get("split_by")) else f"{name}-{split_by}"
+
+
+def of_label(label: str) -> tuple[str, str]:
+    """The inverse: the card's name, and the division or nothing."""
+    name, _, split_by = label.rpartition("-")
+    return (name, split_by) if label not in card_names() and name in card_names() else (label, "")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +19,8 @@ class SampleInfo:
     """What is known of a sample without its image and its mask.
 
     positions: the place of each expression among the sample's sentences in the files; predictions name sentences by it
-    (`sent_id`). no_target: the dataset says that the expressions refer to nothing.
+    (`sent_id`). no_target: the dataset says that the expressions refer to nothing. category: one of the dataset's
+    classes, where it was opened with them.
     """
 
     ref_id: int | str
@@ -25,6 +28,7 @@ class SampleInfo:
     expressions: tuple[str, ...]
     positions: tuple[int, ...]
     no_target: bool = False
+    category: str | None = None
 
     @classmethod
     def of(cls, example: Example) -> SampleInfo:
@@ -37,7 +41,9 @@ class Dataset(ABC, Sequence[Example]):
     """A sequence of samples with unique ref_ids. A reader overrides what it can tell without opening an image or
     decoding a mask; what is given here takes the examples."""
 
+    serves: ClassVar[str] = "masks"  # what its samples teach and test: masks, texts (questions and captions) or images
     name: str  # in records and file names
+    classes: tuple[str, ...] = ()  # that samples are divided into, where it was opened with them
     card: str = ""  # that describes it
     split: str = ""
 
@@ -66,10 +72,26 @@ class Dataset(ABC, Sequence[Example]):
         """Every sentence, for a text tokenizer that is trained from scratch."""
         return (sentence for index in range(len(self)) for sentence in self.info(index).expressions)
 
+    def image_paths(self) -> Sequence[Path]:
+        """Where the split's images are to lie, as its files say; none is looked for."""
+        return [image for image in (self[index].image for index in range(len(self))) if isinstance(image, Path)]
+
+    def with_targets(self) -> Dataset:
+        """The same without samples that refer to nothing, which have no box and no points."""
+        return self
+
     def objects(self, image_id: int | str) -> list[np.ndarray]:
         """The masks bool [H, W] of all annotated objects of an image, referred to or not."""
         masks = [self[index].mask for index in dict(self.by_image()).get(image_id, ())]
         return [mask for mask in masks if mask is not None]
+
+    def digest(self) -> str:
+        """A short digest of what the ground truth depends on."""
+        total = hashlib.sha256()
+        for index in range(len(self)):
+            mask = self[index].mask
+            total.update(repr(self.info(index)).encode() + (b"" if mask is None else mask.tobytes()))
+        return total.hexdigest()[:16]
 
     def check(self, indices: Sequence[int] | None = None) -> None:
         """Raise UserError, naming the sample, if something that a score of these samples (all) needs cannot be used."""
@@ -81,3 +103,16 @@ class Dataset(ABC, Sequence[Example]):
     def remarks(self) -> list[str]:
         """What was left out or brought into form, a sentence each, for the footnote of every score."""
         return []
+
+
+class ExampleDataset(Dataset):
+    """A dataset of examples that are at hand, as a script or a test makes them."""
+
+    def __init__(self, examples: Sequence[Example], name: str = "examples", split: str = "val"):
+        self.examples, self.name, self.split = examples, name, split
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int, /) -> Example:  # type: ignore[override]
+        return self.examples[index]

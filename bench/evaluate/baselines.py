@@ -1,4 +1,4 @@
-"""Answers that need no model. Two do not even look at the picture; two know every object but not the question.
+"""Answers that need no model. Two do not even look at the image; two know every object but not the question.
 
 They tell what a score is worth: a method that does not beat the largest object has not understood the expression.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from bench.evaluate.metrics import mask_box
 from methods.base import Example, Prediction
 
-Objects = Sequence[np.ndarray]  # bool [H, W], the visible mask of every object of the picture
+Objects = Sequence[np.ndarray]  # bool [H, W], the visible mask of every object of the image
 
 
 def empty(example: Example, objects: Objects, seed: int) -> np.ndarray:
@@ -25,7 +25,7 @@ def full(example: Example, objects: Objects, seed: int) -> np.ndarray:
 
 
 def random_object(example: Example, objects: Objects, seed: int) -> np.ndarray:
-    """One object of the scene, drawn anew for every question."""
+    """One object of the scene, drawn again for every question."""
     key = zlib.crc32(f"{example.ref_id}|{example.expressions}".encode())
     rng = np.random.default_rng([seed, key])
     return objects[rng.integers(len(objects))] if objects else empty(example, objects, seed)

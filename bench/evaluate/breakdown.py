@@ -1,6 +1,6 @@
 """What limits a score: which object was marked, and how well, by the facts of the question.
 
-An answer marks the right object if its mask overlaps the target (IoU) more than any other object of the picture. The
+An answer marks the right object if its mask overlaps the target (IoU) more than any other object of the image. The
 share of these is grounding; their mean IoU is drawing; both together make the gIoU.
 """
 
@@ -16,12 +16,12 @@ from bench.evaluate.statistics import ratio_intervals
 from bench.records import BREAKDOWN, Record
 
 FACTS = ("style", "kind", "distractors", "small")  # by which the questions are grouped, where a dataset knows them
-Objects = Callable[[int | str], Sequence[np.ndarray]]  # picture -> the masks bool [H, W] of its objects
+Objects = Callable[[int | str], Sequence[np.ndarray]]  # image -> the masks bool [H, W] of its objects
 
 
 def breakdown(rows: Sequence[Mapping[str, Any]], objects: Objects, seed: int, **identity: Any) -> list[Record]:
     """Lines of scores -> records of every group: `right_object`, `giou_right` (of those alone), `giou` and `ciou`,
-    with intervals over pictures. The variant names the group, "all" or "fact=value".
+    with intervals over images. The variant names the group, "all" or "fact=value".
 
     `identity` are fields of `Record`.
     """
@@ -37,8 +37,8 @@ def breakdown(rows: Sequence[Mapping[str, Any]], objects: Objects, seed: int, **
             "giou": (iou[members], ones),
             "ciou": (inside[members], union[members]),
         }
-        pictures = [rows[index]["image_id"] for index in members]
-        for metric, found in ratio_intervals(table, pictures, seed).items():
+        images = [rows[index]["image_id"] for index in members]
+        for metric, found in ratio_intervals(table, images, seed).items():
             if np.isfinite(found.value):
                 low, high = (value if np.isfinite(value) else None for value in (found.low, found.high))
                 place = {key: rows[0][key] for key in ("dataset", "split")} | identity

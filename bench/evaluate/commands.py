@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.config import load_profile
-from bench.data.cards import load_card, open_dataset
-from bench.data.refer import ReferDataset
+from bench.data.cards import load_card, of_label, open_dataset
+from bench.data.dataset import Dataset
+from bench.data.readers import READERS
 from bench.evaluate.scoring import (
     UNANSWERED,
     check_scores,
@@ -118,7 +119,7 @@ def compare_files(first: Path, second: Path, place: Place = FOUND) -> dict[str, 
     return found
 
 
-def scores_of(path: Path, place: Place) -> tuple[Sequence[Mapping[str, Any]], ReferDataset | None]:
+def scores_of(path: Path, place: Place) -> tuple[Sequence[Mapping[str, Any]], Dataset | None]:
     """The scores of a file: read if it holds them, else computed from its masks and the dataset, which is returned
     too. Questions without an answer are among them."""
     text = read_text(path, "give a JSON-lines file")
@@ -153,17 +154,18 @@ def _read_scores(lines: Sequence[tuple[int, dict[str, Any]]], path: Path) -> lis
     return [row for _, row in lines]
 
 
-def open_truth(name: str, split: str, place: Place) -> ReferDataset:
-    """A split without its pictures, unless their folder is given: then they must be there at the right sizes."""
-    root = place.root
+def open_truth(name: str, split: str, place: Place) -> Dataset:
+    """A split without its images, unless their folder is given: then they must be there at the right sizes."""
+    (name, split_by), root = of_label(name), place.root
+    split_by = place.split_by or split_by
     if root is None and (place.profile or not place.dataset):
         data = load_profile(place.profile or USUAL).data
         if place.profile or data.dataset == name:
             root = Path(data.root) / "eval" if load_card(name).kind == "synthetic" else Path(data.root)
-    if load_card(name).reader != "refer":
+        split_by = split_by or (data.split_by if data.dataset == name else "")
+    if READERS[load_card(name).reader].serves != "masks":
         raise UserError(f"{name} holds no referents with masks, so that its answers have no score here.")
-    options = {"images": place.images} if place.images else {"opens_pictures": False}
-    return open_dataset(name, root, split, split_by=place.split_by, **options)
+    return open_dataset(name, root, split, bool(place.images), images=place.images, split_by=split_by)
 
 
 def _cell(metric: str, value: float) -> str:

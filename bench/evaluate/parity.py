@@ -2,7 +2,7 @@
 
 Every `*.json` of the folder with a list "pairs" is checked, all pairs of a quantity at once. A pair holds two masks
 (COCO RLE: pred, gt, and ignore or null) and any of the answers named in `answers`; "aggregate_without_ignore" holds
-the figures of the pairs that have no ignore region, each a picture of its own. Integers must agree exactly,
+the figures of the pairs that have no ignore region, each an image of its own. Integers must agree exactly,
 reals within 1e-9.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from bench.data import rle
-from bench.evaluate.boundary import bf_score
 from bench.evaluate.metrics import SampleScore, aggregate, mask_box, score
+from bench.evaluate.metrics.boundary import bf_score
 from methods.base import UserError
-from methods.parity import Check
+from methods.check import Check
 
 TOLERANCE = 1e-9
 

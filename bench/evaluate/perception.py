@@ -1,122 +1,24 @@
 """Mask perception: a mask is given, and the expression that fits it is to be chosen among several.
 
-The questions are made from any referring dataset, one per referent. Wrong expressions come from other objects of the
-same picture, which only looking at the mask can exclude, and from other pictures. An answer that names no option is a
-failure and wrong; HiMTok's own evaluation reads it as "A", and the article in "a dog" as well. Beside what a model
-writes stands which option it finds likeliest.
+The questions are those of bench.data.perception. An answer that names no option is a failure and wrong; HiMTok's own
+evaluation reads it as "A", and the article in "a dog" as well. Beside what a model writes stands which option it finds
+likeliest.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from bench.data.dataset import Dataset, SampleInfo
+from bench.data.perception import LETTERS, plain
 from bench.evaluate.statistics import Interval, ratio_intervals
-from bench.train.engine import to_device
-from methods.base import Example, Model, Request, UserError
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-SAME_OBJECT = 0.5  # IoU above which two referents of a picture count as one
-TRIES = 50  # other pictures looked at per wrong expression
-
-
-class PerceptionSet(Dataset):
-    """A dataset of questions: example i is referent i of `dataset` with `facts["options"]` (a tuple of expressions),
-    `facts["sources"]` (right, same_image or other_image, along them) and `answer`, the right letters ("B" or "A, C").
-
-    several: more than one option may be right, all of them sentences of the referent. Every choice is a function of
-    `seed` and the position, so that examples can be taken in any order. A set serves the trainer's tasks `choose` and
-    `choose_several` as well as the evaluation.
-    """
-
-    def __init__(self, dataset: Dataset, options: int = 4, several: bool = False, seed: int = 0) -> None:
-        if not 2 <= options <= len(LETTERS):
-            raise UserError(f"A question has 2 to {len(LETTERS)} options, not {options}.")
-        self.name, self.dataset = dataset.name, dataset
-        self.options, self.several, self.seed = options, several, seed
-        self._neighbours = {index: group for _, group in dataset.by_image() for index in group}
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def info(self, index: int) -> SampleInfo:
-        return self.dataset.info(index)
-
-    def picture_paths(self) -> Sequence[Path]:
-        return self.dataset.picture_paths()
-
-    def texts(self) -> Iterator[str]:
-        """None of its own: its expressions are the dataset's."""
-        return iter(())
-
-    def __getitem__(self, index: int, /) -> Example:  # type: ignore[override]
-        rng = np.random.default_rng([self.seed, index])
-        example = self.dataset[index]
-        if example.mask is None or not example.mask.any():
-            raise UserError(f"{example.dataset} sample {example.ref_id}: no mask to ask about; leave it out.")
-        sentences = list(dict.fromkeys(example.expressions))
-        most = min(len(sentences), self.options - 1) if self.several else 1
-        count = int(rng.integers(1, most + 1))
-        right = [sentences[i] for i in rng.permutation(len(sentences))[:count]]
-        known = {_key(sentence) for sentence in sentences}
-        near = self._near(index, example, known, rng)[: (self.options - count + 1) // 2]
-        far = self._far(index, known | {_key(text) for text in near}, self.options - count - len(near), example, rng)
-        pairs = [(t, "right") for t in right] + [(t, "same_image") for t in near] + [(t, "other_image") for t in far]
-        pairs = [pairs[i] for i in rng.permutation(len(pairs))]
-        letters = ", ".join(letter for letter, (_, source) in zip(LETTERS, pairs, strict=False) if source == "right")
-        facts = {"options": tuple(text for text, _ in pairs), "sources": tuple(source for _, source in pairs)}
-        return replace(example, answer=letters, facts={**example.facts, **facts})
-
-    def _near(self, index: int, example: Example, known: set[str], rng: np.random.Generator) -> list[str]:
-        """One sentence of each other object of the picture, in random order."""
-        found: dict[str, str] = {}
-        for other in rng.permutation(self._neighbours[index]).tolist():
-            if other != index and not _overlap(example, self.dataset[other]):
-                texts = [text for text in self.dataset[other].expressions if _key(text) not in known | found.keys()]
-                if texts:
-                    text = texts[rng.integers(len(texts))]
-                    found[_key(text)] = text
-        return list(found.values())
-
-    def _far(self, index: int, known: set[str], count: int, example: Example, rng: np.random.Generator) -> list[str]:
-        """`count` sentences of other pictures."""
-        found: dict[str, str] = {}
-        for _ in range(TRIES * count):
-            if len(found) == count:
-                break
-            other = int(rng.integers(len(self.dataset)))
-            if other not in self._neighbours[index]:
-                texts = self.dataset[other].expressions
-                text = texts[rng.integers(len(texts))]
-                if _key(text) not in known:
-                    found[_key(text)] = text
-        if len(found) < count:
-            raise UserError(
-                f"{example.dataset} sample {example.ref_id}: the dataset has too few different expressions for "
-                f"{self.options} options; ask for fewer or take a larger split."
-            )
-        return list(found.values())
-
-
-def _key(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-def _overlap(first: Example, second: Example) -> bool:
-    if second.mask is None:
-        return False
-    union = (first.mask | second.mask).sum()
-    return bool((first.mask & second.mask).sum() > SAME_OBJECT * union)
-
-
-# ---- asking and scoring ---------------------------------------------------------------------------------------------
+from bench.runtime import to_device
+from methods.base import Example, Model, Request
 
 
 def ask(model: Model, questions: Sequence[Example], several: bool, batch: int = 16) -> list[str]:
@@ -175,8 +77,8 @@ def read_letters(text: str, options: Sequence[str], several: bool = False) -> fr
     elif leading:
         found = frozenset(leading[1] or leading[2])
     else:
-        own = _key(text.rstrip("."))
-        found = frozenset(letter for letter, option in zip(letters, options, strict=True) if _key(option) == own)
+        own = plain(text.rstrip("."))
+        found = frozenset(letter for letter, option in zip(letters, options, strict=True) if plain(option) == own)
     if not found:
         return None
     return found if found <= set(letters) and (several or len(found) == 1) else None
@@ -202,9 +104,9 @@ def score(questions: Sequence[Example], texts: Sequence[str], several: bool = Fa
     return scored
 
 
-def summary(scored: Sequence[Scored], pictures: Sequence[Any], seed: int = 0) -> dict[str, Interval]:
-    """ "accuracy", "failures" and "chance" as shares of all questions, with intervals over pictures."""
+def summary(scored: Sequence[Scored], images: Sequence[Any], seed: int = 0) -> dict[str, Interval]:
+    """ "accuracy", "failures" and "chance" as shares of all questions, with intervals over images."""
     ones = np.ones(len(scored))
     columns = {"accuracy": "right", "failures": "failed", "chance": "chance"}
     table = {name: (np.array([float(getattr(s, key)) for s in scored]), ones) for name, key in columns.items()}
-    return ratio_intervals(table, pictures, seed)
+    return ratio_intervals(table, images, seed)

@@ -1,4 +1,4 @@
-"""What is asked of every method: one line per question, in an order that keeps a picture's questions together.
+"""What is asked of every method: one line per question, in an order that keeps an image's questions together.
 
 Protocols (never mix them in one table): "per_expression" asks one question per sentence (LISA, Sa2VA);
 "per_object_joined" asks one per object, with all its sentences in one prompt (PSALM, HiMTok, ARGenSeg).

@@ -16,7 +16,7 @@ from bench.evaluate import baselines
 from bench.evaluate.plan import Question, objects_of, plan
 from bench.evaluate.predictions import line, stamp_of, write_predictions
 from bench.records import CODEC
-from bench.train.engine import resolve_precision
+from bench.runtime import resolve_precision
 from methods.base import DEFAULT, Decoding, Example, MaskTokenizer, Model, Prediction, Request
 
 

@@ -20,14 +20,13 @@ import numpy as np
 
 from bench.data import rle
 from bench.data.boxes import PIXELS, other_form
-from bench.data.dataset import Dataset
-from bench.evaluate import grefcoco
+from bench.data.dataset import Dataset, SampleInfo
 from bench.evaluate.answers import ALL, check_ids, id_key, match
-from bench.evaluate.boundary import BF_TOLERANCE
 from bench.evaluate.metrics import SampleScore, score, support
+from bench.evaluate.metrics.registry import note_of
 from bench.evaluate.plan import plan
 from bench.evaluate.predictions import line
-from bench.evaluate.statistics import Difference, differences, intervals, ratio_intervals
+from bench.evaluate.statistics import Difference, differences, intervals
 from bench.records import Record
 from methods.base import Box, Example, Prediction, UserError
 from methods.files import fits, quoted, read_lines
@@ -55,7 +54,7 @@ def score_predictions(path: Path | str, dataset: Dataset, foreign: bool = False)
             raise UserError(f"{where}: no 'mask'; write its run lengths, or null if there was no answer.")
         example = dataset[index]
         row = _in_frame(row, example, dataset.file_size(example.image_id), where)
-        rows.append(_scored(row, example, where, box_asked, dataset.info(index).positions))
+        rows.append(_scored(row, example, where, box_asked, dataset.info(index)))
         if row.get("box") is not None and example.box is not None:
             boxes.append((tuple(row["box"]), example.box, example.mask.shape))
     form = other_form(*zip(*boxes, strict=True)) if foreign and boxes else None
@@ -80,7 +79,7 @@ def unanswered(rows: Sequence[Mapping[str, Any]], dataset: Dataset, limit: int =
         for question in missing:
             nothing = Prediction(mask=np.zeros_like(example.mask), failure=UNANSWERED)
             row = line(example, nothing, place["protocol"], question.sent_id, question.expressions) | place
-            found.append(_scored(row, example, f"reference {example.ref_id}", box_asked, info.positions))
+            found.append(_scored(row, example, f"reference {example.ref_id}", box_asked, info))
     return found
 
 
@@ -106,12 +105,12 @@ def _in_frame(
 
 
 def _scored(
-    row: Mapping[str, Any], example: Example, where: str, box_asked: bool, positions: Sequence[int]
+    row: Mapping[str, Any], example: Example, where: str, box_asked: bool, info: SampleInfo
 ) -> dict[str, Any]:
     """The line of scores of one line of predictions."""
-    found = score_row(row, example, where, box_asked).as_dict()
+    found = score_row(row, example, where, box_asked, info.category).as_dict()
     mask = rle.encode(np.zeros_like(example.mask)) if row["mask"] is None else row["mask"]
-    return {**row, "mask": mask, **found, "facts": facts_of(row["sent_id"], example, positions)}
+    return {**row, "mask": mask, **found, "facts": facts_of(row["sent_id"], example, info.positions)}
 
 
 def check_scores(row: Mapping[str, Any], where: str) -> None:
@@ -120,12 +119,13 @@ def check_scores(row: Mapping[str, Any], where: str) -> None:
     for entry in fields(SampleScore):
         if entry.name not in row or not isinstance(row[entry.name], KINDS[str(entry.type)]):
             fault = f"{entry.name} is {row[entry.name]!r}" if entry.name in row else f"no {entry.name!r}"
-            raise UserError(f"{where}: {fault}; make the scores anew with `genseg score`.")
+            raise UserError(f"{where}: {fault}; make the scores again with `genseg score`.")
 
 
 def score_row(
-    row: Mapping[str, Any], example: Example, where: str = "prediction", box_asked: bool = True
-) -> SampleScore:
+    row: Mapping[str, Any], example: Example, where: str = "prediction", box_asked: bool = True,
+    category: str | None = None,
+) -> SampleScore:  # fmt: skip
     """Score one line of predictions against its example."""
     if example.mask is None:
         raise UserError(f"{where}: reference {row['ref_id']} has no ground-truth mask, so no score can be computed.")
@@ -137,7 +137,9 @@ def score_row(
     box = _box(row.get("box"), where)
     # an empty mask whose tokens were written is an answer, whatever else was missing (a box of nothing, say)
     answered = row["mask"] is not None and not (failure and not row.get("token_ids"))
-    return score(mask, example.mask, example.ignore, box, example.box, failure, box_asked, example.no_target, answered)
+    return score(
+        mask, example.mask, example.ignore, box, example.box, failure, box_asked, example.no_target, answered, category
+    )
 
 
 def _mask(code: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
@@ -146,7 +148,7 @@ def _mask(code: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
         if (height, width) == shape:
             return rle.decode(code)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise UserError(f"{where}: the mask cannot be decoded ({error}); write the predictions anew.") from None
+        raise UserError(f"{where}: the mask cannot be decoded ({error}); write the predictions again.") from None
     raise UserError(
         f"{where}: the mask is {width}x{height} but the image is {shape[1]}x{shape[0]} pixels; "
         f"write masks at the size that the annotations record, or give images= if its file has another."
@@ -173,12 +175,12 @@ def facts_of(sentence: int, example: Example, positions: Sequence[int]) -> dict[
 
 
 def to_records(rows: Sequence[Mapping[str, Any]], **identity: Any) -> list[Record]:
-    """Aggregate lines of scores to one record per metric, with intervals over pictures.
+    """Aggregate lines of scores to one record per metric, with intervals over images.
 
     `identity` are fields of `Record` (method at least; seed is the bootstrap's too); dataset, split and protocol come
     from the rows unless given.
     Metrics that no sample takes part in (no small object, no box asked for) or whose denominator is 0 are left out;
-    those of gRefCOCO come in where a sample has no target.
+    those of gRefCOCO come in where a sample has no target, those of classes where the dataset has them.
     """
     if not rows:
         raise UserError("There are no scores to aggregate; run `genseg eval` first.")
@@ -187,21 +189,8 @@ def to_records(rows: Sequence[Mapping[str, Any]], **identity: Any) -> list[Recor
     scores = [SampleScore.from_dict(dict(row)) for row in rows]
     counts = support(scores)
     failures = sum(sample.failure is not None for sample in scores)
-    notes = {"bf_score": f"theta = {BF_TOLERANCE} of the diagonal, distance < theta"}
     note = identity.pop("note", "")
-    pictures, seed = [row["image_id"] for row in rows], identity.get("seed") or 0
-    found = intervals(scores, pictures, seed)
-    generalised = grefcoco.terms(scores)
-    if any(sample.no_target for sample in scores):
-        found |= ratio_intervals(generalised, pictures, seed)
-        counts |= {name: int(below.sum()) for name, (_, below) in generalised.items()}
-        there = [index for index, sample in enumerate(scores) if not sample.no_target]  # nothing has no box to be found
-        some = [scores[index] for index in there]
-        boxes = intervals(some, [pictures[index] for index in there], seed) if some else {}
-        found = {name: value for name, value in found.items() if "acc@" not in name}
-        found |= {name: value for name, value in boxes.items() if "acc@" in name}
-        counts |= {name: count for name, count in support(some).items() if "acc@" in name}
-        notes |= dict.fromkeys(generalised, "an empty mask says that there is no target")
+    found = intervals(scores, [row["image_id"] for row in rows], identity.get("seed") or 0)
     return [
         Record(
             metric=metric,
@@ -210,7 +199,7 @@ def to_records(rows: Sequence[Mapping[str, Any]], **identity: Any) -> list[Recor
             high=_finite(interval.high),
             n=counts[metric],
             failures=failures,
-            note="; ".join(filter(None, (note, notes.get(metric)))),
+            note="; ".join(filter(None, (note, note_of(metric)))),
             **identity,
         )
         for metric, interval in found.items()

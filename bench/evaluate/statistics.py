@@ -1,29 +1,32 @@
-"""How sure a figure is: the bootstrap over pictures, differences of two methods, and Holm's correction.
+"""How sure a figure is: the bootstrap over images, differences of two methods, and Holm's correction.
 
-Several expressions share one picture, so samples are not independent, and cIoU is a ratio of sums: pictures are drawn
-again with replacement and the whole ratio is computed anew. Every aggregate has the form sum(a) / sum(b)
-(`metrics.terms`), so all resamples of all metrics are one matrix product of draw counts with per-picture sums.
+Several expressions share one image, so samples are not independent, and cIoU is a ratio of sums: images are drawn again
+with replacement and the whole ratio is computed again. Every metric has the form sum(a) / sum(b), or is the mean of
+such ratios over classes (`metrics.terms`), so all resamples of all metrics are one matrix product of draw counts with
+per-image sums.
 
-Legend: N samples, C pictures (clusters), M metrics, R resamples.
+Legend: N samples, C images (clusters), M metrics, R resamples.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bench.evaluate.metrics import SampleScore, ratio, terms
+from bench.evaluate.metrics import SampleScore, terms
+from bench.evaluate.metrics.registry import Columns, value_of
 
 RESAMPLES = 2000
 LEVEL = 0.95
-Terms = Mapping[str, tuple[np.ndarray, np.ndarray]]
+Terms = Mapping[str, Columns]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its percentile interval; NaN bounds when there are fewer than two pictures to resample."""
+    """A figure and its percentile interval; NaN bounds when there are fewer than two images to resample."""
 
     value: float
     low: float
@@ -38,17 +41,17 @@ class Difference(Interval):
 
 
 def intervals(
-    scores: Sequence[SampleScore], pictures: Sequence[Hashable], seed: int = 0, resamples: int = RESAMPLES
+    scores: Sequence[SampleScore], images: Sequence[Hashable], seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
-    """The interval of every aggregate; `pictures` names the picture of each sample."""
-    return ratio_intervals(terms(scores), pictures, seed, resamples)
+    """The interval of every aggregate; `images` names the image of each sample."""
+    return ratio_intervals(terms(scores), images, seed, resamples)
 
 
 def ratio_intervals(
-    table: Terms, pictures: Sequence[Hashable], seed: int = 0, resamples: int = RESAMPLES
+    table: Terms, images: Sequence[Hashable], seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
-    """The same for any table of name -> (numerators [N], denominators [N])."""
-    values, draws = _resampled(table, pictures, seed, resamples)
+    """The same for any table of name -> (numerators, denominators), both [N], or [N, C] for a mean over classes."""
+    values, draws = _resampled(table, images, seed, resamples)
     bounds = _bounds(draws)
     return {name: Interval(values[m], *bounds[m]) for m, name in enumerate(table)}
 
@@ -56,22 +59,29 @@ def ratio_intervals(
 def differences(
     first: Sequence[SampleScore],
     second: Sequence[SampleScore],
-    pictures: Sequence[Hashable],
+    images: Sequence[Hashable],
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, Difference]:
     """Paired differences, first minus second, of two methods' scores of the same samples in the same order."""
-    if not len(first) == len(second) == len(pictures):
+    if not len(first) == len(second) == len(images):
         raise ValueError(
-            f"Paired scores need equal lengths, got {len(first)}, {len(second)}, {len(pictures)} pictures."
+            f"Paired scores need equal lengths, got {len(first)}, {len(second)}, {len(images)} images."
         )
-    value_a, draws_a = _resampled(terms(first), pictures, seed, resamples)
-    value_b, draws_b = _resampled(terms(second), pictures, seed, resamples)
+    return ratio_differences(terms(first), terms(second), images, seed, resamples)
+
+
+def ratio_differences(
+    first: Terms, second: Terms, images: Sequence[Hashable], seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, Difference]:
+    """The same for two tables of columns, of what both have."""
+    names = [name for name in first if name in second]
+    value_a, draws_a = _resampled({name: first[name] for name in names}, images, seed, resamples)
+    value_b, draws_b = _resampled({name: second[name] for name in names}, images, seed, resamples)
     gaps = draws_a - draws_b
     bounds = _bounds(gaps)
     return {
-        name: Difference(value_a[m] - value_b[m], *bounds[m], _two_sided(gaps[:, m]))
-        for m, name in enumerate(terms(first))
+        name: Difference(value_a[m] - value_b[m], *bounds[m], _two_sided(gaps[:, m])) for m, name in enumerate(names)
     }
 
 
@@ -85,18 +95,29 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def _resampled(table: Terms, pictures: Sequence[Hashable], seed: int, resamples: int) -> tuple[list[float], np.ndarray]:
+def _resampled(table: Terms, images: Sequence[Hashable], seed: int, resamples: int) -> tuple[list[float], np.ndarray]:
     """The figures [M] and their resamples [R, M]; NaN where a denominator is 0."""
-    tops, belows = (np.stack([pair[half] for pair in table.values()], 1).astype(np.float64) for half in (0, 1))
-    values = [ratio(top.sum(), below.sum()) for top, below in table.values()]
-    index = {name: c for c, name in enumerate(dict.fromkeys(pictures))}
-    cluster = np.array([index[name] for name in pictures], np.intp)
+    tops, belows = (np.column_stack([pair[half] for pair in table.values()]).astype(np.float64) for half in (0, 1))
+    values = [value_of(*pair) for pair in table.values()]
+    index = {name: c for c, name in enumerate(dict.fromkeys(images))}
+    cluster = np.array([index[name] for name in images], np.intp)
     if len(index) < 2:
         return values, np.full((resamples, len(table)), np.nan)
     counts = _draw_counts(len(index), seed, resamples)
     sums = [counts @ _per_cluster(side, cluster, len(index)) for side in (tops, belows)]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return values, np.where(sums[1] > 0, sums[0] / sums[1], np.nan)
+        return values, _mean_over_classes(np.where(sums[1] > 0, sums[0] / sums[1], np.nan), table)
+
+
+def _mean_over_classes(ratios: np.ndarray, table: Terms) -> np.ndarray:
+    """Ratios of every column [R, all columns] -> of every metric [R, M]; a class that a resample lacks is left out."""
+    widths = [1 if top.ndim == 1 else top.shape[1] for top, _ in table.values()]
+    if max(widths, default=1) == 1:
+        return ratios
+    parts = np.split(ratios, np.cumsum(widths)[:-1], axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of resamples in which no class is left
+        return np.stack([np.nanmean(part, axis=1) for part in parts], 1)
 
 
 def _per_cluster(values: np.ndarray, cluster: np.ndarray, clusters: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.evaluate.statistics import ratio_intervals
+from bench.evaluate.statistics import ratio_differences, ratio_intervals
 from bench.records import LATENCY, Record
 from methods.base import Example, Model, Prediction, Request, UserError
 from methods.registry import method_spec
@@ -49,9 +49,8 @@ def cost_records(
         Record(metric=f"int8/{name}", value=figure.value, low=figure.low, high=figure.high, **identity)
         for name, figure in found.items()
     ]
-    low, high = _difference(table["ciou"], table["ciou_before"], pictures, seed)
-    value = found["ciou"].value - found["ciou_before"].value
-    return [*records, Record(metric="int8/ciou_difference", value=value, low=low, high=high, **identity)]
+    gap = ratio_differences({"ciou": table["ciou"]}, {"ciou": table["ciou_before"]}, pictures, seed)["ciou"]
+    return [*records, Record(metric="int8/ciou_difference", value=gap.value, low=gap.low, high=gap.high, **identity)]
 
 
 def _changed(first: Sequence[int], second: Sequence[int]) -> tuple[int, int]:
@@ -64,16 +63,3 @@ def _overlap(found: Sequence[Prediction], examples: Sequence[Example]) -> tuple[
     """Pixels of intersection and of union, float [N]."""
     masks = [(prediction.mask, example.mask) for prediction, example in zip(found, examples, strict=True)]
     return np.array([(a & b).sum() for a, b in masks], float), np.array([(a | b).sum() for a, b in masks], float)
-
-
-def _difference(
-    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], pictures: Sequence[Any], seed: int,
-    resamples: int = 1000,
-) -> tuple[float, float]:  # fmt: skip
-    """95 % interval of the first ratio minus the second, pictures drawn for both alike."""
-    names, cluster = np.unique(np.array(pictures, dtype=str), return_inverse=True)
-    sums = np.stack([np.bincount(cluster, column, len(names)) for column in (*first, *second)], 1)
-    draws = sums[np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))].sum(1)
-    a, b, c, d = np.maximum(draws, 1e-9).T
-    low, high = np.quantile(a / b - c / d, [0.025, 0.975])
-    return float(low), float(high)

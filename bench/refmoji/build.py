@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 import PIL
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bench.progress import Progress
 from bench.refmoji import manifest
 from bench.refmoji.draft import draft, image_facts, redraw
 from bench.refmoji.levels import SPLIT_NUMBERS, classes, level_named
@@ -181,23 +181,21 @@ def _dump(value: Any) -> bytes:
 # --------------------------------------------------------------------------------------------------- making shards
 def _make(root: Path, plan: Plan, shards: Sequence[tuple[str, int, int]], workers: int, progress: bool) -> None:
     """Make the missing shards, in this process or in several."""
-    columns = TextColumn("RefMoji"), BarColumn(), MofNCompleteColumn(), TextColumn("scenes"), TimeRemainingColumn()
     total = sum(count for _, count in plan.scenes)
     ready = total - sum(end - first for _, first, end in shards)
     pool = None
     if workers > 1 and len(shards) > 1:
         context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
         pool = ProcessPoolExecutor(workers, mp_context=context)
-    with pool or nullcontext(), Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("scenes", total=total, completed=ready)
+    with pool or nullcontext(), Progress("RefMoji scenes", total, ready, quiet=not progress) as bar:
         if pool is None:
             for shard in shards:
-                bar.advance(task, _make_shard(root, plan, *shard))
+                bar.advance(by=_make_shard(root, plan, *shard))
             return
         futures = [pool.submit(_make_shard, root, plan, *shard) for shard in shards]
         try:
             for future in as_completed(futures):
-                bar.advance(task, future.result())
+                bar.advance(by=future.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

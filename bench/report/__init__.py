@@ -1,5 +1,1 @@
-"""Views of the records: tables, figures and sheets. Nothing here imports torch or holds a number typed by hand."""
-
-from bench.report.build import build
-
-__all__ = ["build"]
+"""Views of the records: tables, figures, qualitative grids. Nothing here imports torch or holds a number by hand."""

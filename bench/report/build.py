@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.data.dataset import Dataset
 from bench.records import CODEC, Record, read_records
 from bench.report import claim, figures, findings, layout, page, scaling, sheet, speed, tables
 from bench.report.published import load_published
@@ -27,7 +28,7 @@ from methods.base import UserError
 from methods.files import read_lines, write_atomic
 
 LOG_WIDTH = 200  # columns when the output goes to a file or a pipe, where nothing wraps
-OpenDataset = Callable[[str, str], sheet.Pictures]  # (dataset, split) -> its examples
+OpenDataset = Callable[[str, str], Dataset]  # (dataset, split) -> its examples
 
 
 def build(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.data import rle
+from bench.data.dataset import Dataset
 from methods.base import Example, Prediction, UserError, open_image
 
 Row = Mapping[str, Any]
@@ -23,13 +24,6 @@ CELL = 224  # pixels of a picture's longer side
 GAP = 8
 ROWS = 512  # of an image that are tinted at a time
 TEXT = 15  # height of a line of text
-
-
-class Pictures(Protocol):
-    """What a sheet needs of a dataset."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Example: ...
 
 
 def choose(methods: Mapping[str, Sequence[Row]], count: int) -> list[dict[str, Row]]:
@@ -44,7 +38,7 @@ def choose(methods: Mapping[str, Sequence[Row]], count: int) -> list[dict[str, R
     return [{name: table[shared[i]] for name, table in zip(methods, by_key, strict=True)} for i in picks]
 
 
-def draw_sheet(methods: Mapping[str, Sequence[Row]], dataset: Pictures, count: int = 8) -> Image.Image | None:
+def draw_sheet(methods: Mapping[str, Sequence[Row]], dataset: Dataset, count: int = 8) -> Image.Image | None:
     """The sheet; None when no question was answered by all methods.
 
     methods: label -> lines of scores of one split and protocol. Raises UserError for a reference not in the dataset.
@@ -53,11 +47,8 @@ def draw_sheet(methods: Mapping[str, Sequence[Row]], dataset: Pictures, count: i
     if not questions:
         return None
     wanted = {str(row["ref_id"]) for question in questions for row in question.values()}
-    examples = {}
-    for index in range(len(dataset)):
-        example = dataset[index]
-        if str(example.ref_id) in wanted:
-            examples[str(example.ref_id)] = example
+    places = {str(dataset.info(index).ref_id): index for index in range(len(dataset))}
+    examples = {reference: dataset[places[reference]] for reference in wanted & places.keys()}
     for reference in sorted(wanted - examples.keys()):
         raise UserError(f"There is no reference {reference}; run `genseg eval` on these data again.")
     lines = [_line(question, examples[_key(_first(question))[0]]) for question in questions]

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from bench.evaluate.grefcoco import PRECISION_THRESHOLDS
-from bench.evaluate.metrics import SMALL_FRACTION
+from bench.evaluate.metrics.no_target import THRESHOLDS as PRECISION_THRESHOLDS
+from bench.evaluate.metrics.overlap import SMALL_FRACTION
 from bench.records import BREAKDOWN, CODEC, LATENCY, PERCEPTION, UNSCORED, Record
 from bench.report.layout import Column, Figure, Table, Timing
 from bench.report.published import GRADES, best_graded

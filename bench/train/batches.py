@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from bench.config import StageConfig
-from bench.train.order import Order
+from bench.data.sampler import Sampler
 from bench.train.world import World
 from methods.base import Processor, TrainingSample, UserError
 
@@ -68,7 +68,7 @@ class MicroBatches(Dataset[list[MicroBatch]]):
     since it is made of one place of each step, no other process needs it.
     """
 
-    def __init__(self, processor: Processor, order: Order, stage: StageConfig, images: int):
+    def __init__(self, processor: Processor, order: Sampler, stage: StageConfig, images: int):
         self.processor, self.order, self.stage, self.images = processor, order, stage, images
         self.per_step = stage.images // images
 
@@ -102,7 +102,7 @@ class MicroBatches(Dataset[list[MicroBatch]]):
         broken: list[str] = []
         for attempt in range(ATTEMPTS):
             try:
-                drawn = self.order.picture(step, slot, attempt)
+                drawn = self.order.image_samples(step, slot, attempt)
                 samples = [self.processor.prepare(d.example, d.task, d.rng) for d in drawn]
             except UserError as error:
                 broken.append(str(error))

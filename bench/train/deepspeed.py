@@ -19,8 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from bench.config import StageConfig, TrainConfig
+from bench.runtime import to_device
 from bench.train.batches import MicroBatch
-from bench.train.engine import LossError, load_module, means, optimizer_state, parameter_groups, rate, to_device
+from bench.train.engine import LossError, load_module, means, optimizer_state, parameter_groups, rate
 from bench.train.engine import total_loss as weighted
 from bench.train.meter import FlopMeter
 from bench.train.trainable import frozen_parts

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.config import StageConfig
+from bench.runtime import to_device
 from bench.train.batches import MicroBatch
 from bench.train.meter import FlopMeter
-from bench.train.muon import Muon, fast_bfloat16
+from bench.train.muon import Muon
 from bench.train.world import ALONE, World
 from methods.base import UserError
 
@@ -126,19 +127,6 @@ def means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for each in values for name in each)
     held = {name: [each[name] for each in values if name in each] for name in names}
     return {name: sum(found) / len(found) for name, found in held.items()}
-
-
-def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-
-def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" is bfloat16 where the device multiplies it faster than float32, else float32."""
-    if name == "auto":
-        return torch.bfloat16 if fast_bfloat16(device) else torch.float32
-    if name not in ("float32", "bfloat16"):
-        raise UserError(f"There is no precision {name!r}; choose auto, float32 or bfloat16.")
-    return getattr(torch, name)
 
 
 class LocalEngine:

@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from bench.config import StageConfig, TrainConfig
+from bench.data.sampler import Sampler
 from bench.progress import Progress
+from bench.runtime import resolve_precision
 from bench.train.batches import MicroBatch, MicroBatches, micro_images, stream
-from bench.train.engine import Engine, LocalEngine, LossError, rate, resolve_precision
+from bench.train.engine import Engine, LocalEngine, LossError, rate
 from bench.train.meter import FlopMeter, count_memory_anew, peak_flops
-from bench.train.order import Order
 from bench.train.sight import Sight, append
 from bench.train.snapshot import clean_up, load_snapshot, save_snapshot
 from bench.train.trainable import enter, merge_adapters
@@ -45,7 +46,7 @@ class Run:
     name: str
     folder: Path
     method: Trainee
-    order: Order
+    order: Sampler
     stage: StageConfig
     train: TrainConfig
     validate: Callable[[Trainee], dict[str, float]] | None = None

@@ -8,11 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 faster than float32."""
-    known = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # as every CPU with AMX has it
-    return device.type == "cuda" or known()
+from bench.runtime import fast_bfloat16
 
 
 class Muon(torch.optim.Muon):

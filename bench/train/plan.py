@@ -22,8 +22,8 @@ from rich.table import Table
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.config import Profile, StageConfig, TrainConfig
+from bench.data.mixture import task_shares
 from bench.train.meter import PEAK_TFLOPS
-from bench.train.sources import task_shares
 from bench.train.trainable import enter, frozen_parts
 from methods.base import UserError
 from methods.common.cost import Load

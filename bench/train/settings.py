@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 
 from bench.config import Profile, SourceConfig, StageConfig
-from bench.train.sources import configs_of, embedded
+from bench.data.mixture import component_configs, embedded
 from methods.base import UserError
 from methods.files import read_object, write_atomic
 
@@ -29,7 +29,7 @@ def settings_of(profile: Profile, name: str, stage: StageConfig, config: Mapping
     models are told by the digest of their weights."""
     kept = recipe_of(stage)
     kept["model"] |= {key: f"weights {digest(value)}" for key, value in config.items() if isinstance(value, Path)}
-    sources = configs_of(profile, stage)
+    sources = component_configs(profile, stage)
     built = [embedded(source.dataset) for source in sources.values()]
     keys = ["images"]
     keys += ["level", "seed", "train_scenes"] if any(built) else []

@@ -8,27 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bench.config import Profile, StageConfig
-from bench.data.cards import load_card, open_dataset
-from bench.evaluate.metrics import box_iou
-from bench.evaluate.plan import plan
-from bench.evaluate.runner import round_trip
-from bench.evaluate.shapes import shape_ious, shape_test
+from bench.data.contamination import refuse_contamination
+from bench.data.mixture import corpus_of, open_mixture
+from bench.data.sampler import Sampler
 from bench.train import settings
-from bench.train.leaks import refuse_leaks
 from bench.train.loop import DONE, LOGS, Run, run_stage
-from bench.train.order import Order
 from bench.train.snapshot import clean_up, snapshots
-from bench.train.sources import corpus_of, embedded, open_sources
 from bench.train.world import ALONE, World
-from methods.base import Request, Trainee, UserError
+from methods.base import Trainee, UserError
 from methods.files import lock, write_atomic, writing
 from methods.registry import resolve, stage_spec
 
-SHAPES = 20  # masks of each kind of the shape test in a validation
+Validate = Callable[[Profile, StageConfig], Callable[[Trainee], dict[str, float]] | None]
 LOCK = ".lock"  # held while a stage is trained
 
 
@@ -60,10 +54,13 @@ def finished_model(profile: Profile, name: str) -> Path | None:
     return model_of_stage(profile, name)
 
 
-def train_stage(profile: Profile, name: str, text: str, device: torch.device, world: World = ALONE) -> Path:
+def train_stage(
+    profile: Profile, name: str, text: str, device: torch.device, world: World = ALONE, validate: Validate | None = None
+) -> Path:
     """Run one stage to its end and return its model's folder; a finished stage returns at once.
 
-    text: the resolved profile, kept beside the run. Raises UserError if the stage was begun with other settings.
+    text: the resolved profile, kept beside the run. validate: makes what measures the method while it trains.
+    Raises UserError if the stage was begun with other settings.
     """
     folder, stage = stage_folder(profile, name), seeded(profile, name)
     config = model_config(profile, stage)
@@ -73,7 +70,7 @@ def train_stage(profile: Profile, name: str, text: str, device: torch.device, wo
         clean_up(folder)
         return folder / DONE
     with _alone(folder, world):
-        return _train(profile, name, text, device, world, config, made_with)
+        return _train(profile, name, text, device, world, validate, config, made_with)
 
 
 @contextmanager
@@ -94,8 +91,8 @@ def _alone(folder: Path, world: World) -> Iterator[None]:
 
 
 def _train(
-    profile: Profile, name: str, text: str, device: torch.device, world: World, config: dict[str, object],
-    made_with: dict[str, Any],
+    profile: Profile, name: str, text: str, device: torch.device, world: World, validate: Validate | None,
+    config: dict[str, object], made_with: dict[str, Any],
 ) -> Path:  # fmt: skip
     folder, stage = stage_folder(profile, name), seeded(profile, name)
     begun = (folder / DONE).is_dir() or bool(snapshots(folder))
@@ -103,11 +100,11 @@ def _train(
         settings.compare(folder, made_with)
     if (folder / DONE).is_dir():  # another command has completed it since
         return folder / DONE
-    sources = open_sources(profile, stage)
-    refuse_leaks(profile, sources)
+    sources = open_mixture(profile, stage)
+    refuse_contamination(profile, sources)
     method = resolve(stage_spec(stage.method, stage.stage).trainee).build(config, corpus_of(sources))
-    order = Order(sources, stage.images, stage.per_image, stage.seed)
-    run = Run(name, folder, method, order, stage, profile.train, validation(profile, stage), world)
+    order = Sampler(sources, stage.images, stage.per_image, stage.seed)
+    run = Run(name, folder, method, order, stage, profile.train, validate(profile, stage) if validate else None, world)
     if world.first:
         if not begun:
             settings.keep(folder, made_with)
@@ -134,61 +131,3 @@ def model_config(profile: Profile, stage: StageConfig) -> dict[str, object]:
                 raise UserError(f"{value} is missing: train stage {value.parent.name} first (`genseg train`).")
         config[key] = value
     return config
-
-
-def eval_root(profile: Profile) -> Path:
-    """Where the evaluation splits are."""
-    return Path(profile.data.root) / "eval" if is_embedded(profile) else Path(profile.data.root)
-
-
-def is_embedded(profile: Profile) -> bool:
-    """Whether the dataset that the profile evaluates on is built here."""
-    return embedded(profile.data.dataset)
-
-
-def validation(profile: Profile, stage: StageConfig) -> Callable[[Trainee], dict[str, float]] | None:
-    """A function that measures a method on the first samples of the validation split, without touching training; None
-    if the dataset has no such split or no samples are wanted.
-
-    Stages that train a mask tokenizer are measured by its reconstructions, also of the shape test's masks, the others
-    by their answers.
-    """
-    split, count = profile.train.validate_split, profile.train.validate_samples
-    if not count or split not in load_card(profile.data.dataset).splits:
-        return None
-    data = profile.data
-    dataset = open_dataset(data.dataset, eval_root(profile), split, images=data.images, split_by=data.split_by)
-    questions = plan(dataset, "per_expression", 3 * count)[::3][:count]
-    alone = stage_spec(stage.method, stage.stage).mask_tokenizer
-    dataset.check([question.index for question in questions])  # now, not when the first validation is due
-    shapes = shape_test(SHAPES) if alone else []
-    device_type = "cpu" if not torch.cuda.is_available() else "cuda"
-
-    def measure(method: Trainee) -> dict[str, float]:
-        with torch.random.fork_rng(devices=[]), torch.autocast(device_type, enabled=False):
-            examples = [dataset[q.index] for q in questions]
-            if alone:
-                predictions = round_trip(method.mask_tokenizer, examples, method.mask_tokenizer.length)
-            else:
-                requests = [
-                    Request(e.image, q.expressions, ("mask", "box")) for e, q in zip(examples, questions, strict=True)
-                ]
-                predictions = [p for i in range(0, count, 16) for p in method.segment(requests[i : i + 16])]
-        pairs = list(zip(predictions, examples, strict=True))
-        inter = np.array([(p.mask & e.mask).sum() for p, e in pairs])
-        union = np.array([(p.mask | e.mask).sum() for p, e in pairs])
-        # an empty mask agrees with an empty ground truth only if it was written
-        answered = np.array([p.failure is None or bool(p.token_ids) for p in predictions], float)
-        iou = np.where(union > 0, inter / np.maximum(1, union), answered)
-        values = {"ciou": float(inter.sum() / max(1, union.sum())), "giou": float(iou.mean())}
-        if alone:
-            values |= {
-                f"shapes/{name}": float(iou.mean()) for name, iou in shape_ious(method.mask_tokenizer, shapes).items()
-            }
-        else:
-            boxes = np.array([box_iou(p.box, e.box) for p, e in pairs])
-            values |= {f"acc@{t}": float((boxes >= t).mean()) for t in (0.5, 0.7, 0.9)}
-            values["failures"] = float(sum(p.failure is not None for p in predictions))
-        return values
-
-    return measure

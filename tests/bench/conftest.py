@@ -88,7 +88,6 @@ def small(profile_in, squares, build, writing, monkeypatch):
     profile = profile_in("data", "himtok: himtok, argenseg: argenseg")
     monkeypatch.setattr(pipeline, "prepare_data", lambda profile, train: None)
     monkeypatch.setattr(pipeline, "open_split", lambda profile, split: squares(4))
-    monkeypatch.setattr(pipeline, "data_digest", lambda profile: "squares")
     for name in ("himtok", "argenseg"):
         method = writing(build(name, **({"mask_tokenizer_config": "short"} if name == "argenseg" else {})))
         method.save_pretrained(pipeline.model_of_stage(profile, name))

@@ -89,14 +89,14 @@ def test_scores_follow_their_predictions(small):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("data_digest", lambda profile: "other squares"), ("METRICS", pipeline.METRICS + 1)]
+    ("name", "value"), [("digest", lambda self: "other squares"), ("VERSION", pipeline.VERSION + 1)]
 )
 def test_scores_follow_the_truth_and_the_metrics(small, squares, monkeypatch, name, value):
     pipeline.evaluate(small)
     path = small.runs_dir / "scores" / "himtok.val.per_expression.jsonl"
     expected, predictions = path.read_bytes(), pipeline.predictions_dir(small) / path.name
     path.write_text("{}\n")  # as made with another truth
-    monkeypatch.setattr(pipeline, name, value)
+    monkeypatch.setattr(type(squares(4)) if name == "digest" else pipeline, name, value)
     pipeline.score(small, predictions, squares(4), {"method": "himtok"})
     assert path.read_bytes() == expected
 
@@ -183,9 +183,9 @@ def test_another_setting_is_timed_anew(small, timed, key, value):
     assert timed == ["himtok", "argenseg"] * 2
 
 
-def test_other_data_and_records_without_a_stamp_are_timed_anew(small, timed, monkeypatch):
+def test_other_data_and_records_without_a_stamp_are_timed_anew(small, timed, squares, monkeypatch):
     first = pipeline.time_methods(small)
-    monkeypatch.setattr(pipeline, "data_digest", lambda profile: "circles")
+    monkeypatch.setattr(type(squares(4)), "digest", lambda self: "circles")
     pipeline.time_methods(small)
     assert timed == ["himtok", "argenseg"] * 2
     path = small.results_dir / "records" / "latency.jsonl"

@@ -32,27 +32,25 @@ def test_a_log_gets_a_line_each_half_minute_and_one_at_the_end(now, capsys):
     assert len(shown) == 3
 
 
-def test_a_terminal_is_rewritten_in_place(now, capsys, monkeypatch):
+def test_a_terminal_gets_a_bar_and_notes_that_stay(now, capsys, monkeypatch):
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
-    with Progress("eval", 3) as line:
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress("eval [b]", 3) as line:
         for _ in range(3):
             now[0] += 1
-            line.advance()
-        line.note("a note")
+            line.advance({"loss": 0.5})
+        line.note("a [note]")
     text = capsys.readouterr().err
-    assert text.count("\r") == 5
-    assert text.count("\n") == 2
-    assert "eval: a note\n" in text
+    assert "eval [b]: a [note]\n" in text
+    assert "3/3" in text
+    assert text.splitlines()[-1].endswith("eval [b]: 3/3  1/s  took 0:03")
 
 
-def test_a_long_line_is_cut_so_that_it_can_be_rewritten(now, capsys, monkeypatch):
-    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "40")
-    with Progress("train", 3) as line:
-        now[0] += 1
-        line.advance({f"value_{i}": 0.5 for i in range(20)})
-    shown = capsys.readouterr().err.split("\033[K")[1:]
-    assert [len(part.rstrip("\r\n")) for part in shown] == [39, len("train: 1/3  1/s  took 0:01")]
+def test_a_quiet_run_shows_nothing(now, capsys):
+    with Progress("build", 2, quiet=True) as line:
+        now[0] += 100
+        line.advance(by=2)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_failure_or_nothing_done_shows_no_end(now, capsys):

@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 
 from bench.data import rle
-from bench.evaluate.boundary import bf_score
 from bench.evaluate.metrics import SampleScore, aggregate, score
+from bench.evaluate.metrics.boundary import bf_score
 from bench.evaluate.statistics import intervals
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from bench.evaluate.boundary import bf_davis, bf_score, boundary_iou
+from bench.evaluate.metrics.boundary import bf_davis, bf_score, boundary_iou
 
 sides = st.integers(1, 14)
 masks = st.tuples(sides, sides).flatmap(lambda shape: arrays(np.bool_, shape))

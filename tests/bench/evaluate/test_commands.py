@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench.data.cards import open_dataset
-from bench.data.commands import build
+from bench.datasets import build
 from bench.evaluate.commands import Place, compare_files, outputs_of, score_file
 from bench.evaluate.predictions import line
 from bench.records import read_records
@@ -94,7 +94,7 @@ def test_differences_are_paired(answers, capsys):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"iou": None}, "line 2: iou is None; make the scores anew with `genseg score`"),
+        ({"iou": None}, "line 2: iou is None; make the scores again with `genseg score`"),
         ({"iou": "1"}, "line 2: iou is '1'"),
         ({"box_mask": 5}, "line 2: box_mask is 5"),
         ({"image_id": [1]}, r"line 2: image_id is \[1\]; write a number or a text"),

@@ -10,7 +10,8 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
 from bench.data import rle
-from bench.evaluate.metrics import SampleScore, aggregate, box_iou, mask_box, score, support
+from bench.data.boxes import box_iou
+from bench.evaluate.metrics import SampleScore, aggregate, mask_box, score, support
 
 sides = st.integers(1, 20)
 pairs = st.tuples(sides, sides).flatmap(lambda shape: st.tuples(arrays(np.bool_, shape), arrays(np.bool_, shape)))

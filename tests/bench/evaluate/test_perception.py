@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.data.dataset import Dataset
-from bench.evaluate.perception import LETTERS, PerceptionSet, Scored, ask, likeliest, read_letters, score, summary
+from bench.data.perception import LETTERS, PerceptionSet
+from bench.evaluate.perception import Scored, ask, likeliest, read_letters, score, summary
 from methods.base import Example, Prediction, UserError
 
 PICTURE = Image.new("RGB", (30, 10))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from bench.data import rle
-from bench.data.dataset import Dataset
+from bench.data.dataset import ExampleDataset
 from bench.evaluate.metrics import SampleScore, aggregate
 from bench.evaluate.scoring import compare, score_predictions, to_records
 from bench.records import read_records, write_records
@@ -55,21 +55,6 @@ def line(reference, mask, expression="red car", sentence=0, **more):
     } | more
 
 
-class Listed(Dataset):
-    """A dataset of given examples."""
-
-    name, split = "toy", "val"
-
-    def __init__(self, examples):
-        self.examples = examples
-
-    def __len__(self):
-        return len(self.examples)
-
-    def __getitem__(self, index, /):
-        return self.examples[index]
-
-
 DATASET = [
     example(1, block(10, 10), "red car"),
     example(2, block(10, 10), "left car"),
@@ -78,7 +63,7 @@ DATASET = [
 
 
 def scored(tmp_path, lines, dataset=DATASET):
-    return score_predictions(write_lines(tmp_path / "p.jsonl", lines), Listed(dataset))
+    return score_predictions(write_lines(tmp_path / "p.jsonl", lines), ExampleDataset(dataset, "toy"))
 
 
 def test_rows_keep_their_order_keys_and_facts(tmp_path):

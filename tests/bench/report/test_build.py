@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from bench.data import rle
+from bench.data.dataset import ExampleDataset
 from bench.evaluate.metrics import score
 from bench.records import write_records
-from bench.report import build
+from bench.report.build import build
 from methods.base import Example, UserError
 from methods.files import write_lines
 
@@ -36,7 +37,7 @@ def profile(tmp_path, records):
 
 def open_toy(dataset, split):
     assert (dataset, split) == ("toy", "val")
-    return [Example(Image.new("RGB", (60, 40)), ("it",), MASK, ref_id=1)]
+    return ExampleDataset([Example(Image.new("RGB", (60, 40)), ("it",), MASK, ref_id=1)])
 
 
 def test_all_views_are_written_and_the_main_table_is_printed(profile, capsys):

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from bench.data import rle
+from bench.data.dataset import ExampleDataset
 from bench.report import sheet
 from methods.base import Example
 
@@ -22,10 +23,10 @@ def row(reference, iou, mask=None, **more):
             "box": None, "failure": None} | more  # fmt: skip
 
 
-DATASET = [
+DATASET = ExampleDataset([
     Example(Image.new("RGB", SHAPE[::-1], "grey"), ("the red car",), block(5, 20), ref_id=i, image_id=i)
     for i in range(9)
-]
+])  # fmt: skip
 
 
 def test_questions_are_spread_over_the_first_methods_iou():

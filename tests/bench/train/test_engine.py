@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bench.config import StageConfig
+from bench.runtime import resolve_precision
 from bench.train.batches import MicroBatch
-from bench.train.engine import LocalEngine, matrices, rate, resolve_precision
+from bench.train.engine import LocalEngine, matrices, rate
 from methods.base import UserError
 
 CPU = torch.device("cpu")

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.config import StageConfig, TrainConfig
+from bench.data.sampler import MixtureComponent, Sampler
 from bench.train.batches import MicroBatch, MicroBatches, stream
 from bench.train.loop import Run, run_stage
-from bench.train.order import Order, Source
 from bench.train.world import ALONE, World
 from methods.base import TrainingSample, UserError
 
@@ -31,7 +31,7 @@ class Fake:
 
 def batches(squares, group=1, steps=12, images=8, micro=2, seed=0, bad=(), pictures=20, per_image=2) -> MicroBatches:
     stage = StageConfig(method="m", stage="s", steps=steps, images=images, group_lengths=group, seed=seed)
-    order = Order([Source({"box": squares(pictures)}, {"box": 1.0})], images, per_image, seed)
+    order = Sampler([MixtureComponent({"box": squares(pictures)}, {"box": 1.0})], images, per_image, seed)
     return MicroBatches(Fake(bad), order, stage, micro)
 
 
@@ -94,7 +94,7 @@ def test_a_grouped_run_goes_on_and_refuses_another_window(build, squares, tmp_pa
     def make(folder, **changes) -> Run:
         stage = StageConfig(**{"method": "boxes", "stage": "pretrain", "steps": 6, "images": 2, "micro_images": 1,
                                "group_lengths": 4, "warmup": 2} | changes)  # fmt: skip
-        order = Order([Source({"box": squares(5)}, {"box": 1.0})], 2, 2, 0)
+        order = Sampler([MixtureComponent({"box": squares(5)}, {"box": 1.0})], 2, 2, 0)
         train = TrainConfig(threads=1, precision="float32", log_every=1, save_minutes=1e9)
         return Run("test", tmp_path / folder, build("boxes"), order, stage, train)
 

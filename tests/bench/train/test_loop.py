@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bench.config import StageConfig, TrainConfig
+from bench.data.sampler import MixtureComponent, Sampler
 from bench.train.loop import Run, run_stage, samples_per_step
-from bench.train.order import Order, Source
 from bench.train.snapshot import snapshots
 from methods.base import UserError
 from methods.internvl import checkpoint
@@ -46,7 +46,8 @@ def make(build, squares, tmp_path):
             }
             | settings  # fmt: skip
         )
-        order = Order([Source({task: squares(3)}, {task: 1.0})], config.images, config.per_image, config.seed)
+        component = MixtureComponent({task: squares(3)}, {task: 1.0})
+        order = Sampler([component], config.images, config.per_image, config.seed)
         train = TrainConfig(threads=1, precision="float32", log_every=1, save_minutes=1e9)
         return Run(f"{name}-{stage}", tmp_path / folder, build(name, **parts), order, config, train, validate)
 

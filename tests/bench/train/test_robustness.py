@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from bench.config import StageConfig, TrainConfig
+from bench.data.sampler import MixtureComponent, Sampler
 from bench.train import batches
 from bench.train.batches import MicroBatches, micro_images, stream
 from bench.train.engine import freeze, parameter_groups, rate
 from bench.train.loop import Run, run_stage
 from bench.train.meter import FlopMeter, memory_gigabytes, peak_flops
-from bench.train.order import Order, Source
 from bench.train.snapshot import snapshots
 from bench.train.trainable import enter
 from bench.train.world import ALONE, World
@@ -30,7 +30,8 @@ def make(build, squares, tmp_path):
     def made(folder="run", train=None, data=None, **settings) -> Run:
         config = StageConfig(**{"method": "boxes", "stage": "pretrain", "steps": 6, "images": 2, "per_image": 2,
                                 "warmup": 2, "lr": 1e-3} | settings)  # fmt: skip
-        order = Order([Source({"box": data or squares(3)}, {"box": 1.0})], config.images, config.per_image, config.seed)
+        component = MixtureComponent({"box": data or squares(3)}, {"box": 1.0})
+        order = Sampler([component], config.images, config.per_image, config.seed)
         settings = TrainConfig(**{"threads": 1, "precision": "float32", "log_every": 1, "save_minutes": 1e9}
                                | (train or {}))  # fmt: skip
         return Run("test", tmp_path / folder, build("boxes"), order, config, settings)

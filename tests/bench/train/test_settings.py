@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from bench.config import load_profile
-from bench.train import settings, sources, stages
+from bench.data import mixture
+from bench.train import settings, stages
 from bench.train.stages import finished_model, model_of_stage, train_stage
 from bench.train.world import World
 from methods.base import UserError
@@ -51,8 +52,7 @@ def train(tmp_path, monkeypatch, squares):
     """train(stage, override, ...) -> the stage's model, on squares, in an empty working folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(PROFILE)
-    for module in (sources, stages):
-        monkeypatch.setattr(module, "open_dataset", lambda *given, **options: squares(3))
+    monkeypatch.setattr(mixture, "open_dataset", lambda *given, **options: squares(3))
     return lambda stage, *words: train_stage(load_profile(tmp_path / "small.yaml", words), stage, "text", CPU)
 
 

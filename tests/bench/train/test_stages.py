@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from bench.config import load_profile
+from bench.data import mixture, splits
+from bench.data.mixture import corpus_of, open_mixture
+from bench.data.sampler import MixtureComponent
 from bench.evaluate.shapes import KINDS
-from bench.train import sources, stages
-from bench.train.order import Source
-from bench.train.sources import corpus_of, open_sources
-from bench.train.stages import model_config, model_of_stage, needed_stages, train_stage, validation
+from bench.evaluate.validation import validation
+from bench.train import stages
+from bench.train.stages import model_config, model_of_stage, needed_stages, train_stage
 from methods.base import Prediction, UserError
 
 CPU = torch.device("cpu")
@@ -49,7 +51,7 @@ def opened(squares, monkeypatch):
         calls.append((name, str(root), split, {key: value for key, value in options.items() if value not in ("", [])}))
         return squares(5)
 
-    for module in (sources, stages):
+    for module in (mixture, splits):
         monkeypatch.setattr(module, "open_dataset", open_dataset)
     return calls
 
@@ -74,19 +76,19 @@ def test_a_part_that_is_not_trained_is_named(profile):
 
 
 def test_each_task_is_served_by_its_kind_of_data(profile, opened):
-    (found,) = open_sources(profile, profile.stages["align"])
+    (found,) = open_mixture(profile, profile.stages["align"])
     assert set(found.datasets) == set(found.tasks) == {"segment", "caption", "question"}
     assert [options.get("reader") for *_, options in opened] == ["captions", "captions", None]
     assert {split for _, _, split, _ in opened} == {"train"}
     assert opened[2][3] == {"semantic": False}
     opened.clear()
-    open_sources(profile, profile.stages["backbone"])
+    open_mixture(profile, profile.stages["backbone"])
     assert opened[0][3] == {"semantic": True}
 
 
 def test_the_corpus_holds_every_text_once_and_boxes(squares):
     dataset = squares(2)
-    shared = [Source({"a": dataset, "b": dataset}, {}), Source({"a": dataset}, {})]
+    shared = [MixtureComponent({"a": dataset, "b": dataset}, {}), MixtureComponent({"a": dataset}, {})]
     texts = list(corpus_of(shared)())
     assert texts.count("the red square") == 2  # once for each picture
     boxes = [text for text in texts if text.startswith("[[")]
@@ -123,7 +125,7 @@ def test_a_codec_is_validated_by_its_round_trip(profile, opened, build):
 def test_no_answer_is_right_in_validation(profile, opened, squares, monkeypatch, answer, giou):
     dataset = copy.copy(squares(1))
     dataset.examples = [replace(e, mask=np.zeros_like(e.mask), box=None, no_target=True) for e in dataset.examples]
-    monkeypatch.setattr(stages, "open_dataset", lambda *given, **options: dataset)
+    monkeypatch.setattr(splits, "open_dataset", lambda *given, **options: dataset)
     reader = SimpleNamespace(
         segment=lambda requests, decoding=None: [Prediction(np.zeros((48, 64), bool), **answer)] * len(requests)
     )
@@ -138,9 +140,9 @@ def test_no_samples_mean_no_validation(profile, opened, name):
 
 
 def test_a_referent_of_nothing_is_segmented_but_has_no_box(profile, opened, squares, monkeypatch):
-    monkeypatch.setattr(type(squares(5)), "of_something", lambda self: squares(2))
+    monkeypatch.setattr(type(squares(5)), "with_targets", lambda self: squares(2))
     profile.stages["align"].tasks = {"segment": 1.0, "segment_box": 1.0, "choose": 1.0}
-    (found,) = open_sources(profile, profile.stages["align"])
+    (found,) = open_mixture(profile, profile.stages["align"])
     assert {task: len(dataset) for task, dataset in found.datasets.items()} == {
         "segment": 15, "segment_box": 6, "choose": 6
     }  # fmt: skip

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from bench.config import StageConfig, TrainConfig
+from bench.data.sampler import MixtureComponent, Sampler
 from bench.train.loop import Run, run_stage
-from bench.train.order import Order, Source
 from bench.train.world import join
 from methods.base import Request, UserError
 from methods.registry import method_class
@@ -47,7 +47,7 @@ def prepare(backbone: str, given: dict, world) -> Run:
     train = TrainConfig(**{"threads": 1, "precision": "float32", "log_every": 1, "save_minutes": 1e9} | given["train"])
     tasks = {"box": 1.0} if given["method"] == "boxes" else {"segment": 0.8, "box": 0.2}
     data = conftest.Squares(6)
-    order = Order([Source(dict.fromkeys(tasks, data), tasks)], stage.images, stage.per_image, stage.seed)
+    order = Sampler([MixtureComponent(dict.fromkeys(tasks, data), tasks)], stage.images, stage.per_image, stage.seed)
     method = build(given["method"], backbone, given.get("parts", {}))
     validate = squares_seen if given.get("validate") else None
     return Run("test", Path(given["folder"]), method, order, stage, train, validate, world)

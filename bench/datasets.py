@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.data.cards import card_names, load_card, open_dataset
-from bench.data.refs import NoSplit
+from bench.data.readers.refs import NotThere
 from bench.images import write_image
 from bench.refmoji.build import build
 from bench.refmoji.checks import check_refmoji
@@ -27,7 +28,11 @@ def list_cards() -> list[dict[str, Any]]:
     """One row per known dataset: name, title, kind, levels, splits, source."""
     rows = []
     for name in card_names():
-        card = load_card(name)
+        try:
+            card = load_card(name)
+        except UserError as error:  # of one card, which is no reason to keep silent about the others
+            print(f"{error}", file=sys.stderr)
+            continue
         rows.append({"name": name, "title": card.title, "kind": card.kind, "levels": list(card.levels),
                      "splits": list(card.splits), "source": card.source})  # fmt: skip
     _print_table("datasets", [{key: row[key] for key in row if key != "source"} for row in rows])
@@ -77,7 +82,7 @@ def _check_splits(root: Path | str, name: str, where: Mapping[str, str]) -> list
     for split in load_card(name).splits:
         try:
             dataset = open_dataset(name, root, split, **where)
-        except NoSplit as error:
+        except NotThere as error:
             missing = error
             continue
         dataset.check()

@@ -8,10 +8,10 @@ import shutil
 import pytest
 from PIL import Image
 
-from bench.data.captions import KINDS, CaptionDataset
 from bench.data.cards import card_names, load_card, open_dataset
-from bench.data.commands import check, list_cards, show
-from bench.data.refer import ReferDataset
+from bench.data.readers.captions import KINDS, CaptionDataset
+from bench.data.readers.refer import ReferDataset
+from bench.datasets import check, list_cards, show
 from bench.refmoji.levels import LEVELS
 from bench.refmoji.lexicon import Entry, lexicon
 from methods.base import UserError, open_image
@@ -46,7 +46,7 @@ def test_wrong_names_are_answered_with_the_right_ones(arguments, message):
 def test_a_broken_card(tmp_path, monkeypatch):
     (tmp_path / "odd.yaml").write_text("name: odd\ncolour: red\n")
     monkeypatch.setattr("bench.data.cards.FOLDER", tmp_path)
-    with pytest.raises(UserError, match="odd.yaml: not a dataset card"):
+    with pytest.raises(UserError, match="odd.yaml: unknown field"):
         load_card("odd")
 
 

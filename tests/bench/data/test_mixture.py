@@ -8,27 +8,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.config import StageConfig, load_profile
-from bench.train import sources
+from bench.data import mixture as mixtures
+from bench.data.mixture import component_configs, open_mixture, task_shares
+from bench.data.sampler import MixtureComponent, Sampler, per_epoch
 from bench.train.batches import MicroBatches, stream
-from bench.train.order import Order, Source, per_epoch
-from bench.train.sources import configs_of, open_sources, task_shares
 from bench.train.world import World
 from methods.base import TrainingSample, UserError
 
 TASKS = {"segment": 1.0, "box": 1.0}
 
 
-def mixture(squares, sizes, amounts, key="repeat", images=2, seed=0, per_image=1) -> Order:
-    return Order(
+def mixture(squares, sizes, amounts, key="repeat", images=2, seed=0, per_image=1) -> Sampler:
+    return Sampler(
         [
-            Source(dict.fromkeys(TASKS, squares(size)), TASKS, name=f"s{i}", **{key: amount})
+            MixtureComponent(dict.fromkeys(TASKS, squares(size)), TASKS, name=f"s{i}", **{key: amount})
             for i, (size, amount) in enumerate(zip(sizes, amounts, strict=True))
         ],
         images, per_image, seed,
     )  # fmt: skip
 
 
-def turns(order: Order, epochs: int) -> list[int]:
+def turns(order: Sampler, epochs: int) -> list[int]:
     """The source of each picture of the first epochs."""
     return [order._turn(position)[0] for position in range(epochs * sum(order.counts))]
 
@@ -85,8 +85,8 @@ def test_a_replaced_picture_comes_from_the_same_source(squares):
     order = mixture(squares, (3, 5), (1, 1), images=8)
     for slot in range(8):
         source = order._turn(slot)[0]
-        again = {order.picture(0, slot, attempt)[0].example.image_id for attempt in range(1, 40)}
-        assert again == set(range(len(order.sources[source].pictures)))
+        again = {order.image_samples(0, slot, attempt)[0].example.image_id for attempt in range(1, 40)}
+        assert again == set(range(len(order.components[source].image_ids)))
 
 
 class Fake:
@@ -120,11 +120,11 @@ def test_what_fixes_a_mixture_is_told(squares):
 
 
 def test_weights_for_all_or_none(squares):
-    given = [Source({"box": squares(2)}, {"box": 1.0}, weight=w, name=n) for w, n in ((1.0, "a"), (0.0, "b"))]
+    given = [MixtureComponent({"box": squares(2)}, {"box": 1.0}, weight=w, name=n) for w, n in ((1.0, "a"), (0.0, "b"))]
     with pytest.raises(UserError, match="Source a has a weight but b has none"):
         per_epoch(given)
-    with pytest.raises(UserError, match="Source empty has no pictures"):
-        per_epoch([Source({"box": squares(0)}, {"box": 1.0}, name="empty")])
+    with pytest.raises(UserError, match="Source empty has no images"):
+        per_epoch([MixtureComponent({"box": squares(0)}, {"box": 1.0}, name="empty")])
 
 
 # ---- from a profile ---------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def profile(tmp_path):
 
 
 def test_a_source_serves_what_its_dataset_can(profile):
-    found = configs_of(profile(), profile().stages["all"])
+    found = component_configs(profile(), profile().stages["all"])
     assert {name: source.tasks for name, source in found.items()} == {
         "refcoco": {"segment": 0.5, "box": 0.25}, "again": {"segment": 1.0}, "words": {"caption": 0.25},
         "moji": {"segment": 0.5, "box": 0.25, "caption": 0.25},
@@ -171,10 +171,10 @@ def test_a_source_serves_what_its_dataset_can(profile):
 
 
 def test_a_stage_chooses_sources_and_scales_them(profile):
-    found = configs_of(profile(), profile().stages["few"])
+    found = component_configs(profile(), profile().stages["few"])
     assert {name: source.weight for name, source in found.items()} == {"refcoco": 1, "again": 0.5}
     less = profile(overrides=["stages.few.mixture.refcoco=0"])
-    assert list(configs_of(less, less.stages["few"])) == ["again"]
+    assert list(component_configs(less, less.stages["few"])) == ["again"]
 
 
 def test_shares_of_tasks_follow_the_weights(profile):
@@ -189,9 +189,9 @@ def test_shares_of_tasks_follow_the_weights(profile):
 def test_the_sources_are_opened_where_they_lie(profile, squares, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        sources, "open_dataset", lambda *given, **options: opened.append((*given, options)) or squares(3)
+        mixtures, "open_dataset", lambda *given, **options: opened.append((*given, options)) or squares(3)
     )
-    found = open_sources(profile(overrides=["data.train_scenes=7"]), profile().stages["all"])
+    found = open_mixture(profile(overrides=["data.train_scenes=7"]), profile().stages["all"])
     assert [(source.name, source.weight, set(source.datasets)) for source in found] == [
         ("refcoco", 1, {"segment", "box"}), ("again", 2, {"segment"}), ("words", 1, {"caption"}),
         ("moji", 4, {"segment", "box", "caption"}),
@@ -202,7 +202,7 @@ def test_the_sources_are_opened_where_they_lie(profile, squares, monkeypatch):
     ]  # fmt: skip
     assert opened[0][3] == {"semantic": False, "images": "coco", "split_by": "", "styles": []}
     assert opened[1][3] == {"semantic": False, "images": "", "split_by": "", "styles": ["refcoco+"]}
-    assert Order(found, 2, 1, 0).counts == [2, 2, 2, 6]  # twelve pictures as 1 : 2 : 1 : 4
+    assert Sampler(found, 2, 1, 0).counts == [2, 2, 2, 6]  # twelve pictures as 1 : 2 : 1 : 4
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_wrong_mixture_is_one_sentence(profile, change, message):
 def test_a_source_without_a_task_or_a_card_is_named(profile):
     given = profile(("mixture: {refcoco: 1, again: 0.25}", "mixture: {words: 1}"))
     with pytest.raises(UserError, match="Source words of the mixture serves none of the stage's tasks .segment."):
-        configs_of(given, given.stages["few"])
+        component_configs(given, given.stages["few"])
     given = profile(("dataset: refcoco+", "dataset: refcoko"), ("tasks: {segment: 1.0}}\n", "tasks: {}}\n"))
     with pytest.raises(UserError, match="There is no dataset 'refcoko'; known are"):
-        open_sources(given, given.stages["all"])
+        open_mixture(given, given.stages["all"])

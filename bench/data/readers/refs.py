@@ -16,8 +16,8 @@ from methods.base import UserError
 from methods.files import parse_json, read_bytes
 
 
-class NoSplit(UserError):
-    """A dataset's files are in order, but hold nothing of a split."""
+class NotThere(UserError):
+    """A dataset, or a split of it, is not there; nothing that is there is wrong."""
 
 
 def find_refs(folder: Path, split_by: str | None) -> Path:
@@ -31,7 +31,7 @@ def find_refs(folder: Path, split_by: str | None) -> Path:
         raise UserError(f"{folder}: has no refs({split_by}).json or .p, but {names}; {choice}.")
     if not found:
         wanted = f"refs({split_by or '<split_by>'}).json or .p"
-        raise UserError(f"{folder}: has no {wanted}; give the folder that holds it and instances.json.")
+        raise NotThere(f"{folder}: has no {wanted}; give the folder that holds it and instances.json.")
     if len({path.stem for path in found}) > 1:
         repair = choice if len(choices) > 1 else "leave one of them there"
         raise UserError(f"{folder}: has several refs files ({names}); {repair}.")
@@ -111,7 +111,7 @@ def of_split(refs: Any, split: str, path: Path, styles: Collection[str] | None) 
             kept.append({**ref, "sentences": asked})
     if split not in found:
         names = ", ".join(f"{name} ({count})" for name, count in sorted(found.items(), key=str))
-        raise NoSplit(f"{path}: has no split {split!r}; it has {names or 'no referents at all'}.")
+        raise NotThere(f"{path}: has no split {split!r}; it has {names or 'no referents at all'}.")
     doubled = [name for name, count in Counter(str(ref["ref_id"]) for ref in kept).items() if count > 1]
     if doubled:
         raise UserError(

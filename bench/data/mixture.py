@@ -9,17 +9,18 @@ import numpy as np
 
 from bench.config import Profile, SourceConfig, StageConfig
 from bench.data.cards import load_card, open_dataset
-from bench.evaluate.perception import PerceptionSet
-from bench.train.order import ImageDataset, Source
+from bench.data.dataset import Dataset
+from bench.data.perception import PERCEPTION_TASKS, PerceptionSet
+from bench.data.readers import READERS
+from bench.data.sampler import MixtureComponent
 from methods.base import UserError
 from methods.registry import stage_spec
 
 TEXT_TASKS = ("caption", "generate", "question")  # served by the captions of a dataset, the others by its referents
-PERCEPTION_TASKS = ("choose", "choose_several")  # by questions that are made from the referents
 MASK_TASKS = ("segment", "segment_tokens")  # these alone can be served by a referent of nothing: its mask is empty
 
 
-def configs_of(profile: Profile, stage: StageConfig | None = None) -> dict[str, SourceConfig]:
+def component_configs(profile: Profile, stage: StageConfig | None = None) -> dict[str, SourceConfig]:
     """The sources of a stage (or all) with every default filled in; without a mixture `data` itself is the only one.
 
     A source serves those of the stage's tasks that its dataset can, or the tasks that it names itself. Raises UserError
@@ -55,13 +56,13 @@ def configs_of(profile: Profile, stage: StageConfig | None = None) -> dict[str, 
 def _serves(dataset: str, task: str) -> bool:
     """Whether a dataset is made for a task; the embedded one is for all."""
     card = load_card(dataset)
-    return card.kind == "synthetic" or (task in TEXT_TASKS) == (card.reader == "captions")
+    return card.kind == "synthetic" or (task in TEXT_TASKS) == (READERS[card.reader].serves == "texts")
 
 
 def task_shares(profile: Profile, stage: StageConfig) -> dict[str, float]:
     """The share of each task among a stage's samples: by the sources' weights, or without weights (when it depends on
     the sizes of the data) the stage's own."""
-    sources = configs_of(profile, stage).values()
+    sources = component_configs(profile, stage).values()
     if not all(source.weight for source in sources):
         return {task: weight / sum(stage.tasks.values()) for task, weight in stage.tasks.items()}
     shares: dict[str, float] = {}
@@ -72,18 +73,18 @@ def task_shares(profile: Profile, stage: StageConfig) -> dict[str, float]:
     return shares
 
 
-def open_sources(profile: Profile, stage: StageConfig) -> list[Source]:
+def open_mixture(profile: Profile, stage: StageConfig) -> list[MixtureComponent]:
     """The sources of a stage, opened."""
     return [
-        Source(_open(profile, stage, config), config.tasks, config.repeat, config.weight, name)
-        for name, config in configs_of(profile, stage).items()
+        MixtureComponent(_open(profile, stage, config), config.tasks, config.repeat, config.weight, name)
+        for name, config in component_configs(profile, stage).items()
     ]
 
 
-def _open(profile: Profile, stage: StageConfig, source: SourceConfig) -> dict[str, ImageDataset]:
+def _open(profile: Profile, stage: StageConfig, source: SourceConfig) -> dict[str, Dataset]:
     """The dataset behind each task of a source."""
     name, root = source.dataset, train_root(source)
-    datasets: dict[str, ImageDataset] = {}
+    datasets: dict[str, Dataset] = {}
     text_tasks = [task for task in source.tasks if task in TEXT_TASKS]
     for task in text_tasks:
         kinds = ("caption",) if task in ("caption", "generate") else ("question", "what", "colour", "count", "where")
@@ -97,7 +98,7 @@ def _open(profile: Profile, stage: StageConfig, source: SourceConfig) -> dict[st
             split_by=source.split_by, styles=source.styles,
         )  # fmt: skip
         for task in (task for task in source.tasks if task not in TEXT_TASKS):
-            datasets[task] = referents if task in MASK_TASKS else referents.of_something()
+            datasets[task] = referents if task in MASK_TASKS else referents.with_targets()
             if task in PERCEPTION_TASKS:
                 datasets[task] = PerceptionSet(datasets[task], several=task == "choose_several", seed=stage.seed)
     return datasets
@@ -116,8 +117,8 @@ def embedded(dataset: str) -> bool:
     return load_card(dataset).kind == "synthetic"
 
 
-def corpus_of(sources: Sequence[Source]) -> Callable[[], Iterator[str]]:
-    """The training texts, for a tokenizer that is made from nothing: every sentence, question and answer once."""
+def corpus_of(sources: Sequence[MixtureComponent]) -> Callable[[], Iterator[str]]:
+    """The training texts, for a tokenizer that is trained from scratch: every sentence, question and answer once."""
 
     def texts() -> Iterator[str]:
         for dataset in dict.fromkeys(dataset for source in sources for dataset in source.datasets.values()):

@@ -1,4 +1,4 @@
-"""A plain folder of pictures: nothing is known of them but pixels, which is all that a picture tokenizer needs."""
+"""A plain folder of images: nothing is known of them but pixels, which is all that an image tokenizer needs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class FolderDataset(Dataset):
-    """One Example per picture in `root` and the folders below it, in the order of their paths; hidden files and links
-    to folders are passed over. An example has no mask and an empty expression, and its ids are the picture's path.
+    """One Example per image in `root` and the folders below it, in the order of their paths; hidden files and links
+    to folders are passed over. An example has no mask and an empty expression, and its ids are the image's path.
 
-    What other readers are told of masks, classes and the place of the pictures means nothing here.
+    What other readers are told of masks, classes and the place of the images means nothing here.
     """
 
-    def __init__(self, root: Path | str, split: str, name: str = "images", **_: Any) -> None:
+    serves = "images"
+
+    def __init__(self, root: Path | str, split: str, name: str = "images", images: Any = None) -> None:
         self.root, self.split, self.name = Path(root), split, name
         if not self.root.is_dir():
-            raise UserError(f"{root}: no such folder; give data.root, a folder of pictures.")
+            raise UserError(f"{root}: no such folder; give data.root, a folder of images.")
         self.paths = sorted(self._walk())
         if not self.paths:
-            raise UserError(f"{root}: no picture in it or below; put files there that end in {', '.join(SUFFIXES)}.")
+            raise UserError(f"{root}: no image in it or below; put files there that end in {', '.join(SUFFIXES)}.")
 
     def _walk(self) -> Iterator[str]:
         for folder, below, files in os.walk(self.root):
@@ -44,11 +46,11 @@ class FolderDataset(Dataset):
         return Example(self.root / path, ("",), dataset=self.name, split=self.split, image_id=path, ref_id=path)
 
     def by_image(self) -> list[tuple[str, list[int]]]:
-        """(path, index) of every picture."""
+        """(path, index) of every image."""
         return [(path, [index]) for index, path in enumerate(self.paths)]
 
-    def picture_paths(self) -> list[Path]:
-        """Where the pictures lie."""
+    def image_paths(self) -> list[Path]:
+        """Where the images lie."""
         return [self.root / path for path in self.paths]
 
     def texts(self) -> Iterator[str]:

@@ -6,8 +6,8 @@ import pickle
 import pytest
 from PIL import Image
 
-from bench.data.cards import open_dataset
-from bench.data.refer import ReferDataset
+from bench.data.cards import of_label, open_dataset
+from bench.data.readers.refer import ReferDataset
 from methods.base import UserError
 
 RECTANGLE = [[2, 2, 10, 2, 10, 8, 2, 8]]
@@ -55,7 +55,7 @@ def test_grefcoco_leaves_crowds_out_and_refcoco_does_not(write):
     by_card = open_dataset("grefcoco", root, "val")
     assert [example.mask.sum() for example in by_card] == [48, 0]
     assert by_card[0].box == (2, 2, 10, 8) and by_card[1].box is None
-    assert not by_card[1].no_target and len(by_card.of_something()) == 1
+    assert not by_card[1].no_target and len(by_card.with_targets()) == 1
     assert len(by_card.objects(7)) == 1
     (root / "grefs(unc).json").rename(root / "refs(unc).json")
     assert [example.mask.sum() for example in open_dataset("refcoco", root, "val")] == [48 + 160, 160]
@@ -157,6 +157,7 @@ def test_a_division_into_splits_can_be_chosen(write):
     ):
         open_dataset("refcocog", root, "val")
     assert open_dataset("refcocog", root, "val", split_by="google").name == "refcocog-google"
+    assert of_label("refcocog-google") == ("refcocog", "google") and of_label("refcocog") == ("refcocog", "")
     (root / "refs(google).json").rename(root / "refs(umd).json")
     for division in ("umd", "", None):
         assert open_dataset("refcocog", root, "val", split_by=division).name == "refcocog"

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.train.order import Order, Source
+from bench.data.sampler import MixtureComponent, Sampler
 from methods.base import UserError
 
 
-def order(squares, tasks=None, pictures=7, images=3, per_image=2, seed=0) -> Order:
+def order(squares, tasks=None, pictures=7, images=3, per_image=2, seed=0) -> Sampler:
     tasks = tasks or {"box": 1.0}
-    return Order([Source({task: squares(pictures) for task in tasks}, tasks)], images, per_image, seed)
+    return Sampler([MixtureComponent({task: squares(pictures) for task in tasks}, tasks)], images, per_image, seed)
 
 
 def facts(drawn) -> list[tuple]:
@@ -92,7 +92,8 @@ def test_tasks_take_their_shares(squares):
 
 
 def test_a_picture_that_a_task_lacks_is_served_by_another(squares):
-    drawn = Order([Source({"box": squares(2), "caption": squares(5)}, {"box": 1.0, "caption": 1.0})], 5, 1, 0)
+    both = MixtureComponent({"box": squares(2), "caption": squares(5)}, {"box": 1.0, "caption": 1.0})
+    drawn = Sampler([both], 5, 1, 0)
     tasks = {}
     for step in range(40):
         for d in drawn(step):
@@ -108,18 +109,18 @@ def test_random_streams_of_pictures_differ(squares):
 
 @pytest.mark.parametrize("tasks", [{}, {"box": 0.0}])
 def test_nothing_to_draw_is_an_error(squares, tasks):
-    with pytest.raises(UserError, match="no pictures"):
-        Order([Source({task: squares(2) for task in tasks}, tasks)], 1, 1, 0)
+    with pytest.raises(UserError, match="no images"):
+        Sampler([MixtureComponent({task: squares(2) for task in tasks}, tasks)], 1, 1, 0)
 
 
 def test_a_dataset_without_pictures_is_an_error(squares):
-    with pytest.raises(UserError, match=r"no pictures; build it with data\.train_scenes"):
-        Order([Source({"box": squares(0)}, {"box": 1.0})], 1, 1, 0)
+    with pytest.raises(UserError, match=r"no images; build it with data\.train_scenes"):
+        Sampler([MixtureComponent({"box": squares(0)}, {"box": 1.0})], 1, 1, 0)
 
 
 def test_pictures_may_have_numbers_and_names(squares):
     numbers = squares(3)
     names = copy.copy(numbers)
     names.by_image = lambda: [(f"{image}.jpg", indices) for image, indices in numbers.by_image()]
-    source = Source({"box": numbers, "caption": names}, {"box": 1.0, "caption": 1.0})
-    assert source.pictures == [0, 1, 2, "0.jpg", "1.jpg", "2.jpg"]
+    source = MixtureComponent({"box": numbers, "caption": names}, {"box": 1.0, "caption": 1.0})
+    assert source.image_ids == [0, 1, 2, "0.jpg", "1.jpg", "2.jpg"]

@@ -1,7 +1,7 @@
-"""The guard against training on pictures that are evaluated on.
+"""The check of train/eval contamination: no image that is evaluated on is trained on unless the user says so.
 
-RefCOCO and its relatives divide COCO's pictures differently, and lists of captions and questions hold them too. A
-picture is known by its number in COCO if its name has one, else by its path; none is opened.
+RefCOCO and its relatives divide COCO's images differently, and lists of captions and questions hold them too. An
+image is known by its number in COCO if its name has one, else by its path; none is opened.
 """
 
 from __future__ import annotations
@@ -15,52 +15,54 @@ from pathlib import Path
 
 from bench.config import Profile
 from bench.data.cards import load_card, open_dataset
-from bench.train.order import ImageDataset, Source
-from bench.train.sources import embedded
+from bench.data.dataset import Dataset
+from bench.data.mixture import embedded
+from bench.data.readers.refs import NotThere
+from bench.data.sampler import MixtureComponent
 from methods.base import UserError
 
 COCO = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})\.jpg")
 
 
-def refuse_leaks(profile: Profile, sources: Sequence[Source]) -> None:
-    """Raise UserError if a picture of the sources lies in an evaluation split of `data.dataset`, unless the profile
+def refuse_contamination(profile: Profile, sources: Sequence[MixtureComponent]) -> None:
+    """Raise UserError if an image of the sources lies in an evaluation split of `data.dataset`, unless the profile
     allows it."""
     evaluated = profile.data.dataset
     held = {} if profile.data.allow_leak or embedded(evaluated) else _held_out(profile)
     shared: dict[int | str, Path] = {}
     guilty = []
     for source in sources if held else ():
-        pictures = {key: path for dataset in source.datasets.values() for key, path in _pictures(dataset).items()}
-        found = {key: path for key, path in pictures.items() if key in held}
+        images = {key: path for dataset in source.datasets.values() for key, path in _images(dataset).items()}
+        found = {key: path for key, path in images.items() if key in held}
         guilty += [source.name or evaluated] if found else []
         shared |= found
     if shared:
         counts = Counter(held[key] for key in shared)
         raise UserError(
-            f"{len(shared)} training pictures of {', '.join(guilty)} are in evaluation splits of {evaluated} "
+            f"{len(shared)} training images of {', '.join(guilty)} are in evaluation splits of {evaluated} "
             f"({', '.join(f'{count} in {split}' for split, count in counts.items())}), such as "
             f"{next(iter(shared.values()))}; leave them out, or set data.allow_leak=true to train on them."
         )
 
 
 def _held_out(profile: Profile) -> dict[int | str, str]:
-    """Picture -> evaluation split; nothing for splits whose annotations are not there."""
+    """Image -> evaluation split; nothing for splits whose annotations are not there."""
     data = profile.data
     options = {"images": data.images, "split_by": data.split_by}
     held: dict[int | str, str] = {}
     for split in load_card(data.dataset).splits:
-        with suppress(UserError):
+        with suppress(NotThere):
             if split != "train":
-                held |= dict.fromkeys(_pictures(open_dataset(data.dataset, data.root, split, **options)), split)
+                held |= dict.fromkeys(_images(open_dataset(data.dataset, data.root, split, **options)), split)
     return held
 
 
-def _pictures(dataset: ImageDataset) -> dict[int | str, Path]:
-    """The pictures of a dataset and where they lie, as its annotations say; none of one that is built here, whose
+def _images(dataset: Dataset) -> dict[int | str, Path]:
+    """The images of a dataset and where they lie, as its annotations say; none of one that is built here, whose
     splits are disjoint."""
     if embedded(dataset.card or dataset.name):
         return {}
-    return {_key(path): path for path in dataset.picture_paths()}
+    return {_key(path): path for path in dataset.image_paths()}
 
 
 def _key(path: Path) -> int | str:

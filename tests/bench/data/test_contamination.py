@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from bench.config import load_profile
-from bench.train import leaks
-from bench.train.leaks import refuse_leaks
-from bench.train.sources import open_sources
+from bench.data import contamination
+from bench.data.contamination import refuse_contamination
+from bench.data.mixture import open_mixture
 from bench.train.stages import train_stage
 from methods.base import UserError
 
@@ -63,7 +63,7 @@ def check(tmp_path, monkeypatch):
 
     def checked(stage: str, *words: str) -> None:
         profile = load_profile("own.yaml", words)
-        refuse_leaks(profile, open_sources(profile, profile.stages[stage]))
+        refuse_contamination(profile, open_mixture(profile, profile.stages[stage]))
 
     return checked
 
@@ -90,7 +90,7 @@ def test_disjoint_pictures_pass_without_being_opened(check):
 def test_the_same_picture_in_another_dataset_is_refused_until_the_profile_allows_it(check):
     write("refcocog", "umd", {coco(1): "train", coco(2): "train", coco(4): "train", coco(5): "train"})
     assert refusal(check, "masks") == (
-        "3 training pictures of refcocog are in evaluation splits of refcoco (1 in val, 2 in testB), such as "
+        "3 training images of refcocog are in evaluation splits of refcoco (1 in val, 2 in testB), such as "
         f"coco/{coco(2)}; leave them out, or set data.allow_leak=true to train on them."
     )
     check("masks", "data.allow_leak=true")
@@ -101,7 +101,7 @@ def test_lists_of_captions_and_folders_are_looked_through_too(check):
     Path("folder/below").mkdir()
     Path("folder/below/000000000002.jpg").touch()
     told = refusal(check, "both")
-    assert "3 training pictures of words, plain are in" in told
+    assert "3 training images of words, plain are in" in told
     assert "(1 in testA, 1 in testB, 1 in val)" in told
     check("masks")  # which takes nothing of them
 
@@ -109,7 +109,7 @@ def test_lists_of_captions_and_folders_are_looked_through_too(check):
 def test_a_name_without_cocos_number_is_known_by_its_path(check):
     write("refcoco", "unc", {"a.png": "val"})
     write("refcocog", "umd", {"a.png": "train"})
-    assert "1 training pictures of refcocog" in refusal(check, "masks")
+    assert "1 training images of refcocog" in refusal(check, "masks")
     check("masks", "data.mixture.refcocog.images=other", "data.mixture.refcocog.root=refer")  # another picture
 
 
@@ -118,7 +118,7 @@ def test_one_dataset_alone_is_compared_with_its_own_splits(check):
                                 .replace(", mixture: {refcocog: 1}", ""))  # fmt: skip
     check("masks")
     write("refcoco", "unc", {coco(1): "train", f"{1:012d}.jpg": "val"})
-    assert "1 training pictures of refcoco are in evaluation splits of refcoco (1 in val)" in refusal(check, "masks")
+    assert "1 training images of refcoco are in evaluation splits of refcoco (1 in val)" in refusal(check, "masks")
 
 
 def test_without_annotations_there_is_nothing_to_compare(check):
@@ -129,7 +129,7 @@ def test_without_annotations_there_is_nothing_to_compare(check):
 
 
 def test_the_embedded_dataset_is_not_read(check, squares, monkeypatch):
-    monkeypatch.setattr(leaks, "open_dataset", lambda *given, **options: pytest.fail("read"))
+    monkeypatch.setattr(contamination, "open_dataset", lambda *given, **options: pytest.fail("read"))
     check("masks", "data.dataset=refmoji")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from bench.data.dataset import Dataset, SampleInfo
-from bench.data.refer import path_under
+from bench.data.readers.refer import path_under
 from methods.base import Example, UserError
 from methods.files import read_json
 
@@ -16,7 +16,9 @@ KINDS = ("caption", "question", "what", "colour", "count", "where")
 class CaptionDataset(Dataset):
     """One Example per caption or question of a split: task "caption" or "question", `expressions` holds the question
     and `answer` the text to learn. `kinds` keeps some of KINDS, `limit` the first records only; `images` is the folder
-    of the pictures (default `<root>/images`)."""
+    of the images (default `<root>/images`)."""
+
+    serves = "texts"
 
     def __init__(
         self, root: Path | str, split: str, name: str = "refmoji", kinds: Collection[str] | None = None,
@@ -41,19 +43,19 @@ class CaptionDataset(Dataset):
         needed = {"image_id", "file_name", "split", "kind", "question", "answer"}
         records = read_json(self.path, "give the folder that holds it, or build the dataset with `genseg data build`")
         if not isinstance(records, list):
-            raise UserError(f"{self.path}: holds a {type(records).__name__}, not a list of questions; build it anew.")
+            raise UserError(f"{self.path}: holds a {type(records).__name__}, not a list of questions; build it again.")
         for number, record in enumerate(records):
             if not isinstance(record, dict) or not needed <= record.keys():
                 raise UserError(
-                    f"{self.path}: record {number} lacks one of {', '.join(sorted(needed))}; build it anew."
+                    f"{self.path}: record {number} lacks one of {', '.join(sorted(needed))}; build it again."
                 )
             if not all(isinstance(record[key], str) for key in needed - {"image_id"}):
-                raise UserError(f"{self.path}: record {number} has a value that is no text; build it anew.")
+                raise UserError(f"{self.path}: record {number} has a value that is no text; build it again.")
             name, first = record["image_id"], records[0]["image_id"]
             if type(name) is not type(first) or type(name) not in (int, str):
                 raise UserError(
                     f"{self.path}: record {number} has the image_id {name!r}, but all must be numbers, or all text; "
-                    f"build it anew."
+                    f"build it again."
                 )
         return records
 
@@ -66,7 +68,7 @@ class CaptionDataset(Dataset):
         if path is None:
             raise UserError(f"{self.path}: {record['file_name']!r} leaves {self.images}; correct file_name.")
         if not path.exists():
-            raise UserError(f"{path}: missing picture of a question; build the dataset anew.")
+            raise UserError(f"{path}: missing image of a question; build the dataset again.")
         return Example(
             image=path, expressions=(record["question"],), dataset=self.name, split=self.split,
             image_id=record["image_id"], ref_id=index, task="caption" if record["kind"] == "caption" else "question",
@@ -80,8 +82,8 @@ class CaptionDataset(Dataset):
     def remarks(self) -> list[str]:
         return [f"{self._wordless} questions without words or answer are left out"] if self._wordless else []
 
-    def picture_paths(self) -> list[Path]:
-        """Where the split's pictures are to lie, one per record; none is looked for."""
+    def image_paths(self) -> list[Path]:
+        """Where the split's images are to lie, one per record; none is looked for."""
         return [self.images / record["file_name"] for record in self._records]
 
     def texts(self) -> Iterator[str]:

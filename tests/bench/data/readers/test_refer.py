@@ -14,8 +14,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 from pycocotools import mask as rle
 
-from bench.data.refer import ReferDataset
-from bench.data.refs import unpickle
+from bench.data.readers.refer import ReferDataset
+from bench.data.readers.refs import unpickle
 from bench.data.rle import rasterize
 from methods.base import UserError
 
@@ -85,9 +85,9 @@ def test_several_objects_and_none(tmp_path):
     for example in (dataset[1], dataset[2]):
         assert not example.mask.any() and example.mask.shape == (16, 20) and example.box is None
         assert not example.facts["small"]
-    view = dataset.of_something()
+    view = dataset.with_targets()
     assert [example.ref_id for example in view] == [1] and view.by_image() == [(7, [0])] and len(dataset) == 3
-    assert view.of_something() is view
+    assert view.with_targets() is view
 
 
 def test_refmoji_is_read_whole(easy_root):
@@ -180,7 +180,7 @@ def test_class_maps_need_sizes_and_kinds(tmp_path):
 def test_pictures_that_are_not_opened(tmp_path):
     dataset = ReferDataset(write(tmp_path), "val", opens_pictures=False)
     (tmp_path / "images" / "a.png").unlink()
-    assert dataset.picture_paths() == [tmp_path / "images/a.png"]
+    assert dataset.image_paths() == [tmp_path / "images/a.png"]
     assert dataset[0].image == (tmp_path / "images/a.png").resolve()
     data = json.loads((tmp_path / "instances.json").read_text())
     data["images"][0]["file_name"] = "../a.png"

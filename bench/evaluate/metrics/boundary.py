@@ -1,7 +1,7 @@
 """How well two outlines agree: BF-score (MATLAB's and DAVIS's rule) and Boundary IoU.
 
 Every function takes two masks bool[H, W] and is exact. The masks are cropped to the box that holds both before any
-distance is computed: outside it both are background, so zero padding stands for the picture's edge and for the crop's
+distance is computed: outside it both are background, so zero padding stands for the image's edge and for the crop's
 edge alike, and the answer does not change.
 
 Sources: MATLAB `bfscore` (Csurka et al., BMVC 2013); davis2017-evaluation `db_eval_boundary` (Perazzi et al., CVPR
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from bench.evaluate.metrics.registry import mean, register
 
 BF_TOLERANCE = 0.0075  # of the diagonal, MATLAB's default
 DAVIS_TOLERANCE = 0.008
@@ -33,7 +35,7 @@ class BoundaryScore(NamedTuple):
 def bf_score(pred: np.ndarray, gt: np.ndarray, tolerance: float = BF_TOLERANCE, strict: bool = True) -> BoundaryScore:
     """BF-score by MATLAB's rule.
 
-    A boundary pixel is a mask pixel with a background pixel (or the picture's edge) among its four neighbours. It is
+    A boundary pixel is a mask pixel with a background pixel (or the image's edge) among its four neighbours. It is
     matched when the other mask has a boundary pixel nearer than theta = tolerance * diagonal (`strict=False`: at theta
     too). Precision is the matched share of pred's boundary, recall of gt's, F their harmonic mean.
     Both masks empty: 1. One empty: 0.
@@ -50,7 +52,7 @@ def bf_score(pred: np.ndarray, gt: np.ndarray, tolerance: float = BF_TOLERANCE, 
 def bf_davis(pred: np.ndarray, gt: np.ndarray, tolerance: float = DAVIS_TOLERANCE) -> float:
     """Boundary F of the DAVIS benchmark: matches at distance <= ceil(tolerance * diagonal).
 
-    A pixel is boundary when its east, south or south-east neighbour has another label; the picture's edge is none. No
+    A pixel is boundary when its east, south or south-east neighbour has another label; the image's edge is none. No
     boundary in either mask: 1. In one only: 0.
     """
     window = _union_window(pred, gt, margin=1)
@@ -71,7 +73,7 @@ def boundary_iou(pred: np.ndarray, gt: np.ndarray, width: float = BIOU_WIDTH) ->
 
 
 def _union_window(a: np.ndarray, b: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
-    """The smallest window that holds both masks, widened by margin inside the picture (one pixel if both are empty)."""
+    """The smallest window that holds both masks, widened by margin inside the image (one pixel if both are empty)."""
     spans = []
     for axis in (1, 0):
         used = np.flatnonzero(a.any(axis) | b.any(axis))
@@ -95,7 +97,7 @@ def _inner_band(mask: np.ndarray, depth: int) -> np.ndarray:
 
 
 def _label_changes(mask: np.ndarray) -> np.ndarray:
-    """DAVIS's boundary map: label differs from the east, south or south-east neighbour inside the picture."""
+    """DAVIS's boundary map: label differs from the east, south or south-east neighbour inside the image."""
     east, south = np.zeros_like(mask), np.zeros_like(mask)
     east[:, :-1] = mask[:, :-1] ^ mask[:, 1:]
     south[:-1] = mask[:-1] ^ mask[1:]
@@ -118,3 +120,8 @@ def _matched_share(queries: np.ndarray, targets: np.ndarray, reach2: int) -> flo
 
 def _harmonic(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b else 0.0
+
+
+register("bf_score", mean, lambda s: s.bf, note=f"theta = {BF_TOLERANCE} of the diagonal, distance < theta")
+register("bf_davis", mean, lambda s: s.bf_davis)
+register("biou", mean, lambda s: s.biou)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.data.cards import load_card, open_dataset
-from bench.data.folder import SUFFIXES, FolderDataset
+from bench.data.readers.folder import SUFFIXES, FolderDataset
 from methods.base import UserError
 
 PLACES = ("b.png", "a/z.JPG", "a/b/c.webp", "a.jpeg")
@@ -53,7 +53,7 @@ def test_what_is_no_folder_of_pictures_is_named(tmp_path):
     with pytest.raises(UserError, match="gone: no such folder; give data.root"):
         open_dataset("images", tmp_path / "gone")
     (tmp_path / "readme.txt").write_text("no picture")
-    with pytest.raises(UserError, match=r"no picture in it or below; put files there that end in \.png"):
+    with pytest.raises(UserError, match=r"no image in it or below; put files there that end in \.png"):
         open_dataset("images", tmp_path)
 
 

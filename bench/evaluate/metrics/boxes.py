@@ -1,0 +1,32 @@
+"""Localization: shares of samples whose box has an IoU of at least a threshold with the annotated one.
+
+`acc@t` is of the box written in the text, where one was asked for; `mask_acc@t` of the box around the mask. A sample
+without a target has no box to be found.
+"""
+
+import numpy as np
+
+from bench.evaluate.metrics.registry import Samples, mean, register
+
+THRESHOLDS = (0.5, 0.7, 0.75, 0.9)
+
+
+def _asked(samples: Samples):
+    return np.array([value is not None for value in samples.box_iou_text], bool) & ~_no_target(samples)
+
+
+def _no_target(samples: Samples):
+    return samples.no_target.astype(bool)
+
+
+def _written(threshold: float):
+    return lambda s: np.array([value is not None and value >= threshold for value in s.box_iou_text], bool)
+
+
+def _around_mask(threshold: float):
+    return lambda s: s.box_iou_mask >= threshold
+
+
+for _threshold in THRESHOLDS:
+    register(f"acc@{_threshold}", mean, _written(_threshold), _asked)
+    register(f"mask_acc@{_threshold}", mean, _around_mask(_threshold), lambda s: ~_no_target(s))

@@ -1,0 +1,17 @@
+"""Overlap by size of the ground truth: COCO's buckets, cut at 32^2 and 96^2 pixels."""
+
+from bench.evaluate.metrics.registry import Samples, mean, ratio_of_sums, register
+
+BUCKETS = {"small": (1, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}  # low <= area < high
+
+
+def _within(low: float, high: float):
+    def among(samples: Samples):
+        return (samples.gt_area >= low) & (samples.gt_area < high)
+
+    return among
+
+
+for _name, _bounds in BUCKETS.items():
+    register(f"ciou@{_name}", ratio_of_sums, lambda s: (s.intersection, s.union), _within(*_bounds))
+    register(f"giou@{_name}", mean, lambda s: s.iou, _within(*_bounds))
