@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from bench.assets import asset
 from bench.pipeline import device_name, device_of
 from bench.runtime import resolve_precision
 
@@ -23,6 +24,7 @@ def examine() -> None:
             print(f"{name} {version(name)}")
         except PackageNotFoundError:
             print(f"{name} is not installed" + (": pip install -e '.[train]'" if name == "deepspeed" else ""))
+    print(f"bundled data: {asset()}")
     print(f"device: {device_name(device)}; {os.cpu_count()} processors")
     if device.type == "cuda":
         print(f"memory: {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB on the GPU")

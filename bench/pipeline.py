@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from bench.assets import asset
 from bench.config import Profile, resolved
 from bench.data.cards import label_of, of_label
 from bench.data.mixture import component_configs, embedded, train_root
@@ -109,9 +110,12 @@ def find_model(profile: Profile, method: str) -> Path:
 
 def existing_model(profile: Profile, method: str) -> Path | None:
     """The same, None if there are no weights yet."""
-    shipped = shipped_model(profile, method)
-    if profile.ship and (shipped / "config.json").is_file():
-        return shipped
+    places = [shipped_model(profile, method)]
+    if profile.results_dir == Path("results", profile.name):  # the usual place, in this folder or with the code
+        places.append(asset("results", profile.name, "checkpoints", method))
+    for shipped in places if profile.ship else ():
+        if (shipped / "config.json").is_file():
+            return shipped
     return finished_model(profile, profile.models[method])
 
 

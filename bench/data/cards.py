@@ -10,12 +10,13 @@ from typing import Any
 
 import yaml
 
+from bench.assets import asset
 from bench.data.dataset import Dataset
 from bench.data.readers import READERS
 from methods.base import UserError
 from methods.files import fill, read_text
 
-FOLDER = Path(__file__).resolve().parents[2] / "datasets"
+FOLDER = asset("datasets")
 KINDS = ("synthetic", "real")
 REPAIR = "correct the card"
 

@@ -14,12 +14,13 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "refmoji"
+from bench.assets import asset
+
+FOLDER = asset("datasets", "refmoji")
 NOVEL_PERCENT = 20  # share of the head nouns that never appear in training
 
 

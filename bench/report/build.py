@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.assets import asset
 from bench.data.dataset import Dataset
 from bench.records import CODEC, Record, read_records
 from bench.report import claim, figures, findings, layout, page, scaling, sheet, speed, tables
@@ -50,7 +51,8 @@ def build(
     if not records:
         raise UserError(f"{records_dir}: no records there; run `make reproduce` or `genseg eval` first.")
     folder = profile_dir / "figures"
-    shown = _tables(records, profile_dir.parent / "published")
+    own = profile_dir.parent / "published"
+    shown = _tables(records, own if own.is_dir() else asset("results", "published"))
     written = _write_tables(shown, profile_dir / "tables")
     for name, figure in (
         ("accuracy_latency", figures.accuracy_over_latency(records)),

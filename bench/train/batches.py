@@ -33,6 +33,11 @@ class MicroBatch:
     broken: list[str] = field(default_factory=list)  # sentences on pictures that were replaced
     error: str = ""  # why there is no batch
 
+    def pin_memory(self) -> MicroBatch:
+        """What the loader calls where a GPU is to copy the tensors while it computes."""
+        self.batch = {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in self.batch.items()}
+        return self
+
 
 def micro_images(stage: StageConfig, world: World) -> int:
     """Pictures per micro-batch. Raises UserError if a step cannot be dealt evenly."""
@@ -118,7 +123,8 @@ def stream(batches: MicroBatches, world: World, first_step: int, workers: int) -
     parts = range(world.rank, batches.per_step, world.size)
     mine = [(window, part) for window in windows for part in parts]
     quiet = torch.Generator()  # the loader would draw from torch's own otherwise
-    more = {"prefetch_factor": max(1, 4 // group), "persistent_workers": True} if workers else {}
+    more: dict[str, Any] = {"prefetch_factor": max(1, 4 // group), "persistent_workers": True} if workers else {}
+    more["pin_memory"] = torch.cuda.is_available()
     source = iter(DataLoader(batches, None, sampler=mine, num_workers=workers, generator=quiet, **more))
     for window in windows:
         columns = [next(source) for _ in parts]

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from bench.config import StageConfig
 from bench.runtime import to_device
@@ -142,10 +143,14 @@ class LocalEngine:
         self.module, self.config, self.precision, self.device = module, config, precision, device
         self.world, self.parts, self.meter = world, parts, meter or FlopMeter(None)
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.loss: nn.Module = _Loss(module)
+        if world.size > 1:  # a batch need not use every parameter; buffers are counters that the module itself sums
+            self.loss = DistributedDataParallel(self.loss, find_unused_parameters=True, broadcast_buffers=False)
         adam, muon = parameter_groups(module, config)
         self.optimizers: list[torch.optim.Optimizer] = []
         if adam:
-            self.optimizers.append(torch.optim.AdamW(adam, lr=config.lr, betas=tuple(config.betas)))
+            fused = device.type == "cuda"
+            self.optimizers.append(torch.optim.AdamW(adam, lr=config.lr, betas=tuple(config.betas), fused=fused))
         if muon:
             self.optimizers.append(Muon(muon, lr=config.matrix_lr, adjust_lr_fn="match_rms_adamw"))
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
@@ -154,8 +159,9 @@ class LocalEngine:
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, full in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = full * rate(number, self.config)
-        values = [self._backward(micro) for micro in micro_batches]
-        self._sum_gradients()
+        last = self.parts // self.world.size - 1
+        with self.world.partners():
+            values = [self._backward(micro, place == last) for place, micro in enumerate(micro_batches)]
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -163,31 +169,21 @@ class LocalEngine:
         everyone = [each for of_process in self.world.gather(values) for each in of_process]
         return means(everyone) | {"_gradient": float(norm)}
 
-    def _backward(self, micro: MicroBatch) -> dict[str, float]:
+    def _backward(self, micro: MicroBatch, last: bool) -> dict[str, float]:
+        """Add a micro-batch's gradients; those of all processes are summed while the last one of a step runs."""
         batch = to_device(micro.batch, self.device)
         torch.manual_seed(micro.seed)
         with (
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16),
             self.meter.counting(self.module, micro.tokens),
+            nullcontext() if last or self.world.size == 1 else self.loss.no_sync(),
         ):
-            losses = self.module.loss(batch)
+            losses = self.loss(batch)
         total = total_loss(losses, self.config.weights)
         if not torch.isfinite(total):
             raise LossError(float(total.detach()), micro.names)
-        (total / self.parts).backward()
+        (total / self.parts * self.world.size).backward()  # DDP takes the mean over processes
         return {"loss": float(total.detach())} | {name: float(loss.detach()) for name, loss in losses.items()}
-
-    def _sum_gradients(self) -> None:
-        """Parameters that no process used keep no gradient, as in a run of one process."""
-        if self.world.size == 1:
-            return
-        used = torch.tensor([float(p.grad is not None) for p in self.parameters.values()], device=self.device)
-        self.world.sum(used)
-        for parameter, count in zip(self.parameters.values(), used.tolist(), strict=True):
-            if count:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                self.world.sum(parameter.grad)
 
     def state(self) -> dict[str, Tensor]:
         if not self.world.first:
@@ -206,7 +202,8 @@ class LocalEngine:
             if state:
                 optimizer = next(o for o in self.optimizers if any(parameter is p for p in _parameters(o)))
                 optimizer.state[parameter] = {
-                    key: t if key == "step" else t.to(parameter.device) for key, t in state.items()
+                    key: t if key == "step" and parameter.device.type == "cpu" else t.to(parameter.device)
+                    for key, t in state.items()
                 }
 
     @contextmanager
@@ -215,6 +212,18 @@ class LocalEngine:
 
     def close(self) -> None:
         self.optimizers.clear()
+        self.loss = nn.Identity()
+
+
+class _Loss(nn.Module):
+    """A method's loss as a forward pass, which is what DistributedDataParallel watches."""
+
+    def __init__(self, method: nn.Module):
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return self.method.loss(batch)
 
 
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,9 @@ variables of its own; without any of them a run is one process, and nothing here
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -47,13 +50,15 @@ class World:
             raise lost(self, error) from None
         return everyone
 
-    def sum(self, tensor: torch.Tensor) -> None:
-        """Replace a tensor by its sum over the processes."""
-        if self.size > 1:
-            try:
-                dist.all_reduce(tensor)
-            except RuntimeError as error:
+    @contextmanager
+    def partners(self) -> Iterator[None]:
+        """Within, what fails because another process is gone says so."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size > 1 and (isinstance(error, dist.DistError) or re.search("gloo|nccl", str(error), re.I)):
                 raise lost(self, error) from None
+            raise
 
     def leave(self) -> None:
         """Part when all have come here; else one that ends first can make another abort on a lost connection."""

@@ -1,15 +1,13 @@
 """InternLM2's tokenizer as a fast one, built from its tokenizer.model without its remote code.
 
-The file is a protobuf of sentencepiece: field 1 repeats the pieces (1 text, 2 score, 3 type), field 3 holds the
-normaliser (1 name, 3 whether a blank is put in front, 4 whether blanks are merged). A BPE's merges are not in it; they
-follow from the scores: two pieces merge if their concatenation is a piece, the best score first.
+The file is sentencepiece's (extra `internlm2`): pieces with scores and types, and a normaliser. A BPE's merges are not
+in it; they follow from the scores: two pieces merge if their concatenation is a piece, the best score first.
 """
 
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,17 +31,18 @@ def load(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder that holds tokenizer.model. Raises UserError for another kind of model."""
     path = folder / MODEL
     try:
-        pieces, normaliser = _read(path.read_bytes())
+        pieces, normaliser = _read(path)
         settings, added = _settings(folder)
-    except (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise UserError(f"{path}: damaged, or the settings beside it are ({error}); download both again.") from None
-    name = bytes(normaliser.get(1, b"identity")).decode(errors="replace")
-    if name != "identity" or normaliser.get(4, 1) or not any(piece.kind == BYTE for piece in pieces):
+    except (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged, or the settings beside it are ({error}); copy both again.") from None
+    name = normaliser.name or "identity"
+    known = {piece.kind for piece in pieces} >= {BYTE, UNKNOWN}
+    if name != "identity" or normaliser.remove_extra_whitespaces or not known:
         raise UserError(f"{path}: changes texts before they are cut ({name}); only InternLM2's model can be read.")
     for index, text in added.items():  # names that were given to unused pieces
         if index < len(pieces):
             pieces[index] = Piece(text, 0.0, CONTROL)
-    tokenizer = _build(pieces, bool(normaliser.get(3, 1)))
+    tokenizer = _build(pieces, normaliser.add_dummy_prefix)
     first = str(settings.get("bos_token", "<s>"))
     if settings.get("add_bos_token", True):
         begin = processors.TemplateProcessing(single=f"{first} $A", special_tokens=[(first, _place(tokenizer, first))])
@@ -77,7 +76,7 @@ def _settings(folder: Path) -> tuple[dict[str, Any], dict[int, str]]:
 
 def _build(pieces: Sequence[Piece], blank_in_front: bool) -> Tokenizer:
     vocabulary = {piece.text: index for index, piece in enumerate(pieces)}
-    unknown = next(piece.text for piece in pieces if piece.kind == UNKNOWN or piece.text == "<unk>")
+    unknown = next(piece.text for piece in pieces if piece.kind == UNKNOWN)
     tokenizer = Tokenizer(models.BPE(vocabulary, _merges(pieces), unk_token=unknown, fuse_unk=True, byte_fallback=True))
     front = [normalizers.Prepend(BLANK)] if blank_in_front else []
     tokenizer.normalizer = normalizers.Sequence([*front, normalizers.Replace(" ", BLANK)])
@@ -105,48 +104,20 @@ def _merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
     return [(left, right) for *_, left, right in sorted(found)]
 
 
-# ---- protobuf -------------------------------------------------------------------------------------------------------
-
-
-def _read(data: bytes) -> tuple[list[Piece], dict[int, Any]]:
-    """Pieces in the order of their ids, and the normaliser's fields by number."""
-    pieces, normaliser = [], {}
-    for number, value in _fields(data):
-        if number == 1:
-            piece = dict(_fields(value))
-            score = struct.unpack("<f", piece[2])[0] if 2 in piece else 0.0
-            pieces.append(Piece(bytes(piece[1]).decode(), score, piece.get(3, NORMAL)))
-        elif number == 3:
-            normaliser = dict(_fields(value))
-    if not pieces:
+def _read(path: Path) -> tuple[list[Piece], Any]:
+    """Pieces in the order of their ids, and the normaliser's specification. Raises ValueError if it holds neither."""
+    try:
+        from google.protobuf.message import DecodeError
+        from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    except ImportError:
+        raise UserError(
+            f"{path}: InternLM2's tokenizer needs sentencepiece; install it with `pip install sentencepiece protobuf`."
+        ) from None
+    model = ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise ValueError(str(error)) from None
+    if not model.pieces:
         raise ValueError("it holds no pieces")
-    return pieces, normaliser
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of a message's fields: an int, or the bytes of anything else."""
-    place = 0
-    while place < len(data):
-        key, place = _number(data, place)
-        kind = key & 7
-        if kind == 0:
-            value, place = _number(data, place)
-        elif kind in (1, 2, 5):
-            length, place = _number(data, place) if kind == 2 else ({1: 8, 5: 4}[kind], place)
-            if place + length > len(data):
-                raise ValueError("it ends too early")
-            value, place = data[place : place + length], place + length
-        else:
-            raise ValueError(f"it is no protobuf (wire type {kind})")
-        yield key >> 3, value
-
-
-def _number(data: bytes, place: int) -> tuple[int, int]:
-    """A variable-length integer and the place behind it."""
-    value = shift = 0
-    while True:
-        byte = data[place]
-        value |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 128:
-            return value, place
+    return [Piece(piece.piece, piece.score, piece.type) for piece in model.pieces], model.normalizer_spec

@@ -1,10 +1,11 @@
-"""A fast tokenizer from tokenizer.model: the ids are those of the sentencepiece library, which is not needed here.
+"""A fast tokenizer from tokenizer.model: the ids are those of the sentencepiece library.
 
 goldens/internvl/sentencepiece: two small byte-fallback BPEs and the library's ids for some texts.
 """
 
 import json
 import shutil
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -92,4 +93,10 @@ def test_a_model_that_changes_texts_is_refused(folder):
 def test_an_id_that_does_not_fit_is_named(folder):
     give_settings(folder, added_tokens_decoder={"500": {"content": "<img>"}})
     with pytest.raises(UserError, match="'<img>' should be token 500"):
+        load_tokenizer(folder)
+
+
+def test_without_the_library_a_sentence_says_how_to_get_it(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
+    with pytest.raises(UserError, match="pip install sentencepiece protobuf"):
         load_tokenizer(folder)
