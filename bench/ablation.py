@@ -47,6 +47,7 @@ Scores = dict[tuple[str, str], tuple[Path, dict[str, Any]]]  # (method, variant)
 
 def ablation(profile: Profile) -> list[Record]:
     """Measure everything above -> records/ablation*.jsonl, then the report."""
+    folders = {name: pipeline.find_model(profile, name) for name in profile.models}
     pipeline.prepare_data(profile, train=False)
     torch.set_num_threads(profile.evaluate.threads)
     profile = replace(profile, evaluate=replace(profile.evaluate, limit=profile.ablation.limit))
@@ -54,8 +55,8 @@ def ablation(profile: Profile) -> list[Record]:
     records: list[Record] = []
     codecs: dict[str, torch.nn.Module | None] = {}
     scores: Scores = {}
-    for name in profile.models:
-        subject = Subject(profile, name, pipeline.find_model(profile, name), scores)
+    for name, folder in folders.items():
+        subject = Subject(profile, name, folder, scores)
         codecs[name] = subject.method.codec
         records += subject.token_budgets() + subject.boxes_after() + subject.settled() + subject.orders()
     write_records(f"{stem}.jsonl", records)

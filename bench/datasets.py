@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,15 +10,16 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.data.cards import card_names, load_card, open_dataset
 from bench.data.readers.refs import NotThere
+from bench.images import write_image
 from bench.refmoji.build import build
 from bench.refmoji.checks import check_refmoji
 from bench.refmoji.sheet import sheet
 from methods.base import UserError
-from methods.files import write_atomic
 
 __all__ = ["build", "check", "list_cards", "show"]
 
@@ -46,12 +46,21 @@ def check(root: Path | str, name: str = "refmoji", **where: str) -> list[dict[st
         return _check_splits(root, name, where)
     root = Path(root)
     if not (root / "dataset.json").exists():
-        raise UserError(f"{root}: no finished RefMoji (dataset.json is missing); run `genseg data build` first.")
+        raise UserError(f"{root}: no finished RefMoji (dataset.json is missing); {_advice(root)}.")
     rows = check_refmoji(root)
     kinds = sum((Counter(row["kinds"]) for row in rows), Counter())
     _print_table(str(root), [{key: row[key] for key in row if key not in ("styles", "kinds")} for row in rows])
-    Console().print("kinds of expressions: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
+    print("kinds of expressions: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
     return rows
+
+
+def _advice(root: Path) -> str:
+    """What to do with a folder that holds no RefMoji."""
+    if root.is_dir() and (any(root.glob("**/refs(*")) or (root / "instances.json").exists()):
+        return f"check other data with `genseg data check dataset=NAME root={root}`"
+    if root.is_dir() and any(root.iterdir()):
+        return "it holds other files, so give the folder of a build, or an empty one to `genseg data build`"
+    return f"build it with `genseg data build root={root}`"
 
 
 def show(
@@ -62,15 +71,8 @@ def show(
     dataset = open_dataset(name, root, split, **where)
     rng = np.random.default_rng(seed)
     chosen = sorted(rng.permutation(len(dataset))[: max(1, count)].tolist())
-    page = io.BytesIO()
-    sheet([dataset[index] for index in chosen]).save(page, "PNG")
-    out = Path(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, page.getvalue())
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); give another path with out=.") from None
-    Console().print(f"{len(chosen)} of {len(dataset)} referents of {split}: {out}")
+    out = write_image(sheet([dataset[index] for index in chosen]), Path(out))
+    print(f"{len(chosen)} of {len(dataset)} referents of {split}: {out}")
     return out
 
 
@@ -96,8 +98,8 @@ def _check_splits(root: Path | str, name: str, where: Mapping[str, str]) -> list
 
 
 def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(*rows[0], title=title)
+    table = Table(*rows[0], title=escape(title))
     for row in rows:
         cells = (", ".join(value) if isinstance(value, list) else str(value) for value in row.values())
-        table.add_row(*cells)
+        table.add_row(*map(escape, cells))
     Console().print(table)

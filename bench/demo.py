@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -11,10 +12,11 @@ from PIL import Image
 from bench import pipeline
 from bench.config import Profile
 from bench.report.sheet import ANSWER, overlay
-from bench.segment import check_expression, describe, load, request_of
+from bench.segment import check_expression, describe, knowledge, load, request_of
 from methods.base import Method, UserError, open_image
 
 EXAMPLES = 8
+MOST_BYTES = "20mb"  # of an image that is uploaded
 
 
 def serve(profile: Profile, port: int) -> None:
@@ -25,10 +27,13 @@ def serve(profile: Profile, port: int) -> None:
     gradio = _gradio()
     pipeline.prepare_data(profile, train=False)
     models = {name: load(name, pipeline.find_model(profile, name), profile.evaluate) for name in profile.models}
-    root = pipeline.eval_root(profile)
-    page = build(gradio, models, examples(pipeline.open_split(profile, "val")), profile.description)
+    shown = examples(pipeline.open_split(profile, "val"))
+    page = build(gradio, models, shown, "\n".join([profile.description, *knowledge(profile)]))
     try:
-        page.launch(server_name="127.0.0.1", server_port=port, share=False, allowed_paths=[str(root.resolve())])
+        page.launch(
+            server_name="127.0.0.1", server_port=port, share=False, max_file_size=MOST_BYTES,
+            allowed_paths=[str(Path(path).resolve()) for path, _ in shown],
+        )  # fmt: skip
     except OSError as error:
         raise UserError(f"Port {port} cannot be used ({error}); give another with --port.") from None
 
@@ -39,10 +44,10 @@ def examples(dataset: Any) -> list[tuple[str, str]]:
     return [(str(dataset[index].image), dataset[index].expressions[0]) for index in first]
 
 
-def ask(models: Mapping[str, Method], picture: Image.Image | None, expression: str) -> list[Image.Image | str]:
+def ask(models: Mapping[str, Method], picture: str | Image.Image | None, expression: str) -> list[Image.Image | str]:
     """Each model's overlay and what there is to say of its answer, one after the other.
 
-    Raises UserError without a picture or an expression.
+    Raises UserError without a picture or an expression, or for a file that is no image.
     """
     if picture is None:
         raise UserError("There is no picture; upload one or choose an example.")
@@ -57,7 +62,7 @@ def ask(models: Mapping[str, Method], picture: Image.Image | None, expression: s
 def build(gradio: Any, models: Mapping[str, Method], shown: Sequence[tuple[str, str]], description: str) -> Any:
     """The page: a picture and a sentence on the left, the methods' answers beside each other on the right."""
 
-    def answer(picture: Image.Image | None, expression: str) -> list[Image.Image | str]:
+    def answer(picture: str | None, expression: str) -> list[Image.Image | str]:
         try:
             return ask(models, picture, expression)
         except UserError as error:
@@ -67,7 +72,8 @@ def build(gradio: Any, models: Mapping[str, Method], shown: Sequence[tuple[str, 
         gradio.Markdown(f"## {' and '.join(models)} write segmentation masks\n{description}")
         with gradio.Row():
             with gradio.Column(scale=1):
-                picture = gradio.Image(type="pil", label="picture")
+                picture = gradio.Image(type="filepath", label="picture")
+                picture.preprocess = lambda upload: upload.path if upload else None  # `open_image` decides, not gradio
                 expression = gradio.Textbox(label="what to segment", placeholder="the red car")
                 button = gradio.Button("Segment", variant="primary")
             outputs = []

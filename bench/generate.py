@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.config import Profile
+from bench.images import check_free, write_image
 from bench.pipeline import device_of, find_model
 from methods.base import UserError
+from methods.files import check_text
 from methods.registry import method_class
 
 
@@ -19,18 +21,16 @@ def generate_file(
     seed: draws the tokens; None takes the likeliest ones. Raises UserError for an empty sentence, a method that the
     profile lacks or that writes masks only, or a path that cannot be written.
     """
+    check_text(caption, "The caption")
     if not caption.strip():
         raise UserError('The caption is empty; describe a picture, e.g. "a red apple on grass".')
     if checkpoint is None and method not in profile.models:
         raise UserError(f"Profile {profile.name} has no model of {method!r}; choose {' or '.join(profile.models)}.")
     if not hasattr(method_class(method), "generate"):
         raise UserError(f"{method} writes masks only; take argenseg, whose tokens are those of a picture.")
+    check_free(out)
     folder = checkpoint or find_model(profile, method)
     model = method_class(method).from_pretrained(folder).to(device_of())
     picture = model.generate([caption.strip()], guidance=guidance, seed=seed)[0]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(out)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{out}: cannot be written ({error}); give a path that ends in .png or .jpg.") from None
+    write_image(picture, out)
     yield f"{out}: {caption!r} by {method} ({folder}), {picture.width}x{picture.height} pixels"

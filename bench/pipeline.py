@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -43,7 +44,7 @@ from bench.train.settings import digest
 from bench.train.stages import finished_model, model_of_stage, needed_stages, stage_folder, train_stage
 from bench.train.world import join
 from methods.base import Method, Request, UserError
-from methods.files import read_lines, write_atomic
+from methods.files import read_lines, read_object, write_atomic
 from methods.registry import method_class
 
 PACKAGES = ("torch", "transformers")
@@ -92,12 +93,27 @@ def shipped_model(profile: Profile, method: str) -> Path:
 
 
 def find_model(profile: Profile, method: str) -> Path:
-    """The folder of a method's weights: shipped, trained before with the profile's settings, or trained now."""
+    """The folder of a method's weights: shipped, or trained before with the profile's settings.
+
+    Raises UserError if there are none: only `train`, `study` and `reproduce` train.
+    """
+    stage = profile.models[method]
+    found = existing_model(profile, method)
+    if found is None:
+        places = [str(stage_folder(profile, stage))] + [str(shipped_model(profile, method))] * profile.ship
+        raise UserError(
+            f"There are no weights of {method} in {' or '.join(places)}; train them with `genseg train {stage}` and "
+            "the same profile, or name the folder that has them with runs= or results=."
+        )
+    return found
+
+
+def existing_model(profile: Profile, method: str) -> Path | None:
+    """The same, None if there are no weights yet."""
     shipped = shipped_model(profile, method)
     if profile.ship and (shipped / "config.json").is_file():
         return shipped
-    stage = profile.models[method]
-    return finished_model(profile, stage) or train(profile, [stage])[-1]
+    return finished_model(profile, profile.models[method])
 
 
 def ship(profile: Profile) -> list[Path]:
@@ -105,11 +121,19 @@ def ship(profile: Profile) -> list[Path]:
     logs of their training to results/<profile>/logs."""
     folders = []
     for method, stage in profile.models.items():
+        folder = shipped_model(profile, method)
+        if folder.exists() and "method" not in read_object(folder / "config.json", "move the folder away"):
+            raise UserError(f"{folder}: holds no model of ours, which nothing may replace; give another results=.")
         trained = method_class(method).from_pretrained(model_of_stage(profile, stage))
-        trained.save_pretrained(shipped_model(profile, method), "float16", max_shard_size="15MB")
-        words = shipped_model(profile, method) / "tokenizer.json"
-        write_atomic(words, json.dumps(json.loads(words.read_text()), ensure_ascii=False))  # half the size, unindented
-        folders.append(shipped_model(profile, method))
+        draft = folder.with_name(f".{method}.new")
+        shutil.rmtree(draft, ignore_errors=True)
+        trained.save_pretrained(draft, "float16", max_shard_size="15MB")
+        words = draft / "tokenizer.json"
+        content = read_object(words, "save the model again")
+        write_atomic(words, json.dumps(content, ensure_ascii=False))  # half the size, unindented
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+        folders.append(folder)
         for name in needed_stages(profile, stage):
             for log in ("train.jsonl", "validation.jsonl"):
                 _keep_log(profile, name, log)
@@ -129,12 +153,12 @@ def evaluate(profile: Profile) -> list[Record]:
     """Predictions, scores and records of every method, codec and baseline on every split, a file of records each.
 
     Records of other splits stay, unless they belong to weights that are no longer the profile's."""
+    folders = {name: find_model(profile, name) for name in profile.models}
     prepare_data(profile, train=False)
     torch.set_num_threads(profile.evaluate.threads)
     records: list[Record] = []
     datasets = {split: checked_split(profile, split) for split in profile.evaluate.splits}
-    for name in profile.models:
-        folder = find_model(profile, name)
+    for name, folder in folders.items():
         method = method_class(name).from_pretrained(folder).to(device_of())
         for split, dataset in datasets.items():
             records += _evaluate_method(profile, name, method, digest(folder), split, dataset)
@@ -214,6 +238,7 @@ def time_methods(profile: Profile) -> list[Record]:
     once per weights, data and settings, and written after every method."""
     if profile.latency.untrained:
         return _time_untrained(profile)
+    folders = {name: find_model(profile, name) for name in profile.models}
     prepare_data(profile, train=False)
     config = profile.latency
     torch.set_num_threads(config.threads)
@@ -222,7 +247,6 @@ def time_methods(profile: Profile) -> list[Record]:
     requests = [Request(dataset[q.index].image, q.expressions) for q in questions[: config.requests]]
     weights = int8.VARIANT if config.int8 else ""
     path = profile.results_dir / "records" / f"{named(profile, 'latency')}{'-int8' * config.int8}.jsonl"
-    folders = {name: find_model(profile, name) for name in profile.models}
     stamps = {
         name: _stamps(profile, method=name, weights=digest(folder), backbone=profile.name, data=dataset.digest())
         for name, folder in folders.items()
@@ -331,6 +355,9 @@ def write_report(profile: Profile) -> list[Path]:
 
 def reproduce(profile: Profile) -> list[Path]:
     """Evaluate and time the profile's models (training them first if none are shipped), then report."""
+    missing = [stage for method, stage in profile.models.items() if existing_model(profile, method) is None]
+    if missing:
+        train(profile, missing)
     evaluate(profile)
     time_methods(profile)
     return write_report(profile)

@@ -34,6 +34,7 @@ from methods.files import fill, read_lines, write_lines
 
 CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN = "codec", "latency", "perception", "orders", "breakdown"
 DIFFERENCE = "difference"
+BASELINE = "baseline:"  # how the names of methods that look at no expression begin
 REQUIRED = ("method", "metric", "value", "dataset", "split", "protocol")
 EMPTY = (None, "", {})
 REPAIR = "make the records again with `genseg score` or `genseg eval`"

@@ -9,8 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from bench.config import EvaluateConfig, Profile
+from bench.images import check_free, write_image
 from bench.pipeline import device_of, find_model
 from bench.report.sheet import ANSWER, draw_answers, overlay
+from bench.train.stages import is_embedded
 from methods.base import Method, Prediction, Request, UserError, open_image
 from methods.files import check_text, numbered_lines, read_text
 from methods.registry import method_class
@@ -26,12 +28,15 @@ def segment_file(
     check_expression(expression)
     if checkpoint is None and method not in profile.models:
         raise UserError(f"Profile {profile.name} has no model of {method!r}; choose {' or '.join(profile.models)}.")
+    check_free(out, (image,))
     picture = open_image(image)
     folder = checkpoint or find_model(profile, method)
     prediction = load(method, folder, profile.evaluate).segment([request_of(picture, expression)])[0]
-    _save(overlay(picture, prediction.mask, ANSWER, prediction.box), out)
+    write_image(overlay(picture, prediction.mask, ANSWER, prediction.box), out)
     yield f"{out}: {expression!r} by {method} ({folder})"
     yield from describe(prediction)
+    if checkpoint is None:
+        yield from knowledge(profile)
 
 
 def load(method: str, folder: Path, config: EvaluateConfig) -> Method:
@@ -54,14 +59,24 @@ def describe(prediction: Prediction) -> Iterator[str]:
         yield f"incomplete answer: {prediction.failure}"
 
 
+def knowledge(profile: Profile) -> Iterator[str]:
+    """A line on what the profile's models can know, if they have seen nothing but scenes that were drawn here."""
+    if is_embedded(profile) and not profile.data.mixture and not profile.size:
+        yield (
+            f"note: the models of profile {profile.name} have seen synthetic scenes of {profile.data.dataset} only; "
+            "on a photograph their masks mean nothing"
+        )
+
+
 def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
     """Answer lines "picture<tab>expression" with every method of the profile; write the sheet to `out`.
 
     Raises UserError, naming the line, for one that has another form or a file that is no picture.
     """
-    text = read_text(questions, "give a text file of picture<tab>expression")
+    lines = numbered_lines(read_text(questions, "give a text file of picture<tab>expression"))
+    check_free(out, (questions,))
     asked = []
-    for number, line in numbered_lines(text):
+    for number, line in lines:
         path, tab, expression = line.partition("\t")
         if not tab:
             raise UserError(f"{questions}, line {number}: no tab between picture and expression; put one there.")
@@ -73,8 +88,9 @@ def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
     for name in profile.models:
         model = load(name, find_model(profile, name), profile.evaluate)
         answers[name] = [model.segment([request_of(*question)])[0] for question in asked]
-    _save(draw_answers(asked, answers), out)
+    write_image(draw_answers(asked, answers), out)
     yield f"{out}: {len(asked)} questions to {' and '.join(answers)}"
+    yield from knowledge(profile)
 
 
 def check_expression(expression: str, what: str = "The expression") -> None:
@@ -87,11 +103,3 @@ def check_expression(expression: str, what: str = "The expression") -> None:
 def request_of(picture: Image.Image, expression: str) -> Request:
     """Mask and box of what a user's own words describe, in lower case as datasets have them."""
     return Request(picture, (expression.strip().lower(),), ("mask", "box"))
-
-
-def _save(picture: Image.Image, out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(out)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{out}: cannot be written ({error}); give a path that ends in .png, .jpg or .webp.") from None

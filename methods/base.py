@@ -13,6 +13,8 @@ This file imports no torch, so that data, metrics and reports can use the types 
 from __future__ import annotations
 
 import struct
+import warnings
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Box = tuple[float, float, float, float]
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # that are read; none starts another program
+MOST_PIXELS = 50_000_000  # of an image that is read
 
 
 class UserError(Exception):
@@ -39,18 +43,41 @@ def open_image(source: Path | str | Image.Image) -> Image.Image:
     """An upright RGB picture from a path or an opened picture.
 
     Palette, grey, 16-bit and RGBA pictures are converted (transparency over white), EXIF rotation is undone.
-    Raises UserError if the file is missing or is no picture.
+    Raises UserError if the file is missing, is no image of the FORMATS, or has more than MOST_PIXELS.
     """
+    if isinstance(source, Image.Image):
+        _check_pixels(source.size, "The image")
+        return _upright_rgb(source)
     try:
-        if isinstance(source, Image.Image):
-            return _upright_rgb(source)
-        with Image.open(source) as handle:
+        with open_header(source) as handle:
+            _check_pixels(handle.size, str(source))
             handle.load()
             return _upright_rgb(handle.copy() if _orientation(handle) == 1 else handle)
     except FileNotFoundError:
-        raise UserError(f"{source}: no such file; give the path of a picture.") from None
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{source}: not a readable picture ({error}); give a PNG, JPEG or WebP file.") from None
+        raise UserError(f"{source}: no such file; give the path of an image.") from None
+    except UNREADABLE as error:
+        raise UserError(f"{source}: not a readable image ({error}); give a PNG, JPEG or WebP file.") from None
+
+
+UNREADABLE = (
+    OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, AttributeError, OverflowError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # what Pillow raises for damaged files  # fmt: skip
+
+
+def open_header(source: Path | str) -> Image.Image:
+    """An image whose pixels are not read yet, of the FORMATS alone. Raises one of UNREADABLE."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # there is a limit of ours
+        return Image.open(source, formats=FORMATS)
+
+
+def _check_pixels(size: tuple[int, int], name: str) -> None:
+    if size[0] * size[1] > MOST_PIXELS:
+        raise UserError(
+            f"{name}: {size[0]} x {size[1]} pixels, more than the {MOST_PIXELS // 10**6} megapixels that are read; "
+            "give a smaller copy."
+        )
 
 
 def _orientation(image: Image.Image) -> int:

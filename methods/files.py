@@ -3,16 +3,19 @@ sentence (`UserError`) with the file and the repair, and no reader ever sees hal
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import re
+import shutil
 import tempfile
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import IO, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from methods.base import UserError
 
@@ -238,7 +241,7 @@ def write_atomic(path: Path | str, content: str | bytes) -> Path:
     is full or the place cannot be written to."""
     path = Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
         try:
@@ -249,9 +252,53 @@ def write_atomic(path: Path | str, content: str | bytes) -> Path:
         except BaseException:
             os.unlink(temporary)
             raise
-    except (OSError, ValueError) as error:
-        raise unwritable(path, error) from None
     return path
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Turn what goes wrong in the system while a file or folder is written, on a full disk for instance, into a
+    UserError that names it. Libraries in Rust have no OSError: they tell the number in their text."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or "os error" in str(error) or "null byte" in str(error):
+            raise unwritable(path, error) from None
+        raise
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A draft beside `folder` that gets its name when all is written, so that `folder` is there whole or not at all.
+
+    A draft that a kill left is written again; one that could not be finished is removed. Raises UserError if it cannot
+    be written, or if `folder` holds anything.
+    """
+    draft = folder.parent / f".{folder.name}.part"
+    with writing(folder):
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        try:
+            yield draft
+            draft.rename(folder)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+
+
+def lock(handle: IO[Any], path: Path, repair: str) -> None:
+    """Hold a file until it is closed. Raises UserError if another process holds it, or has put another in its place;
+    where the file system knows no locks, nothing is held."""
+    mine = True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except BlockingIOError:
+        mine = False
+    except OSError:
+        pass
+    if not mine:
+        raise UserError(f"{path}: another command is writing there; {repair}.")
 
 
 def unwritable(path: Path | str, error: Exception) -> UserError:

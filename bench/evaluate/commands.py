@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.config import load_profile
@@ -60,7 +61,7 @@ def score_file(path: Path, place: Place = FOUND) -> list[Record]:
     records = to_records(rows, method=path.name.removesuffix(".jsonl"), seed=0, **identity)
     write_lines(targets[0], rows)
     write_records(targets[1], records)
-    table = Table("metric", "value", "95 % interval", "n", title=printable(path))
+    table = Table("metric", "value", "95 % interval", "n", title=escape(printable(path)))
     for record in records:
         table.add_row(record.metric, _cell(record.metric, record.value), _bounds(record), str(record.n))
     Console().print(table)
@@ -109,7 +110,7 @@ def compare_files(first: Path, second: Path, place: Place = FOUND) -> dict[str, 
             raise UserError(f"{first} and {second} are answers of {name} {told}; compare two files of the same.")
     found = compare(*rows)
     adjusted = holm({metric: difference.p for metric, difference in found.items() if difference.p == difference.p})
-    table = Table("metric", "difference", "95 % interval", "p", "p (Holm)", title=f"{first} minus {second}")
+    table = Table("metric", "difference", "95 % interval", "p", "p (Holm)", title=escape(f"{first} minus {second}"))
     for metric, difference in found.items():
         if metric not in COUNTS:
             p, family = (f"{value:.4f}" for value in (difference.p, adjusted.get(metric, difference.p)))

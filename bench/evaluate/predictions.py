@@ -7,18 +7,17 @@ the same members as in an uninterrupted run and the bytes are the same. The part
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from bench.data import rle
 from bench.progress import Progress
-from methods.base import Example, Prediction, UserError
-from methods.files import write_atomic
+from methods.base import Example, Prediction
+from methods.files import lock, write_atomic, writing
 
 Item = TypeVar("Item")
 
@@ -45,7 +44,7 @@ def write_predictions(
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with part.open("a", encoding="utf-8") as handle:
-        _lock(handle, part)
+        lock(handle, part, "wait for it, or give another runs= folder")
         if _content(stamp_file) != stamp:
             path.unlink(missing_ok=True)
             handle.truncate(0)
@@ -57,8 +56,9 @@ def write_predictions(
         with Progress(path.stem, len(items), done) as progress:
             for start in range(done, len(items), batch):
                 lines = answer(items[start : start + batch])
-                handle.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-                handle.flush()
+                with writing(part):
+                    handle.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+                    handle.flush()
                 progress.advance(by=len(lines))
         part.rename(path)
     return path
@@ -66,20 +66,6 @@ def write_predictions(
 
 def _content(stamp_file: Path) -> str:
     return stamp_file.read_text() if stamp_file.exists() else ""
-
-
-def _lock(handle: IO[str], part: Path) -> None:
-    """Hold a part until it is closed. Raises UserError if another process holds it, or has just completed it."""
-    mine = True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mine = part.exists() and os.path.samestat(os.fstat(handle.fileno()), part.stat())
-    except BlockingIOError:
-        mine = False
-    except OSError:  # a file system without locks
-        pass
-    if not mine:
-        raise UserError(f"{part}: another command is writing it; wait for that one, or give another runs= folder.")
 
 
 def _whole_batches(part: Path, batch: int) -> int:

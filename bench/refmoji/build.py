@@ -34,8 +34,9 @@ from bench.refmoji.levels import SPLIT_NUMBERS, classes, level_named
 from bench.refmoji.lexicon import lexicon
 from bench.refmoji.render import Picture
 from bench.refmoji.scene import Scene
+from methods import files
 from methods.base import UserError
-from methods.files import write_atomic
+from methods.files import write_atomic, writing
 
 VERSION = 1  # of the generator: raise it when the same seed gives another dataset
 SHARD = 50  # scenes
@@ -135,17 +136,13 @@ def _request(plan: Plan) -> dict[str, Any]:
 
 def read_json(path: Path) -> Any:
     """The content of one of the dataset's JSON files."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error}); delete the folder and build again.") from None
+    return files.read_json(path, "delete the folder and build again")
 
 
 def _finished(root: Path, plan: Plan) -> dict[str, Any] | None:
     """The summary of a finished build of this plan; UserError if `root` holds something else."""
-    for path in (root / SUMMARY, root / PARTS / "plan.json"):
-        if not path.exists():
-            continue
+    begun = [path for path in (root / SUMMARY, root / PARTS / "plan.json") if path.exists()]
+    for path in begun:
         found = read_json(path)
         request = found.get("request", {}) if isinstance(found, dict) else {}
         wanted = _request(plan)
@@ -157,17 +154,19 @@ def _finished(root: Path, plan: Plan) -> dict[str, Any] | None:
                     f"{root}: holds RefMoji with {key} {request.get(key)!r}, not {wanted[key]!r}; "
                     f"give another root or delete this one."
                 )
+    foreign = [name for name in (INSTANCES, REFS, CAPTIONS, "images") if (root / name).exists()]
+    if foreign and not begun:
+        raise UserError(
+            f"{root}: holds {', '.join(foreign)} of other data, which nothing may replace; give another root."
+        )
     return None
 
 
 def _prepare(root: Path, plan: Plan) -> None:
-    try:
-        (root / PARTS).mkdir(parents=True, exist_ok=True)
+    write_atomic(root / PARTS / "plan.json", _dump({"request": _request(plan)}))
+    with writing(root):
         for split, _ in plan.scenes:
             (root / "images" / split).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{root}: cannot be written ({error.strerror}); give another root.") from None
-    write_atomic(root / PARTS / "plan.json", _dump({"request": _request(plan)}))
 
 
 def _part(root: Path, split: str, first: int, end: int) -> Path:

@@ -1,8 +1,8 @@
 """The claim "ARGenSeg is over four times faster than HiMTok" beside what was measured, one line for each backbone,
 number of tiles and path.
 
-ARGenSeg stands there in its fewest steps, HiMTok with all its tokens. "Over four times" is supported where the whole
-interval of the ratio lies above 4, contradicted where it lies below, else undecided.
+ARGenSeg stands there in its fewest steps, HiMTok with all its tokens. "Over four times" is reproduced where the whole
+interval of the ratio lies above 4, contradicted where it lies below, else not decided.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _pairs(found: dict[tuple[str, str], Row]) -> dict[tuple[str, ...], tuple[Row
 
 
 def _answer(ratio: tuple[float, float, float]) -> str:
-    return "supported" if ratio[1] > CLAIMED else "contradicted" if ratio[2] < CLAIMED else "undecided"
+    return "reproduced" if ratio[1] > CLAIMED else "contradicted" if ratio[2] < CLAIMED else "not decided"
 
 
 def _sentence(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape as quote
@@ -20,6 +21,12 @@ from rich.markup import escape
 
 Kind = Literal["text", "count", "number", "percent", "time"]
 MISSING = "–"
+FORMULA = ("=", "+", "-", "@")  # what a spreadsheet computes a cell that begins with
+LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
+    "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "–": "--",
+    "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "<": "$<$", ">": "$>$", "≤": r"$\leq$", "≥": r"$\geq$",
+})  # fmt: skip
 
 
 class Figure(NamedTuple):
@@ -76,8 +83,18 @@ def _markdown(table: Table) -> str:
     lines = [[column.title for column in table.shown]]
     lines += [["---" if column.kind == "text" else "--:" for column in table.shown]]
     lines += table.cells()
-    notes = "".join(f"\n{note}\n" for note in table.notes)
-    return f"### {table.title}\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines) + notes
+    notes = "".join(f"\n{_markdown_text(note)}\n" for note in table.notes)
+    rows = ("| " + " | ".join(map(_markdown_cell, line)) + " |\n" for line in lines)
+    return f"### {_markdown_text(table.title)}\n\n" + "".join(rows) + notes
+
+
+def _markdown_cell(text: str) -> str:
+    return _markdown_text(text).replace("|", r"\|")
+
+
+def _markdown_text(text: str) -> str:
+    """One line that holds no tag, link or code, whatever a name holds."""
+    return re.sub(r"[\\`<\[\]]", r"\\\g<0>", one_line(text)).replace(r"\<", "&lt;")
 
 
 def html(*tables: Table) -> str:
@@ -193,24 +210,16 @@ def _csv_names(column: Column) -> list[str]:
 def _csv_values(value: Any, column: Column) -> list[str]:
     numbers = {"percent": 3, "time": 2}.get(column.kind, 0)
     if not numbers:
-        return ["" if value is None else str(value)]
+        text = "" if value is None else one_line(str(value))
+        return [f"'{text}" if column.kind == "text" and text[:1] in FORMULA else text]
     parts = list(value or ())[:numbers]
     return ["" if part is None else f"{part:.6f}" for part in parts] + [""] * (numbers - len(parts))
 
 
+def one_line(text: str) -> str:
+    """Text without line ends and other characters that are not printed; a space for each run of them."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", text)
+
+
 def _escape(text: str) -> str:
-    for plain, code in {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "#": r"\#",
-        "_": r"\_",
-        "±": r"$\pm$",
-        "†": r"$\dagger$",
-        "‡": r"$\ddagger$",
-        "–": "--",
-        "<": "$<$",
-        "≤": r"$\leq$",
-    }.items():
-        text = text.replace(plain, code)
-    return text
+    return one_line(text).translate(LATEX)

@@ -7,7 +7,6 @@ one; SIGTERM makes it write a snapshot and leave with exit code 0.
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sys
 import time
@@ -28,10 +27,11 @@ from bench.train.batches import MicroBatch, MicroBatches, micro_images, stream
 from bench.train.engine import Engine, LocalEngine, LossError, rate
 from bench.train.meter import FlopMeter, count_memory_anew, peak_flops
 from bench.train.sight import Sight, append
-from bench.train.snapshot import load_snapshot, save_snapshot, snapshots
+from bench.train.snapshot import clean_up, load_snapshot, save_snapshot
 from bench.train.trainable import enter, merge_adapters
 from bench.train.world import ALONE, World
 from methods.base import Method, UserError
+from methods.files import fill, writing
 
 DONE = "model"
 LOGS = ("train.jsonl", "validation.jsonl")  # cut back to the snapshot when a run goes on
@@ -182,6 +182,8 @@ def _resume(run: Run, engine: Engine) -> Standing:
     tensors, state = found
     now = _identity(run)
     order = state.pop("order", now)
+    if not isinstance(order, dict):
+        raise UserError(f"{run.folder}: the snapshot does not tell its data; remove the folder to start again.")
     changed = [key for key in now | order if order.get(key) != now.get(key)]
     if changed:
         key = changed[0]
@@ -189,13 +191,14 @@ def _resume(run: Run, engine: Engine) -> Standing:
             f"{run.folder}: the snapshot was made with {key} = {order.get(key)}, now it is {now.get(key)}; set it "
             "back, or remove the folder to start anew."
         )
+    standing = fill(Standing, state, f"{run.folder}: the snapshot", "remove the folder to start again")
     engine.load_state(tensors)
-    standing = Standing(**state)
     for name in LOGS if run.world.first else ():
         path = run.folder / name
         if path.exists():  # a log that the snapshot does not note was born after it
             lines = path.read_text().splitlines(keepends=True)
-            path.write_text("".join(lines[: standing.lines.get(name, 0)]))
+            with writing(path):
+                path.write_text("".join(lines[: standing.lines.get(name, 0)]))
     return standing
 
 
@@ -228,16 +231,12 @@ def _validate(run: Run, engine: Engine, step: int, progress: Progress) -> None:
 
 
 def _save_model(run: Run, engine: Engine) -> None:
-    draft = run.folder / f".{DONE}.part"
     with engine.whole():
         if run.world.first:
-            shutil.rmtree(draft, ignore_errors=True)
             if run.stage.lora:
                 merge_adapters(run.method)
-            run.method.save_pretrained(draft)
-            draft.rename(run.folder / DONE)
-            for old in snapshots(run.folder):
-                shutil.rmtree(old)
+            run.method.save_pretrained(run.folder / DONE)
+            clean_up(run.folder)
         run.world.wait()
 
 

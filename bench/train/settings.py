@@ -19,7 +19,7 @@ from safetensors import safe_open
 from bench.config import Profile, SourceConfig, StageConfig
 from bench.data.mixture import component_configs, embedded
 from methods.base import UserError
-from methods.files import write_atomic
+from methods.files import read_object, write_atomic
 
 FILE = "settings.json"
 
@@ -60,10 +60,10 @@ def compare(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / FILE
     if not path.is_file():
         return
-    try:
-        then = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not readable ({error}); remove it to take the stage as it is.") from None
+    then = read_object(path, "remove it to take the stage as it is")
+    stages = then.get("stages")
+    if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+        raise UserError(f"{path}: tells no stages; remove it to take the stage as it is.")
     for name, stage in then["stages"].items():
         then["stages"][name] = asdict(StageConfig()) | stage  # a key that came later had its default
     for source, config in then.get("data", {}).get("mixture", {}).items():

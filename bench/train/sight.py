@@ -14,12 +14,13 @@ from bench.config import TrainConfig
 from bench.train.meter import FlopMeter, Speed, memory_gigabytes
 from bench.train.world import World
 from methods.base import UserError
+from methods.files import writing
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
     """One JSON line, floats with six decimals."""
     rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}
-    with path.open("a") as handle:
+    with writing(path), path.open("a") as handle:
         handle.write(json.dumps(rounded) + "\n")
 
 

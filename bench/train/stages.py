@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,14 +15,15 @@ from bench.data.contamination import refuse_contamination
 from bench.data.mixture import corpus_of, open_mixture
 from bench.data.sampler import Sampler
 from bench.train import settings
-from bench.train.loop import DONE, Run, run_stage
-from bench.train.snapshot import snapshots
+from bench.train.loop import DONE, LOGS, Run, run_stage
+from bench.train.snapshot import clean_up, snapshots
 from bench.train.world import ALONE, World
 from methods.base import Method, UserError
-from methods.files import write_atomic
+from methods.files import lock, write_atomic, writing
 from methods.registry import method_class
 
 Validate = Callable[[Profile, StageConfig], Callable[[Method], dict[str, float]] | None]
+LOCK = ".lock"  # held while a stage is trained
 
 
 def stage_folder(profile: Profile, name: str) -> Path:
@@ -47,6 +50,7 @@ def finished_model(profile: Profile, name: str) -> Path | None:
         return None
     for each in needed_stages(profile, name):
         settings.compare(stage_folder(profile, each), {"stages": {each: settings.recipe_of(seeded(profile, each))}})
+    clean_up(stage_folder(profile, name))
     return model_of_stage(profile, name)
 
 
@@ -61,10 +65,39 @@ def train_stage(
     folder, stage = stage_folder(profile, name), seeded(profile, name)
     parts = parts_of(profile, stage)
     made_with = settings.settings_of(profile, name, stage, parts)
+    if (folder / DONE).is_dir():
+        settings.compare(folder, made_with)
+        clean_up(folder)
+        return folder / DONE
+    with _alone(folder, world):
+        return _train(profile, name, text, device, world, parts, made_with)
+
+
+@contextmanager
+def _alone(folder: Path, world: World) -> Iterator[None]:
+    """Keep other commands from training the stage in a folder. Raises UserError if one does, or if what lies in the
+    folder is not of a training."""
+    if not world.first:
+        yield
+        return
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / settings.FILE).exists() and any((folder / each).exists() for each in (*LOGS, "config.yaml")):
+        raise UserError(f"{folder}: holds files of another origin, which nothing may replace; give another runs=.")
+    with writing(folder / LOCK), (folder / LOCK).open("a") as handle:
+        lock(handle, folder / LOCK, "wait for it to end, or give another runs= folder")
+        yield
+
+
+def _train(
+    profile: Profile, name: str, text: str, device: torch.device, world: World, parts: dict[str, object],
+    made_with: dict[str, Any],
+) -> Path:  # fmt: skip
+    folder, stage = stage_folder(profile, name), seeded(profile, name)
     begun = (folder / DONE).is_dir() or bool(snapshots(folder))
     if begun:
         settings.compare(folder, made_with)
-    if (folder / DONE).is_dir():
+    if (folder / DONE).is_dir():  # another command has completed it since
         return folder / DONE
     sources = open_mixture(profile, stage)
     refuse_contamination(profile, sources)
@@ -72,9 +105,9 @@ def train_stage(
     order = Sampler(sources, stage.images, stage.per_image, stage.seed)
     run = Run(name, folder, method, order, stage, profile.train, validate(profile, stage) if validate else None, world)
     if world.first:
-        write_atomic(folder / "config.yaml", text)
         if not begun:
             settings.keep(folder, made_with)
+        write_atomic(folder / "config.yaml", text)
     return run_stage(run, device)
 
 

@@ -138,9 +138,9 @@ def test_what_is_no_picture(ask, tmp_path):
     (tmp_path / "notes.txt").write_text("nothing to see")
     (tmp_path / "notes.png").write_text("nothing to see")
     for name in ("notes.txt", "notes.png"):
-        assert f"{name}: not a readable picture" in complaint(ask(tmp_path / name))
+        assert f"{name}: not a readable image" in complaint(ask(tmp_path / name))
     assert "none.png: no such file" in complaint(ask(tmp_path / "none.png"))
-    assert "not a readable picture" in complaint(ask(tmp_path))
+    assert "not a readable image" in complaint(ask(tmp_path))
 
 
 @pytest.mark.parametrize("expression", ["", "   ", "the <image>", "a <|im_end|> b"])
@@ -158,7 +158,7 @@ def test_an_expression_may_hold_an_equals_sign(ask, genseg, tmp_path):
 
 def test_places_that_cannot_be_written(ask, tmp_path):
     noise().save(tmp_path / "a.png")
-    for out in (tmp_path / "out.docx", tmp_path / "noending", tmp_path, tmp_path / "a.png" / "out.png"):
+    for out in (tmp_path / "out.docx", tmp_path / "noending", tmp_path / "a.png" / "out.png"):
         assert "cannot be written" in complaint(ask(tmp_path / "a.png", out=out))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
 
@@ -216,3 +216,27 @@ def test_a_picture_without_a_sentence_says_so(genseg, tmp_path):
     result = genseg("segment", tmp_path / "a.png")
     assert result.code == 2
     assert "no expression; say what to segment" in result.err
+
+
+def test_nothing_that_genseg_did_not_write_is_replaced(ask, tmp_path):
+    noise().save(tmp_path / "a.png")
+    noise().save(tmp_path / "mine.png")
+    (tmp_path / "link.png").symlink_to("mine.png")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "is the image that is asked about" in complaint(ask(tmp_path / "a.png", out=tmp_path / "a.png"))
+    for name in ("mine.png", "link.png"):
+        assert "was not written by genseg" in complaint(ask(tmp_path / "a.png", out=tmp_path / name))
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in ("b.png", "b.jpg", "b.webp"):
+        assert [ask(tmp_path / "a.png", out=tmp_path / name).code for _ in range(2)] == [0, 0]
+    assert "is the image that is asked about" in complaint(ask(tmp_path / "b.png", out=tmp_path / "b.png"))
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_read(ask, tmp_path):
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "a.png")
+    assert "10000 x 10000 pixels, more than the 50 megapixels" in complaint(ask(tmp_path / "a.png"))
+
+
+def test_formats_that_start_other_programs_are_not_opened(ask, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    assert "not a readable image" in complaint(ask(tmp_path / "a.png"))

@@ -28,7 +28,8 @@ def timed(method, variant, steps, tokens, **stages):
 
 
 @pytest.mark.parametrize(
-    ("himtok", "answer"), [(600.0, "supported"), (450.0, "undecided"), (300.0, "contradicted"), (50.0, "contradicted")]
+    ("himtok", "answer"),
+    [(600.0, "reproduced"), (450.0, "not decided"), (300.0, "contradicted"), (50.0, "contradicted")],
 )
 def test_the_interval_decides(himtok, answer):
     records = [

@@ -15,22 +15,24 @@ COMMON = dict(dataset="d", split="val", n=50)
 EMPTY = pd.DataFrame(columns=["table", "method", "metric", "printed"])
 
 
-def measured(claim, gain, low, high):
+def measured(claim, gain, low, high, baseline=0.2):
     scored = dict(method=claim.method, metric=claim.metric, **COMMON)
     return [
         Record(**scored, value=0.5 + gain, protocol="per_expression", variant=claim.more),
         Record(**scored, value=0.5, protocol="per_expression", variant=claim.less),
         Record(**scored, value=gain, low=low, high=high, protocol=DIFFERENCE, variant=claim.pair),
+        Record(**scored | {"method": "baseline:full"}, value=baseline, protocol="per_expression"),
+        Record(**scored | {"method": "baseline:empty"}, value=0.0, protocol="per_expression"),
     ]
 
 
 @pytest.mark.parametrize(
     ("bounds", "answer"),
     [
-        ((0.01, 0.2), "supported"),
-        ((-0.01, 0.2), "undecided"),
+        ((0.01, 0.2), "reproduced"),
+        ((-0.01, 0.2), "not decided"),
         ((-0.2, -0.01), "contradicted"),
-        ((0.0, 0.0), "undecided"),
+        ((0.0, 0.0), "not decided"),
     ],
 )
 def test_the_interval_of_the_difference_decides(bounds, answer):
@@ -38,6 +40,19 @@ def test_the_interval_of_the_difference_decides(bounds, answer):
     assert [row["answer"] for row in table.rows] == [answer] + (len(CLAIMS) - 1) * ["not measured here"]
     assert f"is {answer} here" in table.notes[1]
     assert f"({100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f};" in table.notes[1]
+
+
+@pytest.mark.parametrize("baseline", [0.46, 0.5, 0.9])
+def test_models_that_do_not_beat_the_trivial_baselines_decide_nothing(baseline):
+    table = findings(measured(CLAIM, 0.3, 0.2, 0.4, baseline), EMPTY)[0]
+    assert table.rows[0]["answer"] == "not decided: not trained far enough"
+    assert f"{CLAIM.less} has 50.0 cIoU, and the best trivial baseline has {100 * baseline:.1f}" in table.notes[1]
+    assert findings(measured(CLAIM, 0.3, 0.2, 0.4, 0.44), EMPTY)[0].rows[0]["answer"] == "reproduced"
+
+
+def test_without_a_baseline_nothing_is_decided():
+    table = findings(measured(CLAIM, 0.3, 0.2, 0.4)[:3], EMPTY)[0]
+    assert table.rows[0]["answer"] == "not decided: no trivial baseline was scored"
 
 
 def test_the_figures_are_those_per_expression():

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bench.train import snapshot
-from bench.train.snapshot import load_snapshot, save_snapshot, snapshots
+from bench.train.snapshot import clean_up, load_snapshot, save_snapshot, snapshots
+from methods.base import UserError
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
@@ -49,7 +50,7 @@ def two(tmp_path, monkeypatch):
     """A good snapshot of step 10 and a newer one of step 20, as after a kill before the old one was dropped."""
     save_snapshot(tmp_path, 10, tensors(10), {})
     with monkeypatch.context() as patch:
-        patch.setattr(snapshot.shutil, "rmtree", lambda *args, **kwargs: None)
+        patch.setattr(snapshot, "clean_up", lambda *args: None)
         save_snapshot(tmp_path, 20, tensors(20), {})
     assert len(snapshots(tmp_path)) == 2
     return tmp_path
@@ -102,10 +103,25 @@ def test_a_crash_while_writing_leaves_the_old_one(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(snapshot, "save_file", crash)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(UserError, match="snapshot-00000020: cannot be written .disk full."):
             save_snapshot(tmp_path, 20, tensors(20), {})
     with monkeypatch.context() as patch:
         patch.setattr(json, "dumps", crash)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(UserError, match="disk full"):
             save_snapshot(tmp_path, 20, tensors(20), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["snapshot-00000010"]
     assert load_snapshot(tmp_path)[1]["step"] == 10
+
+
+@pytest.mark.parametrize("left", ["tensors.safetensors", "state.json"])
+def test_what_a_kill_during_clean_up_left_goes_at_the_next_look(two, left):
+    half = two / "snapshot-00000010"
+    (half / ({"state.json", "tensors.safetensors"} - {left}).pop()).unlink()
+    (two / ".snapshot-00000005.old").mkdir()
+    (two / "snapshot-mine").mkdir()
+    (two / "model").mkdir()
+    clean_up(two, two / "snapshot-00000020")
+    assert sorted(path.name for path in two.iterdir()) == ["model", "snapshot-00000020", "snapshot-mine"]
+    clean_up(two)
+    assert load_snapshot(two) is None
+    clean_up(two / "none")
