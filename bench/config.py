@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-
-from bench.schema import check, expand, read_word, read_yaml, setting, unknown
+from bench.schema import MISSING, check, construct, merged, read_word, read_yaml, setting, to_yaml, unknown
 from methods.base import RULES, UserError
 from methods.files import printable
 
@@ -225,13 +223,8 @@ def load_profile(source: str | Path, overrides: Sequence[str] = ()) -> Profile:
         known = [p.stem for p in PROFILES.glob("*.yaml")]
         raise unknown(f"profile {printable(text, 300)!r}", text, known, "profile= takes a name or a YAML file's path")
     words = [read_word(word, Profile, f"{path} with {printable(word, 80)}") for word in overrides]
-    layers = _layers(path)
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Profile), *layers, *words)
-        profile = OmegaConf.to_object(merged)
-    except Exception as error:  # OmegaConf's own, or one of Python's from inside it
-        raise UserError(f"{path}: {_reason(error)}; `bench/config.py` lists the keys.") from None
-    check(expand(profile), str(path))
+    profile = construct(Profile, merged([*_layers(path), *words]), str(path))
+    check(profile, str(path))
     _check(profile, path)
     return profile
 
@@ -257,13 +250,6 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[Any]:
     if found is None:
         raise UserError(f"{path}: no other profile {base!r} lies beside it or among the bundled ones to be its base.")
     return [*_layers(found, above), layer]
-
-
-def _reason(error: Exception) -> str:
-    """One line on what is wrong in a profile, with its place."""
-    reason = printable((str(error) or repr(error)).splitlines()[0], 200)
-    key = getattr(error, "full_key", None)
-    return f"{reason} (key {key})" if key and key not in reason else reason
 
 
 def _check(profile: Profile, path: Path) -> None:
@@ -317,4 +303,4 @@ def _check_stage(profile: Profile, name: str, path: Path, above: tuple[str, ...]
 
 def resolved(profile: Profile) -> str:
     """The whole profile as YAML, to stand beside what it produced."""
-    return OmegaConf.to_yaml(OmegaConf.structured(profile), resolve=True)
+    return to_yaml(profile)

@@ -11,7 +11,7 @@ import torch
 from bench.pipeline import device_name, device_of
 from bench.runtime import resolve_precision
 
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pycocotools", "omegaconf", "deepspeed")
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pycocotools", "deepspeed")
 
 
 def examine() -> None:

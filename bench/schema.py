@@ -13,20 +13,25 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
 from methods.base import UserError
-from methods.files import check_text, number, printable, quoted, read_text, setting
+from methods.files import check_text, number, printable, quoted, read_text
 
-__all__ = ["check", "expand", "read_word", "read_yaml", "setting", "unknown"]
-
+T = TypeVar("T")
+MISSING: Any = "???"  # the default of a field that must be given
 LARGEST = 2**31 - 1  # of whole numbers that have no bound of their own
+TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?([eE][-+]?\d+)?")
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LISTS, MAPPINGS = (list, tuple, Sequence), (dict, Mapping)  # of annotations
 NODES = {yaml.MappingNode: "keys with values", yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
 
 
@@ -40,7 +45,7 @@ def read_yaml(path: Path | str, hint: Any, repair: str, extra: Iterable[str] = (
     """
     text = check_text(read_text(path, repair), str(path))
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
+        node = yaml.compose(text, LOADER)
         return None if node is None else _typed(node, hint, "", str(path), frozenset(extra))
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
@@ -61,7 +66,7 @@ def read_word(word: str, hint: type, where: str) -> dict[str, Any]:
         if is_dataclass(hint):
             hint = _hint_of(hint, names[0], ".".join(place), where)
             place.append(names.pop(0))
-        elif get_origin(hint) is dict and not _holds_more(get_args(hint)[1]):
+        elif get_origin(hint) is dict and _is_simple(get_args(hint)[1]) and get_args(hint)[1] is not Any:
             place, names, hint = [*place, ".".join(names)], [], get_args(hint)[1]  # a name with dots in it
         elif get_origin(hint) is dict or hint is Any:
             hint = get_args(hint)[1] if hint is not Any else Any
@@ -74,17 +79,13 @@ def read_word(word: str, hint: type, where: str) -> dict[str, Any]:
     return value
 
 
-def _holds_more(hint: Any) -> bool:
-    return is_dataclass(hint) or get_origin(hint) is dict or hint is Any
-
-
 def _value_of(text: str, hint: Any, key: str, where: str) -> Any:
     """The value of a word: YAML's brackets and braces for lists and mappings, and where anything is allowed; else the
     characters themselves."""
-    if not _is_list(hint) and (hint is not Any or text[:1] not in ("[", "{", '"', "'")):
+    if _is_simple(hint) and (hint is not Any or text[:1] not in ("[", "{", '"', "'")):
         return plain_value(text) if hint is Any else text
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
+        node = yaml.compose(text, LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = getattr(error, "problem", None) or error
         raise UserError(f"{where}: {key} is {quoted(text)}, which cannot be read ({printable(problem, 80)}).") from None
@@ -92,29 +93,37 @@ def _value_of(text: str, hint: Any, key: str, where: str) -> Any:
 
 
 def _is_list(hint: Any) -> bool:
-    return get_origin(hint) is list or is_dataclass(hint) or get_origin(hint) is dict
+    return get_origin(hint) in LISTS
+
+
+def _is_mapping(hint: Any) -> bool:
+    return is_dataclass(hint) or get_origin(hint) in MAPPINGS
+
+
+def _is_simple(hint: Any) -> bool:
+    return not _is_list(hint) and not _is_mapping(hint)
 
 
 def _typed(node: yaml.Node, hint: Any, key: str, where: str, extra: frozenset[str] = frozenset()) -> Any:
     """A node of a YAML file as the value of a hint; numbers and truth values stay text unless everything is allowed."""
     place = _line_of(node, where)
-    if isinstance(node, yaml.MappingNode) and (is_dataclass(hint) or get_origin(hint) is dict or hint is Any):
+    if isinstance(node, yaml.MappingNode) and (_is_mapping(hint) or hint is Any):
         found = {}
         for name, value in _pairs(node, place).items():
             if is_dataclass(hint) and name not in extra:
                 inner = _hint_of(hint, name, key, _line_of(value, where))
             else:
-                inner = get_args(hint)[1] if get_origin(hint) is dict else Any
+                inner = get_args(hint)[1] if get_origin(hint) in MAPPINGS else Any
             found[name] = _typed(value, inner, f"{key}.{name}" if key else name, where)
         return found
-    if isinstance(node, yaml.SequenceNode) and (get_origin(hint) in (list, tuple) or hint is Any):
+    if isinstance(node, yaml.SequenceNode) and (_is_list(hint) or hint is Any):
         inner = Any if hint is Any else get_args(hint)[0]
         return [_typed(each, inner, f"{key}[{i}]", where) for i, each in enumerate(node.value)]
-    if not isinstance(node, yaml.ScalarNode) or _is_list(hint):
-        wanted = "a list, [a, b]" if get_origin(hint) is list else "keys with values" if _is_list(hint) else "one value"
+    if not isinstance(node, yaml.ScalarNode) or not _is_simple(hint):
+        wanted = "a list, [a, b]" if _is_list(hint) else "keys with values" if _is_mapping(hint) else "one value"
         told = quoted(node.value) if isinstance(node, yaml.ScalarNode) else NODES[type(node)]
         raise UserError(f"{place}: {key or 'the file'} is {told}, but must be {wanted}.")
-    if hint is Any and node.style is None:
+    if hint is Any and not node.style:  # not quoted
         return plain_value(node.value)
     return None if node.tag == "tag:yaml.org,2002:null" else node.value
 
@@ -152,11 +161,17 @@ def plain_value(text: str) -> Any:
 
 def _hint_of(cls: type, name: str, key: str, where: str) -> Any:
     """The type of a dataclass's field. Raises UserError with the nearest name if it has none of that name."""
-    hints = get_type_hints(cls)
-    known = [each.name for each in fields(cls)]  # type: ignore[arg-type]
-    if name not in known:
-        raise unknown(f"key {quoted(name)}{f' in {key}' if key else ''}", name, known, where)
+    hints = hints_of(cls)
+    if name not in hints:
+        raise unknown(f"key {quoted(name)}{f' in {key}' if key else ''}", name, hints, where)
     return hints[name]
+
+
+@cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """Field -> type of a dataclass."""
+    hints = get_type_hints(cls)
+    return {each.name: hints[each.name] for each in fields(cls)}  # type: ignore[arg-type]
 
 
 def unknown(what: str, name: str, known: Iterable[str], where: str) -> UserError:
@@ -165,6 +180,107 @@ def unknown(what: str, name: str, known: Iterable[str], where: str) -> UserError
     near = difflib.get_close_matches(name, known, 1, 0.6)
     listed = f"known are {', '.join(known) or 'none'}."
     return UserError(f"{where}: unknown {what}; {f'did you mean {near[0]!r}?' if near else listed}")
+
+
+# ---- making -----------------------------------------------------------------------------------------------------
+
+
+def merged(layers: Iterable[Any]) -> dict[str, Any]:
+    """Mappings over each other: what a later one says of a key counts, and mappings in them are merged likewise."""
+    found: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, dict) and isinstance(found.get(key), dict)
+            found[key] = merged([found[key], value]) if both else value
+    return found
+
+
+def construct(cls: type[T], tree: Mapping[str, Any], where: str) -> T:
+    """A dataclass from mappings, lists and text; `${a.b}` in a text stands for the value of that key.
+
+    Raises UserError naming the first key that is missing, or whose value has another type.
+    """
+    made = _convert(tree, cls, "", where)
+    _resolve(made, made, where)
+    return made
+
+
+def _convert(value: Any, hint: Any, key: str, where: str) -> Any:
+    if value is None and hint is not Any:
+        raise UserError(f"{where}: {key} has no value; give one, or leave the key out.")
+    if is_dataclass(hint):
+        return _convert_fields(value, hint, key, where)
+    if get_origin(hint) is dict:
+        inner = get_args(hint)[1]
+        return {name: _convert(each, inner, f"{key}.{name}", where) for name, each in value.items()}
+    if get_origin(hint) is list:
+        return [_convert(each, get_args(hint)[0], key, where) for each in value]
+    if hint is bool:
+        if str(value).lower() not in TRUTH:
+            raise UserError(f"{where}: {key} is {quoted(value)}, but must be true or false.")
+        return TRUTH[str(value).lower()]
+    return number(value, f"{where}: {key}", whole=hint is int) if hint in (int, float) else value
+
+
+def _convert_fields(value: Mapping[str, Any], cls: Any, key: str, where: str) -> Any:
+    given = {
+        name: _convert(value[name], hint, f"{key}.{name}" if key else name, where)
+        for name, hint in hints_of(cls).items()
+        if name in value
+    }
+    made = cls(**given)
+    for name in hints_of(cls):
+        if isinstance(getattr(made, name), str) and getattr(made, name) == MISSING:
+            raise UserError(f"{where}: {f'{key}.{name}' if key else name} is missing; give it a value.")
+    return made
+
+
+def _resolve(value: Any, top: Any, where: str) -> Any:
+    """Replace every `${a.b}` and leading ~ of a path, in place; -> the value itself, or the new text."""
+    if is_dataclass(value):
+        for each in fields(value):  # type: ignore[arg-type]
+            found = _resolve(getattr(value, each.name), top, where)
+            setattr(value, each.name, expanded(found) if each.metadata.get("path") else found)
+    elif isinstance(value, dict):
+        value.update({key: _resolve(each, top, where) for key, each in value.items()})
+    elif isinstance(value, list):
+        value[:] = [_resolve(each, top, where) for each in value]
+    elif isinstance(value, str) and "${" in value:
+        return _referred(value, top, where)
+    return value
+
+
+def _referred(text: str, top: Any, where: str) -> str:
+    for _ in range(9):
+        found = REFERENCE.search(text)
+        if found is None:
+            return text
+        value = top
+        for name in found[1].split("."):
+            value = value.get(name, MISSING) if isinstance(value, dict) else getattr(value, name, MISSING)
+        if isinstance(value, dict | list) or is_dataclass(value) or value == MISSING:
+            raise UserError(f"{where}: {quoted(found[0])} names no value of the profile; correct it.")
+        text = text[: found.start()] + str(value) + text[found.end() :]
+        if len(text) > 4096:
+            break
+    raise UserError(f"{where}: {quoted(text)} refers to itself; write what it stands for.")
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Quotes every text that would be read as something else."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if isinstance(plain_value(text), str) else "'"
+    ),
+)
+
+
+def to_yaml(config: Any) -> str:
+    """A dataclass as YAML, which reads back as the same."""
+    return yaml.dump(asdict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 # ---- checking ---------------------------------------------------------------------------------------------------
@@ -213,18 +329,6 @@ def _check_value(value: Any, key: str, allowed: Mapping[str, Any], where: str) -
         near = difflib.get_close_matches(str(value), map(str, allowed["choices"]), 1, 0.6)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise UserError(f"{where}: {key} is {quoted(value)}, but must be one of {shown}{hint}")
-
-
-def expand(config: Any) -> Any:
-    """A dataclass with ~ in the paths of it, and of the dataclasses in it, as the user's home; changed in place."""
-    for each in fields(config):
-        value = getattr(config, each.name)
-        if each.metadata.get("path") and isinstance(value, str):
-            setattr(config, each.name, expanded(value))
-        for _, inner in _leaves(value, ""):
-            if is_dataclass(inner):
-                expand(inner)
-    return config
 
 
 def expanded(text: str) -> str:
