@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -122,17 +121,10 @@ def ship(profile: Profile) -> list[Path]:
     folders = []
     for method, stage in profile.models.items():
         folder = shipped_model(profile, method)
-        if folder.exists() and "method" not in read_object(folder / "config.json", "move the folder away"):
-            raise UserError(f"{folder}: holds no model of ours, which nothing may replace; give another results=.")
         trained = method_class(method).from_pretrained(model_of_stage(profile, stage))
-        draft = folder.with_name(f".{method}.new")
-        shutil.rmtree(draft, ignore_errors=True)
-        trained.save_pretrained(draft, "float16", max_shard_size="15MB")
-        words = draft / "tokenizer.json"
-        content = read_object(words, "save the model again")
-        write_atomic(words, json.dumps(content, ensure_ascii=False))  # half the size, unindented
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
+        trained.save_pretrained(folder, "float16", max_shard_size="15MB")
+        words = read_object(folder / "tokenizer.json", "save the model again")
+        write_atomic(folder / "tokenizer.json", json.dumps(words, ensure_ascii=False))  # half the size, unindented
         folders.append(folder)
         for name in needed_stages(profile, stage):
             for log in ("train.jsonl", "validation.jsonl"):

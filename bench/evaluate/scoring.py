@@ -29,7 +29,7 @@ from bench.evaluate.predictions import line
 from bench.evaluate.statistics import Difference, differences, intervals
 from bench.records import Record
 from methods.base import Box, Example, Prediction, UserError
-from methods.files import read_lines
+from methods.files import fits, quoted, read_lines
 
 UNANSWERED = "no answer"  # the failure of a question that no line answers
 PLACE = ("dataset", "split", "protocol")
@@ -158,13 +158,9 @@ def _mask(code: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
 def _box(value: Any, where: str) -> Box | None:
     if value is None:
         return None
-    if isinstance(value, list) and len(value) == 4 and all(_is_number(side) for side in value):
+    if isinstance(value, list) and len(value) == 4 and all(fits(side, float) for side in value):
         return tuple(value)
-    raise UserError(f"{where}: the box is {value!r}; write four numbers, x1, y1, x2 and y2 in pixels, or null.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    raise UserError(f"{where}: the box is {quoted(value)}; write four numbers, x1, y1, x2 and y2 in pixels, or null.")
 
 
 def facts_of(sentence: int, example: Example, positions: Sequence[int]) -> dict[str, Any]:

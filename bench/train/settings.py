@@ -61,13 +61,13 @@ def compare(folder: Path, settings: Mapping[str, Any]) -> None:
     if not path.is_file():
         return
     then = read_object(path, "remove it to take the stage as it is")
-    stages = then.get("stages")
-    if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
-        raise UserError(f"{path}: tells no stages; remove it to take the stage as it is.")
-    for name, stage in then["stages"].items():
-        then["stages"][name] = asdict(StageConfig()) | stage  # a key that came later had its default
-    for source, config in then.get("data", {}).get("mixture", {}).items():
-        then["data"]["mixture"][source] = asdict(SourceConfig()) | config
+    stages, data = then.get("stages"), then.setdefault("data", {})
+    mixture = data.setdefault("mixture", {}) if isinstance(data, dict) else None
+    for kept, defaults in ((stages, StageConfig()), (mixture, SourceConfig())):
+        if not isinstance(kept, dict) or not all(isinstance(each, dict) for each in kept.values()):
+            raise UserError(f"{path}: tells no stages or no data; remove it to take the stage as it is.")
+        for name, each in kept.items():
+            kept[name] = asdict(defaults) | each  # a key that came later had its default
     then, now = {key: then.get(key) for key in settings}, json.loads(json.dumps(settings))
     changed = [f"{key} = {old} (now {new})" for key, old, new in _changes(then, now)]
     if changed:

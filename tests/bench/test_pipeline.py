@@ -2,13 +2,12 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench import pipeline
+from bench import ablation, pipeline
 from bench.records import Record, read_records, write_records
 from methods.base import UserError
 
@@ -234,7 +233,7 @@ def test_a_method_that_was_timed_before_a_kill_is_not_timed_again(small, timed, 
 
 
 def test_shipped_weights_come_first_and_only_if_wanted(small, monkeypatch):
-    monkeypatch.setattr(pipeline, "train", lambda profile, names: [Path(f"trained-{name}") for name in names])
+    monkeypatch.setattr(pipeline, "train", lambda profile, names: pytest.fail("only train and study train"))
     trained = pipeline.model_of_stage(small, "himtok")
     assert pipeline.find_model(small, "himtok") == trained
     shipped = pipeline.ship(small)
@@ -245,7 +244,11 @@ def test_shipped_weights_come_first_and_only_if_wanted(small, monkeypatch):
     stored = load_file(shipped[0] / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float16}
     small.models["internvl"] = "backbone"
-    assert pipeline.find_model(small, "internvl") == Path("trained-backbone")
+    with pytest.raises(UserError, match="no weights of internvl in .*train them with `genseg train backbone`"):
+        pipeline.find_model(small, "internvl")
+    for command in (pipeline.evaluate, pipeline.time_methods, ablation.ablation):
+        with pytest.raises(UserError, match="no weights of internvl"):
+            command(small)
 
 
 @pytest.mark.parametrize(("lines", "kept"), [(0, 0), (1, 1), (200, 200), (201, 101), (900, 180)])

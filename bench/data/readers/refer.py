@@ -378,7 +378,7 @@ def _within(box: Box, shape: tuple[int, int]) -> Box:
 
 
 def _is_side(value: Any) -> bool:
-    return isinstance(value, int) and 0 < value < 1e5
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1e5
 
 
 def _is_word(value: Any) -> bool:
