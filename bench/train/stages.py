@@ -82,7 +82,8 @@ def _alone(folder: Path, world: World) -> Iterator[None]:
         return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / settings.FILE).exists() and any((folder / each).exists() for each in (*LOGS, "config.yaml")):
+    begun = (folder / settings.FILE).exists() or snapshots(folder)
+    if not begun and any((folder / each).exists() for each in (*LOGS, "config.yaml")):
         raise UserError(f"{folder}: holds files of another origin, which nothing may replace; give another runs=.")
     with writing(folder / LOCK), (folder / LOCK).open("a") as handle:
         lock(handle, folder / LOCK, "wait for it to end, or give another runs= folder")

@@ -105,7 +105,7 @@ def test_a_file_that_another_process_writes_is_left_to_it(tmp_path):
         if not asked:
             asked.append(items)
             for stamp in ("s", "other"):
-                with pytest.raises(UserError, match=r"a.part: another command is writing it; wait for that one"):
+                with pytest.raises(UserError, match=r"a.part: another command is writing there; wait for it"):
                     write_predictions(tmp_path / "a.jsonl", stamp, range(11), 3, answer)
         return answer(items)
 
