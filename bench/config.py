@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.schema import MISSING, check, construct, merged, read_word, read_yaml, setting, to_yaml, unknown
+from bench.schema import MISSING, check, construct, merged, read_word, read_yaml, to_yaml, unknown
 from methods.base import RULES, UserError
-from methods.files import printable
+from methods.files import printable, setting
 
 PROFILES = Path(__file__).parent / "profiles"
 SEEDS = 2**31 - 1  # the largest

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, field, fields
 from pathlib import Path
@@ -268,22 +268,18 @@ def writing(path: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def whole_folder(folder: Path, ours: Callable[[Path], bool] | None = None) -> Iterator[Path]:
+def whole_folder(folder: Path) -> Iterator[Path]:
     """A draft beside `folder` that gets its name when all is written, so that `folder` is there whole or not at all.
 
-    A draft that a kill left is written again; one that could not be finished is removed. ours: whether a folder that is
-    there was written so before and may be replaced. Raises UserError if it cannot be written, or if `folder` holds
-    anything else.
+    A draft that a kill left is written again; one that could not be finished is removed. Raises UserError if it cannot
+    be written, or if `folder` holds anything.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (ours and ours(folder)):
-        raise UserError(f"{printable(folder)}: holds something else, which nothing may replace; give another folder.")
     draft = folder.parent / f".{folder.name}.part"
     with writing(folder):
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         try:
             yield draft
-            shutil.rmtree(folder, ignore_errors=True)
             draft.rename(folder)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)

@@ -31,7 +31,7 @@ from bench.train.snapshot import clean_up, load_snapshot, save_snapshot
 from bench.train.trainable import enter, merge_adapters
 from bench.train.world import ALONE, World
 from methods.base import Method, UserError
-from methods.files import fill, writing
+from methods.files import fill, whole_folder, writing
 
 DONE = "model"
 LOGS = ("train.jsonl", "validation.jsonl")  # cut back to the snapshot when a run goes on
@@ -235,7 +235,8 @@ def _save_model(run: Run, engine: Engine) -> None:
         if run.world.first:
             if run.stage.lora:
                 merge_adapters(run.method)
-            run.method.save_pretrained(run.folder / DONE)
+            with whole_folder(run.folder / DONE) as draft:
+                run.method.save_pretrained(draft)
             clean_up(run.folder)
         run.world.wait()
 
