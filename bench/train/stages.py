@@ -70,7 +70,7 @@ def train_stage(
         clean_up(folder)
         return folder / DONE
     with _alone(folder, world):
-        return _train(profile, name, text, device, world, parts, made_with)
+        return _train(profile, name, text, device, world, validate, parts, made_with)
 
 
 @contextmanager
@@ -91,8 +91,8 @@ def _alone(folder: Path, world: World) -> Iterator[None]:
 
 
 def _train(
-    profile: Profile, name: str, text: str, device: torch.device, world: World, parts: dict[str, object],
-    made_with: dict[str, Any],
+    profile: Profile, name: str, text: str, device: torch.device, world: World, validate: Validate | None,
+    parts: dict[str, object], made_with: dict[str, Any],
 ) -> Path:  # fmt: skip
     folder, stage = stage_folder(profile, name), seeded(profile, name)
     begun = (folder / DONE).is_dir() or bool(snapshots(folder))
