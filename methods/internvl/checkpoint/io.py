@@ -278,7 +278,7 @@ def check_places(source: Path, target: Path) -> None:
     if read == written or read.parent == written or (written.parent == read and written.exists()):
         raise UserError(f"{target}: writing there would replace what is read from {source}; give another place.")
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise UserError(f"{target}: holds a checkpoint already, or other files; give another place.")
+        raise UserError(f"{target}: holds a checkpoint already, or other files; write {source} to another place.")
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
