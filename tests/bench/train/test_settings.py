@@ -168,7 +168,7 @@ def test_a_setting_that_came_later_had_its_default(train):
 def test_settings_that_cannot_be_read_are_named(train):
     train("first")
     Path("runs/first/settings.json").write_text("{")
-    assert "runs/first/settings.json: not readable" in refusal(train, "first")
+    assert "runs/first/settings.json: not valid JSON" in refusal(train, "first")
 
 
 def test_the_first_process_alone_writes(train, monkeypatch):
