@@ -104,9 +104,7 @@ def _in_frame(
     return {**row, "size": [height, width], "mask": rle.encode(mask), "box": box}
 
 
-def _scored(
-    row: Mapping[str, Any], example: Example, where: str, box_asked: bool, info: SampleInfo
-) -> dict[str, Any]:
+def _scored(row: Mapping[str, Any], example: Example, where: str, box_asked: bool, info: SampleInfo) -> dict[str, Any]:
     """The line of scores of one line of predictions."""
     found = score_row(row, example, where, box_asked, info.category).as_dict()
     mask = rle.encode(np.zeros_like(example.mask)) if row["mask"] is None else row["mask"]

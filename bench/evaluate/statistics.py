@@ -65,9 +65,7 @@ def differences(
 ) -> dict[str, Difference]:
     """Paired differences, first minus second, of two methods' scores of the same samples in the same order."""
     if not len(first) == len(second) == len(images):
-        raise ValueError(
-            f"Paired scores need equal lengths, got {len(first)}, {len(second)}, {len(images)} images."
-        )
+        raise ValueError(f"Paired scores need equal lengths, got {len(first)}, {len(second)}, {len(images)} images.")
     return ratio_differences(terms(first), terms(second), images, seed, resamples)
 
 
