@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from methods.base import UserError
 from methods.files import check_text, number, printable, quoted, read_text
@@ -28,7 +30,6 @@ T = TypeVar("T")
 MISSING: Any = "???"  # the default of a field that must be given
 LARGEST = 2**31 - 1  # of whole numbers that have no bound of their own
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?([eE][-+]?\d+)?")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LISTS, MAPPINGS = (list, tuple, Sequence), (dict, Mapping)  # of annotations
@@ -201,7 +202,12 @@ def construct(cls: type[T], tree: Mapping[str, Any], where: str) -> T:
     Raises UserError naming the first key that is missing, or whose value has another type.
     """
     made = _convert(tree, cls, "", where)
-    _resolve(made, made, where)
+    try:
+        plain = OmegaConf.to_container(OmegaConf.create(asdict(made)), resolve=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        told = str(error).strip().split("\n")[0] or "a reference refers to itself"
+        raise UserError(f"{where}: {printable(told, 300)}; correct the ${{...}}.") from None
+    _adopt(made, plain, where)
     return made
 
 
@@ -235,35 +241,21 @@ def _convert_fields(value: Mapping[str, Any], cls: Any, key: str, where: str) ->
     return made
 
 
-def _resolve(value: Any, top: Any, where: str) -> Any:
-    """Replace every `${a.b}` and leading ~ of a path, in place; -> the value itself, or the new text."""
+def _adopt(value: Any, plain: Any, where: str) -> Any:
+    """Put the text of `plain`, which is `value` after interpolation, in place, and expand a leading ~ of paths."""
     if is_dataclass(value):
         for each in fields(value):  # type: ignore[arg-type]
-            found = _resolve(getattr(value, each.name), top, where)
+            found = _adopt(getattr(value, each.name), plain[each.name], where)
             setattr(value, each.name, expanded(found) if each.metadata.get("path") else found)
     elif isinstance(value, dict):
-        value.update({key: _resolve(each, top, where) for key, each in value.items()})
+        value.update({key: _adopt(each, plain[key], where) for key, each in value.items()})
     elif isinstance(value, list):
-        value[:] = [_resolve(each, top, where) for each in value]
-    elif isinstance(value, str) and "${" in value:
-        return _referred(value, top, where)
+        value[:] = [_adopt(*both, where) for both in zip(value, plain, strict=True)]
+    elif isinstance(value, str):
+        if isinstance(plain, dict | list) or (plain == MISSING and value != MISSING):
+            raise UserError(f"{where}: {quoted(value)} names no value of the profile; correct it.")
+        return str(plain)
     return value
-
-
-def _referred(text: str, top: Any, where: str) -> str:
-    for _ in range(9):
-        found = REFERENCE.search(text)
-        if found is None:
-            return text
-        value = top
-        for name in found[1].split("."):
-            value = value.get(name, MISSING) if isinstance(value, dict) else getattr(value, name, MISSING)
-        if isinstance(value, dict | list) or is_dataclass(value) or value == MISSING:
-            raise UserError(f"{where}: {quoted(found[0])} names no value of the profile; correct it.")
-        text = text[: found.start()] + str(value) + text[found.end() :]
-        if len(text) > 4096:
-            break
-    raise UserError(f"{where}: {quoted(text)} refers to itself; write what it stands for.")
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]

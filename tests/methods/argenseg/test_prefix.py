@@ -67,7 +67,7 @@ def test_samples_of_an_image_are_alike_whatever_was_drawn_before(argenseg, examp
 
 
 @pytest.mark.parametrize(
-    ("prefix", "form", "words"),
+    ("prefix", "variant", "words"),
     [
         ({"share": 1.5}, {}, "share is 1.5"),
         ({"share": 0.5, "scales": 10}, {}, "scales is 10 of 10 scales; give 1 to 9"),
