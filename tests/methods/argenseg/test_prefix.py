@@ -74,6 +74,6 @@ def test_samples_of_an_image_are_alike_whatever_was_drawn_before(argenseg, examp
         ({"share": 0.5}, {"head": "hidden"}, "needs the head tokens"),
     ],
 )
-def test_wrong_settings_are_named(build, prefix, form, words):
+def test_wrong_settings_are_named(build, prefix, variant, words):
     with pytest.raises(UserError, match=words):
-        build("argenseg", prefix=prefix, form=form)
+        build("argenseg", prefix=prefix, variant=variant)

@@ -89,7 +89,7 @@ def test_a_tokenizer_goes_there_and_back_bit_by_bit(tokenizer_state, tmp_path, w
     found = load_file(back) if ending == ".safetensors" else torch.load(back, weights_only=True)
     assert same_bits(found, tokenizer_state)
     method = MaskTokenizerTraining.from_pretrained(ours)
-    assert method.mask_tokenizer.config == TINY
+    assert method.mask_tokenizer.config == replace(TINY, mask_resize="official")
     assert torch.equal(method.mask_tokenizer.latent_tokens, tokenizer_state["latent_tokens"].float())
 
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_is_never_replaced_by_another(whole, tmp_path):
     assert {path.name: path.read_bytes() for path in released.iterdir()} == before
     file = convert(tmp_path / "ours", tmp_path / "codec.pth")
     refused(tmp_path / "ours", file, "holds a checkpoint already")
-    (released / "config.json").unlink()  # as a mask_resize that was killed leaves it
+    (released / "config.json").unlink()  # as a conversion that was killed leaves it
     convert(tmp_path / "ours", released)
     assert {path.name: path.read_bytes() for path in released.iterdir()} == before
 
