@@ -19,9 +19,10 @@ from safetensors import safe_open
 from bench.config import Profile, SourceConfig, StageConfig
 from bench.data.mixture import component_configs, embedded
 from methods.base import UserError
-from methods.files import read_object, write_atomic
+from methods.files import printable, read_object, write_atomic
 
 FILE = "settings.json"
+MOST = 8  # differences that are told
 
 
 def settings_of(profile: Profile, name: str, stage: StageConfig, config: Mapping[str, object]) -> dict[str, Any]:
@@ -69,10 +70,11 @@ def compare(folder: Path, settings: Mapping[str, Any]) -> None:
         for name, each in kept.items():
             kept[name] = asdict(defaults) | each  # a key that came later had its default
     then, now = {key: then.get(key) for key in settings}, json.loads(json.dumps(settings))
-    changed = [f"{key} = {old} (now {new})" for key, old, new in _changes(then, now)]
+    changed = [f"{key} = {printable(old, 80)} (now {printable(new, 80)})" for key, old, new in _changes(then, now)]
     if changed:
+        more = f" and {len(changed) - MOST} more" if len(changed) > MOST else ""
         raise UserError(
-            f"{folder}: was made with {', '.join(changed)}; set it back, remove the folder to train it anew, or give "
+            f"{folder}: was made with {', '.join(changed[:MOST])}{more}; set it back, remove the folder to train it anew, or give "
             "another runs=."
         )
 

@@ -124,19 +124,19 @@ def test_exif_rotation_is_undone(tmp_path, orientation):
 def test_a_truncated_jpeg_is_refused(tmp_path, cut):
     path = written(tmp_path, "a.jpg", PICTURE.resize((200, 200)))
     path.write_bytes(path.read_bytes()[:cut])
-    assert "not a readable picture" in refusal(path)
+    assert "not a readable image" in refusal(path)
 
 
 def test_what_is_no_picture_is_refused(tmp_path):
     text = tmp_path / "notes.png"
     text.write_text("not a picture")
-    assert "not a readable picture" in refusal(text)
+    assert "not a readable image" in refusal(text)
     empty = tmp_path / "empty.jpg"
     empty.touch()
-    assert "not a readable picture" in refusal(empty)
-    assert "not a readable picture" in refusal(tmp_path)
+    assert "not a readable image" in refusal(empty)
+    assert "not a readable image" in refusal(tmp_path)
     assert "no such file" in refusal(tmp_path / "none.png")
-    assert "not a readable picture" in refusal(text / "below-a-file.png")
+    assert "not a readable image" in refusal(text / "below-a-file.png")
 
 
 FORMATS = {

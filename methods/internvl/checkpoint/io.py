@@ -277,8 +277,8 @@ def check_places(source: Path, target: Path) -> None:
         raise UserError(f"{printable(source, 80)} or {printable(target, 80)}: not a usable path ({reason}).") from None
     if read == written or read.parent == written or (written.parent == read and written.exists()):
         raise UserError(f"{target}: writing there would replace what is read from {source}; give another place.")
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise UserError(f"{target}: holds a checkpoint already, or other files; give another place.")
+    if target.is_file() or (target / CONFIG_FILE).exists():  # which is written last
+        raise UserError(f"{target}: holds a checkpoint already, which {source} would replace; give another place.")
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_broken_files_are_named_and_replaced(profile_of, capsys):
     Path("pictures/0/0.png").write_text("no picture")
     pipeline.train(profile_of("runs=one"))
     said = capsys.readouterr().err.replace("\n", " ")
-    assert "replaced a picture: pictures/0/0.png: not a readable picture" in said
+    assert "replaced a picture: pictures/0/0.png: not a readable image" in said
     assert len(losses("one")) == 6
 
 

@@ -177,7 +177,7 @@ def foreign(ours: pathlib.Path, layout: str, tmp_path: pathlib.Path) -> pathlib.
     size, rows = method.backbone.size, method.backbone.vocabulary
     tensors = opengvlab.to_original(method.backbone.native.state_dict(), size)
     config = opengvlab.original_config(size, rows, "InternVLChatModel")
-    return io.write_folder(tmp_path / "original", config, tensors, method.tokenizer)
+    return io.write_folder(tmp_path / "original", config, tensors, method.processor.tokenizer)
 
 
 @pytest.mark.parametrize(
