@@ -41,19 +41,44 @@ def length_curve(
 
     Nothing is simulated: each point is a run of the rule "settled". The method's own rule is put back at the end.
     """
-    requests = [Request(example.image, example.expressions[:1]) for example in examples]
     own, curve = method.stopping, []
     try:
         for tolerance in (None, *tolerances):
             settled = tolerance is not None
             method.stopping = Stopping("settled", tolerance, every) if settled else replace(own, rule="full")
-            predictions = [p for i in range(0, len(requests), batch) for p in method.segment(requests[i : i + batch])]
-            iou = np.array([_iou(p, e) for p, e in zip(predictions, examples, strict=True)])
-            tokens = np.array([len(p.token_ids) for p in predictions])
+            tokens, iou = _answered(method, examples, None, batch)
             curve.append(Spent(tolerance, tokens, iou, (curve[0].iou if curve else iou) - iou))
     finally:
         method.stopping = own
     return curve
+
+
+def written_against_fixed(method: HiMTok, examples: Sequence[Example], batch: int = 16) -> tuple[Spent, Spent]:
+    """The length that the model writes itself (rule "written"), and fixed lengths at the same mean cost: a mixture of
+    the two whole numbers of tokens next to that mean. `lost` is the fixed lengths' IoU minus the written one's."""
+    own = method.stopping
+    try:
+        method.stopping = replace(own, rule="written")
+        tokens, iou = _answered(method, examples, None, 1)
+        method.stopping = replace(own, rule="full")
+        mean = float(tokens.mean())
+        low, high = int(np.floor(mean)), int(np.ceil(mean))
+        fixed = _answered(method, examples, low, batch)[1]
+        if high > low:
+            fixed = (high - mean) * fixed + (mean - low) * _answered(method, examples, high, batch)[1]
+    finally:
+        method.stopping = own
+    return Spent(None, tokens, iou, fixed - iou), Spent(None, np.full(len(iou), mean), fixed, np.zeros(len(iou)))
+
+
+def _answered(
+    method: HiMTok, examples: Sequence[Example], tokens: int | None, batch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens written and IoU [N] of the examples' first sentences."""
+    requests = [Request(example.image, example.expressions[:1], tokens=tokens) for example in examples]
+    predictions = [p for i in range(0, len(requests), batch) for p in method.segment(requests[i : i + batch])]
+    iou = np.array([_iou(p, e) for p, e in zip(predictions, examples, strict=True)])
+    return np.array([len(p.token_ids) for p in predictions]), iou
 
 
 def _iou(prediction: Prediction, example: Example) -> float:

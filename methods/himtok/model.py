@@ -26,6 +26,7 @@ from methods.himtok.hierarchy import HierarchyConfig, blurred, hierarchical_loss
 from methods.himtok.mask_tokenizer import CodecConfig, MaskTokenizer, squashed
 from methods.himtok.prompts import END, START, Templates, code_token
 from methods.himtok.schedule import Stopping, TokenByToken
+from methods.himtok.stop import LearnedStop, cut_answers
 from methods.himtok.tokenizer_training import CodebookKeeper, tokenizer_loss
 from methods.internvl import checkpoint
 from methods.internvl import prompts as shared
@@ -41,7 +42,7 @@ from methods.internvl.vocabulary import add_tokens, token_id
 BALANCES = ("tokens", "octaves")
 CONVERSIONS = ("direct", "released")
 # parts of new and of started models
-BOTH = "tokenizer hierarchy keeper augmentation balance options templates tokens_in_words conversion"
+BOTH = "tokenizer hierarchy keeper augmentation stop stopping balance options templates tokens_in_words conversion"
 BOX_SCALE = 999  # the released evaluation divides by 999
 
 
@@ -78,6 +79,7 @@ class HiMTok(InternVLMethod):
         self._refiner: tuple[Any, ...] = ()  # in a tuple, so that it is no submodule
         self._past: list[Turn] = []  # the turns before, while a conversation is held
         self.keeper: dict[str, int] = {}  # settings of stage 1's CodebookKeeper
+        self.stop = LearnedStop()  # of training; `stopping` is what ends an answer
         self.augmentation = "none"  # of stage 1's masks; see methods/augment.py
         self.balance = "tokens"  # what counts alike in a block's cross-entropy; see BALANCES
         if backbone is not None:
@@ -92,11 +94,14 @@ class HiMTok(InternVLMethod):
         (folder of an InternVL model; left out in stage 1), `codec` (sizes) or `tokenizer` (folder of a stage-1 model),
         `init` of the mask tokens' rows ("mean" as released, or "codes"), `seed`. With both, `hierarchy`, `keeper`
         (settings of CodebookKeeper), `augmentation` of stage 1's masks ("none" or "shapes"), `balance` of a block's
-        cross-entropy ("tokens" or "octaves"), and how it speaks: `options` (fields of Options), `templates` ("own",
-        "short", "released" or a file), `tokens_in_words`; `conversion` ("direct" or "released") of its masks to the
-        picture's size."""
+        cross-entropy ("tokens" or "octaves"), `stop` (fields of LearnedStop: blocks that end early in training),
+        `stopping` (fields of Stopping: what ends an answer's mask), and how it speaks: `options` (fields of Options),
+        `templates` ("own", "short", "released" or a file), `tokens_in_words`; `conversion` ("direct" or "released") of
+        its masks to the picture's size."""
         method = cls._started(parts) if "start" in parts else cls._fresh(parts)
         method.keeper = dict(parts.get("keeper", {}))
+        method.stop = made(LearnedStop, parts.get("stop", {}), "stop")
+        method.stopping = made(Stopping, asdict(method.stopping) | dict(parts.get("stopping", {})), "stopping")
         method.augmentation = check_augmentation(str(parts.get("augmentation", "none")))
         method.conversion = str(parts.get("conversion", method.conversion))
         if method.conversion not in CONVERSIONS:
@@ -262,8 +267,10 @@ class HiMTok(InternVLMethod):
         """Write the masks' codes over the placeholders -> where every block's codes are."""
         if "masks" not in batch:
             return None
-        codes = self.low + self.codec.encode(batch["masks"])
-        return fill_codes(batch["ids"], batch["labels"], self.start_id, self.end_id, codes)
+        codes = self.codec.encode(batch["masks"])
+        if self.stop.share:
+            cut_answers(batch, codes, self.codec, self.start_id, self.end_id, self.stop)
+        return fill_codes(batch["ids"], batch["labels"], self.start_id, self.end_id, self.low + codes)
 
     def _mask_losses(self, hidden: Tensor, batch: dict[str, Any], blocks: Blocks | None) -> dict[str, Tensor]:
         """Soft codes of the blocks that are answers, decoded and compared with their masks.
