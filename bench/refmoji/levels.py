@@ -123,7 +123,7 @@ EASY_2 = replace(
     EASY, **SHAPES, sticking_out=0.12, covers=(0.25, 2), splits={"dev": 250, **EASY_SPLITS},
 )  # fmt: skip
 FULL_2 = replace(
-    FULL, **SHAPES, sticking_out=0.22, covers=(0.35, 3), splits={"dev": 250, **ALL_SPLITS},
+    FULL, **SHAPES, sticking_out=0.22, covers=(0.35, 3), splits={"dev": 250, **EASY_SPLITS, "multi": 250, "none": 250},
 )  # fmt: skip
 
 LEVELS = {level.key: level for level in (EASY, MEDIUM, FULL, EASY_2, FULL_2)}
