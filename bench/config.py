@@ -56,6 +56,9 @@ class DataConfig:
     level: str = "easy"
     seed: int = setting(0, 0, SEEDS)
     train_scenes: int = setting(0, 0, 10**8)  # 0: no training split
+    # above 0, evaluation data are the embedded dataset's sealed split `test` alone, drawn from this seed; in a root of
+    # their own
+    test_seed: int = setting(0, 0, SEEDS)
     workers: int = setting(1, 1, 1024)  # processes that draw scenes
     allow_leak: bool = False  # train on pictures that an evaluation split of `dataset` holds too
     mixture: dict[str, SourceConfig] = field(default_factory=dict)

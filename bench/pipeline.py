@@ -48,6 +48,7 @@ from methods.files import read_lines, read_object, write_atomic
 from methods.registry import method_class
 
 PACKAGES = ("torch", "transformers")
+SEALED = "test"  # the split that is drawn when all choices have been made
 SHOWN = 200  # lines of a log, at most, that are shipped
 
 
@@ -60,7 +61,8 @@ def prepare_data(profile: Profile, train: bool) -> None:
     """Build the embedded dataset's splits that the profile needs, if they are missing."""
     data = profile.data
     if is_embedded(profile):
-        build(level=data.level, root=eval_root(profile), workers=data.workers)
+        splits = [SEALED] if data.test_seed else None
+        build(data.level, eval_root(profile), splits, seed=data.test_seed, workers=data.workers)
     for source in component_configs(profile).values() if train else ():
         if embedded(source.dataset):
             build(

@@ -239,11 +239,11 @@ class _Placer:
             v = v if mode == "ground" else other
 
     def _stretch(self) -> float:
-        """A factor on the ratio of width to height, within 1/4 to 4; 1 for the share that is drawn as it is."""
+        """A factor on the ratio of width to height, within 1/5 to 5; 1 for the share that is drawn as it is."""
         share, sigma = self.level.stretched
         if self.rng.random() >= share:
             return 1.0
-        return round(math.exp(float(np.clip(self.rng.normal(0, sigma), -math.log(4), math.log(4)))), 2)
+        return round(math.exp(float(np.clip(self.rng.normal(-0.1, sigma), -math.log(5), math.log(5)))), 2)
 
     def _at_border(self, outside: float, u: float, v: float) -> tuple[float, float, float]:
         """How much of an object may lie outside, and for one that the border may cut a spot at the border."""

@@ -68,7 +68,8 @@ class Level:
     smallest: float  # least visible area of a referent
     splits: dict[str, int]  # evaluation split -> number of referents
     version: int = 1
-    stretched: tuple[float, float] = (0.0, 0.0)  # share of stretched drawings, and sigma of the log of their factor
+    # share of stretched drawings, and sigma of the log of their factor; more are made tall than wide
+    stretched: tuple[float, float] = (0.0, 0.0)
     cut: tuple[float, float] = (0.25, 0.25)  # least and most of a cut object's length that lies outside
     covers: tuple[float, int] = (0.0, 0)  # share of scenes with bars and discs in front, and how many at most
     sealed: dict[str, int] = field(default_factory=dict)  # split that follows the build's seed -> number of scenes
@@ -117,12 +118,12 @@ FULL = Level(
     splits=ALL_SPLITS,
 )  # fmt: skip
 
-SHAPES = {"version": 2, "stretched": (0.5, 0.6), "cut": (0.05, 0.4), "sealed": {"test": 250}}
+SHAPES = {"version": 2, "stretched": (0.7, 0.8), "cut": (0.05, 0.4), "sealed": {"test": 250}}
 EASY_2 = replace(
     EASY, **SHAPES, sticking_out=0.12, covers=(0.25, 2), splits={"dev": 250, **EASY_SPLITS},
 )  # fmt: skip
 FULL_2 = replace(
-    FULL, **SHAPES, sticking_out=0.22, covers=(0.35, 3), splits={"dev": 250, **ALL_SPLITS},
+    FULL, **SHAPES, sticking_out=0.22, covers=(0.35, 3), splits={"dev": 250, **EASY_SPLITS, "multi": 250, "none": 250},
 )  # fmt: skip
 
 LEVELS = {level.key: level for level in (EASY, MEDIUM, FULL, EASY_2, FULL_2)}

@@ -74,8 +74,8 @@ def compare(folder: Path, settings: Mapping[str, Any]) -> None:
     if changed:
         more = f" and {len(changed) - MOST} more" if len(changed) > MOST else ""
         raise UserError(
-            f"{folder}: was made with {', '.join(changed[:MOST])}{more}; set it back, remove the folder to train it anew, or give "
-            "another runs=."
+            f"{folder}: was made with {', '.join(changed[:MOST])}{more}; set it back, remove the folder to train it "
+            "anew, or give another runs=."
         )
 
 

@@ -41,19 +41,44 @@ def length_curve(
 
     Nothing is simulated: each point is a run of the rule "early_exit". The model's own rule is put back at the end.
     """
-    requests = [Request(example.image, example.expressions[:1]) for example in examples]
     own, curve = model.length, []
     try:
         for threshold in (None, *thresholds):
             early = threshold is not None
             model.length = AdaptiveLength("early_exit", threshold, every) if early else replace(own, rule="full")
-            predictions = [p for i in range(0, len(requests), batch) for p in model.segment(requests[i : i + batch])]
-            iou = np.array([_iou(p, e) for p, e in zip(predictions, examples, strict=True)])
-            tokens = np.array([len(p.token_ids) for p in predictions])
+            tokens, iou = _answered(model, examples, None, batch)
             curve.append(Spent(threshold, tokens, iou, (curve[0].iou if curve else iou) - iou))
     finally:
         model.length = own
     return curve
+
+
+def end_token_against_fixed(model: HiMTok, examples: Sequence[Example], batch: int = 16) -> tuple[Spent, Spent]:
+    """The length that the model writes itself (rule "end_token"), and fixed lengths at the same mean cost: a mixture of
+    the two whole numbers of tokens next to that mean. `lost` is the fixed lengths' IoU minus the written one's."""
+    own = model.length
+    try:
+        model.length = replace(own, rule="end_token")
+        tokens, iou = _answered(model, examples, None, 1)
+        model.length = replace(own, rule="full")
+        mean = float(tokens.mean())
+        low, high = int(np.floor(mean)), int(np.ceil(mean))
+        fixed = _answered(model, examples, low, batch)[1]
+        if high > low:
+            fixed = (high - mean) * fixed + (mean - low) * _answered(model, examples, high, batch)[1]
+    finally:
+        model.length = own
+    return Spent(None, tokens, iou, fixed - iou), Spent(None, np.full(len(iou), mean), fixed, np.zeros(len(iou)))
+
+
+def _answered(
+    model: HiMTok, examples: Sequence[Example], tokens: int | None, batch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens written and IoU [N] of the examples' first sentences."""
+    requests = [Request(example.image, example.expressions[:1], tokens=tokens) for example in examples]
+    predictions = [p for i in range(0, len(requests), batch) for p in model.segment(requests[i : i + batch])]
+    iou = np.array([_iou(p, e) for p, e in zip(predictions, examples, strict=True)])
+    return np.array([len(p.token_ids) for p in predictions]), iou
 
 
 def _iou(prediction: Prediction, example: Example) -> float:

@@ -165,6 +165,22 @@ class AdaptiveLength:
 
 
 @dataclass(frozen=True)
+class LearnedLength:
+    """Blocks that end early in training, so that the end token is learned where more tokens would hardly change the
+    mask. share: of the answers' whole blocks that are cut (0: none, as published); threshold: IoU that a cut may cost.
+    """
+
+    share: float = setting(0.0, 0, 1)
+    threshold: float = setting(0.02, 0, 1)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1 or not 0 <= self.threshold <= 1:
+            raise UserError(
+                f"learned_length has the share {self.share} and the threshold {self.threshold}; give numbers of 0 to 1."
+            )
+
+
+@dataclass(frozen=True)
 class RestartConfig:
     """Dead codes in stage 1. warmup: steps before codes are placed for the first time; every: steps between later
     restarts; placed: the codes are trained ones, so that the first placement is not due."""
@@ -201,7 +217,8 @@ class ModelStage:
     `backbone` (folder of an InternVL model, or random:SIZE with `vocabulary` and `texts`), `mask_tokenizer` (folder of
     a stage-1 model) or `mask_tokenizer_config` of an untrained one, and `init` of the mask tokens' rows. With both the
     losses, the processor's choices, `prompt_template` ("ours", "short", "official", a file or its content), whether a
-    requested number of mask tokens is also said in the prompt, and the mask's way to the image's size."""
+    requested number of mask tokens is also said in the prompt, the mask's way to the image's size, and what ends a block
+    in training (`learned_length`) and in an answer (`adaptive_length`)."""
 
     seed: int = 0
     start: str = ""
@@ -213,6 +230,8 @@ class ModelStage:
     init: str = setting("mean", choices=INITS)
     hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
     token_loss_weighting: str = setting("tokens", choices=TOKEN_LOSS_WEIGHTINGS)
+    learned_length: LearnedLength = field(default_factory=LearnedLength)
+    adaptive_length: AdaptiveLength = field(default_factory=AdaptiveLength)
     processor: ProcessorConfig = field(default_factory=ProcessorConfig)
     prompt_template: Any = "ours"
     budget_in_prompt: bool = False

@@ -24,10 +24,12 @@ from methods.himtok.config import (
     TOKEN_LOSS_WEIGHTINGS,
     AdaptiveLength,
     HierarchyConfig,
+    LearnedLength,
     MaskTokenizerConfig,
     Speech,
 )
 from methods.himtok.hierarchy import blurred, hierarchical_loss, mask_loss
+from methods.himtok.learned_length import cut_answers
 from methods.himtok.mask_tokenizer import MaskTokenizer
 from methods.himtok.processor import HiMTokProcessor
 from methods.himtok.prompts import END, START, PromptTemplate, code_token
@@ -43,7 +45,10 @@ from methods.internvl.model import InternVLModel, changed, check_keys, made
 from methods.internvl.vocabulary import add_tokens
 
 # keys of new and of continued models
-BOTH = "mask_tokenizer hierarchy token_loss_weighting processor prompt_template budget_in_prompt mask_resize"
+BOTH = (
+    "mask_tokenizer hierarchy token_loss_weighting processor prompt_template budget_in_prompt mask_resize "
+    "learned_length adaptive_length"
+)
 
 
 class HiMTok(InternVLModel):
@@ -61,6 +66,7 @@ class HiMTok(InternVLModel):
         self.decode = decode
         self.length = length or AdaptiveLength()
         self.token_loss_weighting = "tokens"
+        self.learned_length = LearnedLength()  # of training; `length` is what ends an answer
         self._refiner: tuple[Any, ...] = ()  # in a tuple, so that it is no submodule
 
     # ---- building, files ------------------------------------------------------------------------------------
@@ -71,6 +77,9 @@ class HiMTok(InternVLModel):
         model = cls._continued(config) if "start" in config else cls._fresh(config)
         masks = model.mask_tokenizer
         masks.config = replace(masks.config, mask_resize=str(config.get("mask_resize", masks.config.mask_resize)))
+        model.learned_length = made(LearnedLength, config.get("learned_length", {}), "learned_length")
+        length = asdict(model.length) | dict(config.get("adaptive_length", {}))
+        model.length = made(AdaptiveLength, length, "adaptive_length")
         model.token_loss_weighting = str(config.get("token_loss_weighting", "tokens"))
         if model.token_loss_weighting not in TOKEN_LOSS_WEIGHTINGS:
             known = " or ".join(TOKEN_LOSS_WEIGHTINGS)
@@ -213,8 +222,11 @@ class HiMTok(InternVLModel):
         """Write the masks' codes over the placeholders -> where every block's codes are."""
         if "masks" not in batch:
             return None
-        codes = self.processor.mask_token_offset + self.mask_tokenizer.encode(batch["masks"])
-        return fill_codes(batch["ids"], batch["labels"], self.processor.start_id, self.processor.end_id, codes)
+        codes, processor = self.mask_tokenizer.encode(batch["masks"]), self.processor
+        ends = processor.start_id, processor.end_id
+        if self.learned_length.share:
+            cut_answers(batch, codes, self.mask_tokenizer, *ends, self.learned_length)
+        return fill_codes(batch["ids"], batch["labels"], *ends, processor.mask_token_offset + codes)
 
     def _mask_losses(self, hidden: Tensor, batch: dict[str, Any], blocks: Blocks | None) -> dict[str, Tensor]:
         """Soft codes of the blocks that are answers, decoded and compared with their masks.

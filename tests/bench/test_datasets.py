@@ -21,7 +21,7 @@ def test_every_card_is_readable():
     rows = {row["name"]: row for row in list_cards()}
     assert {"refmoji", "refcoco", "refcoco+", "refcocog"} <= rows.keys() == set(card_names())
     assert rows["refmoji"]["kind"] == "synthetic" and rows["refmoji"]["levels"] == list(LEVELS)
-    assert {"train", "test", *LEVELS["full-2"].splits} == set(rows["refmoji"]["splits"])
+    assert {"train", "test", "dev", *LEVELS["full"].splits} == set(rows["refmoji"]["splits"])
 
 
 def test_datasets_are_opened_by_name(easy_root):

@@ -345,3 +345,13 @@ def test_rules_of_decoding_stand_side_by_side(small):
     assert variants == {(method, variant) for method in small.models for variant in named}
     names = {path.name for path in pipeline.predictions_dir(small).glob("himtok.val.*")}
     assert {f"himtok.val.per_expression{rule}.jsonl" for rule in ("", "-hard", "-expected")} <= names
+
+
+def test_the_sealed_split_is_drawn_from_its_own_seed_in_a_root_of_its_own(profile_in, tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(pipeline, "build", lambda *args, **more: built.append((args, more)))
+    profile = profile_in(tmp_path / "sealed")
+    pipeline.prepare_data(profile, train=False)
+    profile.data.test_seed = 7
+    pipeline.prepare_data(profile, train=False)
+    assert [(args[2], more["seed"]) for args, more in built] == [(None, 0), (["test"], 7)]
