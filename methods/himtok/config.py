@@ -217,8 +217,8 @@ class ModelStage:
     `backbone` (folder of an InternVL model, or random:SIZE with `vocabulary` and `texts`), `mask_tokenizer` (folder of
     a stage-1 model) or `mask_tokenizer_config` of an untrained one, and `init` of the mask tokens' rows. With both the
     losses, the processor's choices, `prompt_template` ("ours", "short", "official", a file or its content), whether a
-    requested number of mask tokens is also said in the prompt, the mask's way to the image's size, and what ends a block
-    in training (`learned_length`) and in an answer (`adaptive_length`)."""
+    requested number of mask tokens is also said in the prompt, the mask's way to the image's size, and what ends a
+    block in training (`learned_length`) and in an answer (`adaptive_length`)."""
 
     seed: int = 0
     start: str = ""

@@ -24,9 +24,9 @@ class Growing:
 
 
 @pytest.mark.parametrize(("threshold", "expected"), [(0.0, 8), (0.4, 8), (0.5, 4), (0.9, 1)])
-def test_the_shortest_prefix_within_the_tolerance(tolerance, expected):
+def test_the_shortest_prefix_within_the_threshold(threshold, expected):
     masks = torch.ones(2, 1, 8, 8)
-    assert shortest_prefixes(Growing(), torch.zeros(2, 8), masks, tolerance).tolist() == [expected] * 2
+    assert shortest_prefixes(Growing(), torch.zeros(2, 8), masks, threshold).tolist() == [expected] * 2
 
 
 def test_blocks_are_cut_and_rows_close_up():
