@@ -3,6 +3,7 @@
 import csv
 import io
 
+import pytest
 from rich.console import Console
 
 from bench.report.layout import Column, Figure, Table, Timing, html, latex, markdown, print_table, to_csv
@@ -65,6 +66,32 @@ def test_latex_escapes():
     assert r"a \& b & 61.2 $\pm$ 2.5 & 12.3 (150) & 1,234 \\" in text
     assert r"c & 50.0$\dagger$" in text
     assert r"\begin{tabular}{lrrr}" in text
+
+
+HOSTILE = [
+    ("a|b", r"| a\|b |", "a|b"),
+    ("<script>", "| &lt;script> |", "<script>"),
+    ("[x](javascript:alert(1))", r"| \[x\](javascript:alert(1)) |", "[x](javascript:alert(1))"),
+    ("two\nlines\r\u2028more", "| two lines more |", "two lines more"),
+    ("`code`", r"| \`code\` |", "`code`"),
+    ("=1+1", "| =1+1 |", "'=1+1"),
+    ("@SUM(A1)", "| @SUM(A1) |", "'@SUM(A1)"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "cell"), HOSTILE)
+def test_names_are_text_in_markdown_and_spreadsheets(name, row, cell):
+    table = Table("t", [Column("method", "method")], [{"method": name}])
+    assert markdown(table).split("\n")[4] == row
+    assert list(csv.reader(io.StringIO(to_csv(table)))) == [["method"], [cell]]
+
+
+def test_names_are_text_in_latex():
+    text = latex(Table("t", [Column("method", "method")], [{"method": r"\input{x} $a^b$ ~ # % & _ \n"}]))
+    (row,) = (line for line in text.split("\n") if "input" in line)
+    assert row == (
+        r"\textbackslash{}input\{x\} \$a\textasciicircum{}b\$ \textasciitilde{} \# \% \& \_ \textbackslash{}n \\"
+    )
 
 
 def test_a_narrow_terminal_gets_the_table_in_parts():

@@ -1,6 +1,8 @@
 """From a profile to a stage: what it builds on, its data, its validation."""
 
 import copy
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ from bench.data.sampler import MixtureComponent
 from bench.evaluate.shapes import KINDS
 from bench.evaluate.validation import validation
 from bench.train import stages
-from bench.train.stages import model_config, model_of_stage, needed_stages, train_stage
+from bench.train.stages import model_config, model_of_stage, needed_stages, stage_folder, train_stage
 from methods.base import Prediction, UserError
 
 CPU = torch.device("cpu")
@@ -165,3 +167,21 @@ def test_the_profiles_seed_makes_every_stage_another_training(profile, opened):
 
     assert weights() != weights(seed=3)
     assert weights(own=3) == weights(seed=1, own=2)
+
+
+def test_a_second_training_of_a_stage_is_refused_while_another_process_holds_it(profile, opened, tmp_path):
+    folder = stage_folder(profile, "backbone")
+    folder.mkdir(parents=True)
+    (folder / stages.LOCK).touch()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, sys\n"
+         "handle = open(sys.argv[1], 'a')\nfcntl.flock(handle, fcntl.LOCK_EX)\nprint('held', flush=True)\ninput()",
+         str(folder / stages.LOCK)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout.readline() == b"held\n"
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError, match=r"another command is writing there; wait for it to end"):
+        train_stage(profile, "backbone", "", CPU)
+    assert sorted(folder.rglob("*")) == before
+    holder.communicate(b"\n")
+    assert train_stage(profile, "backbone", "", CPU).is_dir()
