@@ -22,7 +22,7 @@ PROFILE_COMMANDS = {
     "study": "train everything anew, ship the weights, then reproduce",
     "train": "train the named stages (all if none is named) with what they build on",
     "plan": "what the named stages (all if none is named) will cost: gpus=8 memory=80 mfu=0.4",
-    "eval": "predictions, scores and records of every method, codec and baseline",
+    "eval": "predictions, scores and records of every method, mask tokenizer and baseline",
     "ablation": "the same models with fewer mask tokens, and what each token or scale is worth",
     "latency": "seconds per picture, stage by stage",
     "report": "tables and figures from the records that exist",
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("action", choices=("list", "build", "check", "show"))
     data.set_defaults(run=_data)
     segment = commands.add_parser("segment", help="segment what a sentence describes in your own picture")
-    segment.add_argument("image", type=_path, help="a picture; or a text file of picture<tab>expression, for a sheet")
+    segment.add_argument("image", type=_path, help="an image; or a text file of image<tab>expression, for a sheet")
     segment.add_argument("expression", nargs="?", help="what to segment; left out with a list")
     segment.add_argument("--method", default="himtok", help="a method of the profile (default: himtok; lists: all)")
     segment.add_argument("--out", type=_path, default=Path("overlay.png"))
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="a page in the browser that asks every method about your pictures")
     demo.add_argument("--port", type=_number(1, 65535), default=7860)
     demo.set_defaults(run=_demo)
-    convert = commands.add_parser("convert", help="released checkpoints into this project's layout, or back")
+    convert = commands.add_parser("convert", help="public checkpoints into this project's layout, or back")
     convert.add_argument("source", type=_path)
     convert.add_argument("target", type=_path)
     convert.add_argument("--method", required=True, help="boxes (InternVL2.5 alone), himtok or argenseg")

@@ -131,7 +131,7 @@ class EvaluateConfig:
     # rules of decoding (methods.base.Decoding), side by side; `genseg segment` takes the first
     decode_rules: list[str] = setting(choices=RULES, factory=lambda: ["official"])
     temperature: float = setting(1.0, 1e-3, 1e3)  # of the rule "expected"
-    prefixes: bool = True  # the codec's ceiling at every number of tokens, or at the full one alone
+    prefixes: bool = True  # the mask tokenizer's ceiling at every number of tokens, or at the full one alone
     batch: int = setting(16, 1, 10**6)
     threads: int = setting(2, 1, 1024)
     precision: str = setting("float32", choices=PRECISIONS)

@@ -70,11 +70,11 @@ def knowledge(profile: Profile) -> Iterator[str]:
 
 
 def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
-    """Answer lines "picture<tab>expression" with every method of the profile; write the sheet to `out`.
+    """Answer lines "image<tab>expression" with every method of the profile; write the sheet to `out`.
 
     Raises UserError, naming the line, for one that has another form or a file that is no picture.
     """
-    lines = numbered_lines(read_text(questions, "give a text file of picture<tab>expression"))
+    lines = numbered_lines(read_text(questions, "give a text file of image<tab>expression"))
     check_free(out, (questions,))
     asked = []
     for number, line in lines:
@@ -84,7 +84,7 @@ def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
         check_expression(expression, f"{questions}, line {number}: the expression")
         asked.append((open_image(Path(path.strip())), expression.strip()))
     if not asked:
-        raise UserError(f"{questions}: holds no questions; write lines of picture<tab>expression.")
+        raise UserError(f"{questions}: holds no questions; write lines of image<tab>expression.")
     answers = {}
     for name in profile.models:
         model = load(name, find_model(profile, name))

@@ -1,6 +1,6 @@
 """ARGenSeg's conversations with a picture: of the mask, or of a caption.
 
-The wording of "segment" is the released evaluation's; "released" adds its blanks and full stops.
+The wording of "segment" is the official evaluation's; "official" adds its blanks and full stops.
 """
 
 from __future__ import annotations

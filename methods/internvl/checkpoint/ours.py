@@ -152,4 +152,9 @@ def read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     made = number(config.get("format"), f"{folder}/{CONFIG_FILE}: format", 1, whole=True, repair=COPY)
     if made > native.FORMAT:
         raise UserError(f"{folder}: written by a later version (format {made}); update genseg-bench.")
+    if made < native.FORMAT:
+        raise UserError(
+            f"{folder}: written by an earlier version (format {made}), whose names this one no longer reads; convert "
+            "the original checkpoint again, or train the stage anew."
+        )
     return config, read_tensors(folder)

@@ -149,6 +149,13 @@ def test_tensors_that_do_not_fit_are_named(method, folder, change, complaint):
     assert complaint.format(name) in refusal(method.name, folder)
 
 
+def test_another_version_of_the_layout_is_refused(method, folder):
+    config = json.loads((folder / "config.json").read_text())
+    for version, words in ((1, "written by an earlier version (format 1)"), (99, "written by a later version")):
+        (folder / "config.json").write_text(json.dumps(config | {"format": version}))
+        assert words in refusal(method.name, folder)
+
+
 def test_many_missing_tensors_are_counted(method, folder):
     save_file({"surplus": torch.zeros(1)}, folder / "model.safetensors")
     assert f"and {len(method.state_dict()) - 3} more" in refusal(method.name, folder)
