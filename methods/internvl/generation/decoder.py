@@ -1,8 +1,8 @@
 """One batch's decoding state: which keys exist, each row's next position, and how a block of mask tokens is written.
 
-`Decoder` is the fast backend (`cuda_graphs.py` replays it from CUDA graphs). `OfficialDecoder` does the same as
-the official codes do it, for comparison: transformers' own forward with a cache that grows, the head over the whole vocabulary at
-every step (over the whole prompt too), and the host waiting for every chosen token.
+`Decoder` is the fast backend (`cuda_graphs.py` replays it from CUDA graphs). `OfficialDecoder` does the same as the
+official codes do it, for comparison: transformers' own forward with a cache that grows, the head over the whole
+vocabulary at every step (over the whole prompt too), and the host waiting for every chosen token.
 
 Shapes: B rows, L prompt tokens (left-padded), n tokens of a step, D width.
 """
