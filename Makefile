@@ -35,8 +35,8 @@ latency: $(READY) ## measure the time per image, stage by stage
 report: $(READY) ## write tables and figures from the records that exist
 	$(GENSEG) report profile=$(PROFILE)
 
-test: $(READY) ## run the tests (without the slow and the GPU ones)
-	$(PYTEST) -q -m "not slow and not gpu"
+test: $(READY) ## run the tests on all cores (without the slow and the GPU ones)
+	OMP_NUM_THREADS=1 $(PYTEST) -q -n auto -m "not slow and not gpu"
 
 bench: $(READY) ## time the hot functions of the harness
 	$(PYTEST) -q tests/bench_speed --benchmark-enable --benchmark-only
