@@ -315,7 +315,11 @@ def test_reproduce_trains_evaluates_times_and_reports(folder, profile_in, data, 
     """From nothing to the tables; evaluating and timing again does nothing anew and leaves every byte as it was."""
     real = pipeline.build
     monkeypatch.setattr(
-        pipeline, "build", lambda **words: real(**(words | {"splits": words.get("splits", ["val"])}), progress=False)
+        pipeline,
+        "build",
+        lambda level, root, splits=None, *given, **words: real(
+            level, root, splits or ["val"], *given, **words, progress=False
+        ),
     )
     profile = profile_in(data)
     words = [f"profile={folder / 'small.yaml'}", "evaluate.protocols=[per_expression]"]
