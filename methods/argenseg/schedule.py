@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ScaleByScale:
-    """The first `scales` scales of a image, one per step, fed with the sum of all earlier ones.
+    """The first `scales` scales of an image, one per step, fed with the sum of all earlier ones.
 
     Scale 1 is predicted from the start token itself.
     """

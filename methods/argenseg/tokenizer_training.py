@@ -117,7 +117,7 @@ def load_mask_tokenizer(folder: Path) -> VQVAE:
 
 
 def random_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    """VAR's preparation of a image: the shorter side to 9/8 of `side` with Lanczos, then a random square."""
+    """VAR's preparation of an image: the shorter side to 9/8 of `side` with Lanczos, then a random square."""
     shorter = round(1.125 * side)
     width, height = (max(shorter, round(n * shorter / min(image.size))) for n in image.size)
     left, top = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
@@ -126,7 +126,7 @@ def random_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Imag
 
 
 def image_sample(example: Example, mask: np.ndarray | None, side: int, rng: np.random.Generator) -> TrainingSample:
-    """A scene squashed to a square as its mask [R, R] is, or without a mask a random square of a image."""
+    """A scene squashed to a square as its mask [R, R] is, or without a mask a random square of an image."""
     image = open_image(example.image)
     square = image.resize((side, side), Image.Resampling.BICUBIC) if mask is not None else random_crop(image, side, rng)
     pixels = np.asarray(square, np.float32).transpose(2, 0, 1) / 127.5 - 1
