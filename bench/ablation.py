@@ -139,13 +139,13 @@ class Subject:
             return []
         indices = objects_of(self.dataset, plan(self.dataset, "per_object_joined", self.profile.ablation.settled_limit))
         examples = [self.dataset[index] for index in indices]
-        pictures = [example.image_id for example in examples]
+        images = [example.image_id for example in examples]
         records = []
         for spent in resolve(curve)(self.method, examples, self.profile.ablation.tolerances):
             ones = np.ones(len(examples))
             table = {"giou": (spent.iou, ones), "giou_lost": (spent.lost, ones), "tokens_spent": (spent.tokens, ones)}
             variant = "settled=never" if spent.threshold is None else f"settled={spent.threshold:g}"
-            records += self._records(variant, table, pictures, "per_expression")
+            records += self._records(variant, table, images, "per_expression")
         return records
 
     def orders(self) -> list[Record]:
@@ -183,11 +183,11 @@ class Subject:
     def perception(self) -> list[Record]:
         questions = PerceptionSet(self.dataset, seed=self.profile.evaluate.seed)
         questions = [questions[i] for i in range(min(len(questions), self.profile.ablation.limit or len(questions)))]
-        pictures = [question.image_id for question in questions]
+        images = [question.image_id for question in questions]
         found = summary(
-            score(questions, ask(self.method, questions, several=False)), pictures, self.profile.evaluate.seed
+            score(questions, ask(self.method, questions, several=False)), images, self.profile.evaluate.seed
         )
-        likely = summary(score(questions, likeliest(self.method, questions)), pictures, self.profile.evaluate.seed)
+        likely = summary(score(questions, likeliest(self.method, questions)), images, self.profile.evaluate.seed)
         found["likeliest"] = likely["accuracy"]
         return [
             self._record("", f"perception/{name}", figure, len(questions), PERCEPTION) for name, figure in found.items()
@@ -212,10 +212,10 @@ class Subject:
     def _predictions(self, variant: str) -> Path:
         return pipeline.predictions_dir(self.profile) / "ablation" / "".join(c if c.isalnum() else "-" for c in variant)
 
-    def _records(self, variant: str, table: Any, pictures: Sequence[Any], protocol: str) -> list[Record]:
-        found = ratio_intervals(table, pictures, self.profile.evaluate.seed)
+    def _records(self, variant: str, table: Any, images: Sequence[Any], protocol: str) -> list[Record]:
+        found = ratio_intervals(table, images, self.profile.evaluate.seed)
         return [
-            self._record(variant, name, figure, len(pictures), protocol)
+            self._record(variant, name, figure, len(images), protocol)
             for name, figure in found.items()
             if np.isfinite(figure.value)
         ]

@@ -24,7 +24,7 @@ PROFILE_COMMANDS = {
     "plan": "what the named stages (all if none is named) will cost: gpus=8 memory=80 mfu=0.4",
     "eval": "predictions, scores and records of every method, mask tokenizer and baseline",
     "ablation": "the same models with fewer mask tokens, and what each token or scale is worth",
-    "latency": "seconds per picture, stage by stage",
+    "latency": "seconds per image, stage by stage",
     "report": "tables and figures from the records that exist",
 }
 MACHINE = ("gpus", "memory", "mfu", "text", "answer", "tiles")  # settings of `plan` besides the profile's
@@ -110,23 +110,23 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="list, build, check or show datasets")
     data.add_argument("action", choices=("list", "build", "check", "show"))
     data.set_defaults(run=_data)
-    segment = commands.add_parser("segment", help="segment what a sentence describes in your own picture")
+    segment = commands.add_parser("segment", help="segment what a sentence describes in your own image")
     segment.add_argument("image", type=_path, help="an image; or a text file of image<tab>expression, for a sheet")
     segment.add_argument("expression", nargs="?", help="what to segment; left out with a list")
     segment.add_argument("--method", default="himtok", help="a method of the profile (default: himtok; lists: all)")
     segment.add_argument("--out", type=_path, default=Path("overlay.png"))
     segment.add_argument("--checkpoint", type=_path, help="a model's folder instead of the profile's")
     segment.set_defaults(run=_segment)
-    generate = commands.add_parser("generate", help="a picture from a sentence")
+    generate = commands.add_parser("generate", help="an image from a sentence")
     generate.add_argument("caption")
-    generate.add_argument("--method", default="argenseg", help="a method whose tokens are those of a picture")
-    generate.add_argument("--out", type=_path, default=Path("picture.png"))
+    generate.add_argument("--method", default="argenseg", help="a method whose tokens are those of an image")
+    generate.add_argument("--out", type=_path, default=Path("image.png"))
     generate.add_argument("--checkpoint", type=_path, help="a model's folder instead of the profile's")
     scale = _number(0, 1000, whole=False)
     generate.add_argument("--guidance", type=scale, default=4.0, help="of classifier-free guidance (default: 4)")
     generate.add_argument("--seed", type=_number(0, 2**31 - 1), help="draw the tokens instead of taking the likeliest")
     generate.set_defaults(run=_generate)
-    demo = commands.add_parser("demo", help="a page in the browser that asks every method about your pictures")
+    demo = commands.add_parser("demo", help="a page in the browser that asks every method about your images")
     demo.add_argument("--port", type=_number(1, 65535), default=7860)
     demo.set_defaults(run=_demo)
     convert = commands.add_parser("convert", help="public checkpoints into this project's layout, or back")

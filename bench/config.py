@@ -37,8 +37,8 @@ class SourceConfig:
     split_by: str = ""  # data.split_by, for the dataset of that name
     split: str = "train"
     styles: list[str] = field(default_factory=list)  # of expressions to keep; all
-    repeat: float = setting(1.0, 0, 1e6)  # how often an epoch holds each picture
-    weight: float = setting(0.0, 0)  # share of the pictures instead, if all sources have one
+    repeat: float = setting(1.0, 0, 1e6)  # how often an epoch holds each image
+    weight: float = setting(0.0, 0)  # share of the images instead, if all sources have one
     tasks: dict[str, float] = setting(low=0, factory=dict)  # those of the stage that the dataset can serve
     level: str = ""  # of the embedded dataset; data.level
     train_scenes: int = setting(0, 0, 10**8)  # of the embedded dataset; data.train_scenes
@@ -46,12 +46,12 @@ class SourceConfig:
 
 @dataclass
 class DataConfig:
-    """Where the pictures come from. `root` is built on first use if the dataset is the embedded one; a `mixture` (a
+    """Where the images come from. `root` is built on first use if the dataset is the embedded one; a `mixture` (a
     name for each source) replaces it for training."""
 
     dataset: str = "refmoji"
     root: str = setting(MISSING, path=True)
-    images: str = setting("", path=True)  # folder of the pictures, where it is not in the root
+    images: str = setting("", path=True)  # folder of the images, where it is not in the root
     split_by: str = ""  # which division into splits, where a dataset has several (umd or google); the card's
     level: str = "easy"
     seed: int = setting(0, 0, SEEDS)
@@ -60,7 +60,7 @@ class DataConfig:
     # their own
     test_seed: int = setting(0, 0, SEEDS)
     workers: int = setting(1, 1, 1024)  # processes that draw scenes
-    allow_leak: bool = False  # train on pictures that an evaluation split of `dataset` holds too
+    allow_leak: bool = False  # train on images that an evaluation split of `dataset` holds too
     mixture: dict[str, SourceConfig] = field(default_factory=dict)
 
 
@@ -75,12 +75,12 @@ class StageConfig:
     tasks: dict[str, float] = setting(low=0, factory=dict)
     mixture: dict[str, float] = setting(low=0, factory=dict)  # source -> factor on it, 0: left out; none given: all
     steps: int = setting(MISSING, 1, MANY)
-    images: int = setting(8, 1, 10**6)  # pictures per step
-    per_image: int = setting(2, 1, 10**4)  # samples per picture
-    # pictures per forward pass on one device; 0: `images` divided by the number of processes
+    images: int = setting(8, 1, 10**6)  # images per step
+    per_image: int = setting(2, 1, 10**4)  # samples per image
+    # images per forward pass on one device; 0: `images` divided by the number of processes
     micro_images: int = setting(0, 0, 10**6)
     pack: bool = False  # put the samples of a micro-batch into one row that no padding fills
-    # steps among which pictures with samples of like length share a micro-batch; 1: as drawn
+    # steps among which images with samples of like length share a micro-batch; 1: as drawn
     group_lengths: int = setting(1, 1, 10**6)
     lr: float = setting(1e-3, 0, 100)  # AdamW
     # Muon for the weights of linear layers (the head aside); 0: AdamW for them too
@@ -117,7 +117,7 @@ class TrainConfig:
     offload: bool = False  # with zero: optimiser states (with zero 3 the weights too) in the CPU's memory
     checkpoint_activations: bool = False  # compute activations anew in the backward pass
     workers: int = setting(0, 0, 1024)  # processes that prepare samples, per process that trains
-    broken_share: float = setting(0.01, 0, 1)  # of the pictures that may be unusable before a run is stopped
+    broken_share: float = setting(0.01, 0, 1)  # of the images that may be unusable before a run is stopped
     explode: float = setting(10.0, 0)  # stop if the loss exceeds this times its running mean (or 1); 0: never
     tensorboard: bool = False  # also write TensorBoard's events
     wandb: str = ""  # also log to this Weights & Biases project
@@ -158,10 +158,10 @@ class LatencyConfig:
     precision: str = setting("float32", choices=PRECISIONS)
     paths: list[str] = setting(choices=PATHS, factory=lambda: ["fast", "official"])  # see methods.base.Decoding
     sizes: list[str] = field(default_factory=list)  # backbones with random weights
-    tiles: list[int] = setting(choices=TILES, factory=lambda: [1])  # of a picture, the thumbnail included
+    tiles: list[int] = setting(choices=TILES, factory=lambda: [1])  # of an image, the thumbnail included
     untrained: dict[str, UntrainedConfig] = field(default_factory=dict)  # methods on them, by a name for the tables
     int8: bool = False  # time with 8-bit weights in the language model; for trained models, with what they change
-    scaling: bool = False  # also time batches, several expressions about a picture, tiles and numbers of tokens
+    scaling: bool = False  # also time batches, several expressions about an image, tiles and numbers of tokens
     price: float = setting(0.0, 0)  # of the machine per hour, for the cost of a million masks; 0: not told
 
 

@@ -1,4 +1,4 @@
-"""A page in the browser that asks every method of a profile about a picture: `genseg demo`."""
+"""A page in the browser that asks every method of a profile about an image: `genseg demo`."""
 
 from __future__ import annotations
 
@@ -39,34 +39,34 @@ def serve(profile: Profile, port: int) -> None:
 
 
 def examples(dataset: Any) -> list[tuple[str, str]]:
-    """(path of a picture, sentence) of the first pictures of a dataset."""
+    """(path of an image, sentence) of the first images of a dataset."""
     first = [indices[0] for _, indices in dataset.by_image()[:EXAMPLES]]
     return [(str(dataset[index].image), dataset[index].expressions[0]) for index in first]
 
 
 def ask(
-    models: Mapping[str, Model], picture: str | Image.Image | None, expression: str, decoding: Decoding = DEFAULT
+    models: Mapping[str, Model], image: str | Image.Image | None, expression: str, decoding: Decoding = DEFAULT
 ) -> list[Image.Image | str]:
     """Each model's overlay and what there is to say of its answer, one after the other.
 
-    Raises UserError without a picture or an expression, or for a file that is no image.
+    Raises UserError without an image or an expression, or for a file that is no image.
     """
-    if picture is None:
-        raise UserError("There is no picture; upload one or choose an example.")
+    if image is None:
+        raise UserError("There is no image; upload one or choose an example.")
     check_expression(expression)
-    picture, shown = open_image(picture), []
+    image, shown = open_image(image), []
     for model in models.values():
-        prediction = model.segment([request_of(picture, expression)], decoding)[0]
-        shown += [overlay(picture, prediction.mask, ANSWER, prediction.box), "\n".join(describe(prediction))]
+        prediction = model.segment([request_of(image, expression)], decoding)[0]
+        shown += [overlay(image, prediction.mask, ANSWER, prediction.box), "\n".join(describe(prediction))]
     return shown
 
 
 def build(gradio: Any, models: Mapping[str, Model], shown: Sequence[tuple[str, str]], profile: Profile) -> Any:
-    """The page: a picture and a sentence on the left, the methods' answers beside each other on the right."""
+    """The page: an image and a sentence on the left, the methods' answers beside each other on the right."""
 
-    def answer(picture: str | None, expression: str) -> list[Image.Image | str]:
+    def answer(image: str | None, expression: str) -> list[Image.Image | str]:
         try:
-            return ask(models, picture, expression, timed(profile.evaluate))
+            return ask(models, image, expression, timed(profile.evaluate))
         except UserError as error:
             raise gradio.Error(str(error), print_exception=False) from None
 
@@ -75,8 +75,8 @@ def build(gradio: Any, models: Mapping[str, Model], shown: Sequence[tuple[str, s
         gradio.Markdown(f"## {' and '.join(models)} write segmentation masks\n{told}")
         with gradio.Row():
             with gradio.Column(scale=1):
-                picture = gradio.Image(type="filepath", label="picture")
-                picture.preprocess = lambda upload: upload.path if upload else None  # `open_image` decides, not gradio
+                image = gradio.Image(type="filepath", label="image")
+                image.preprocess = lambda upload: upload.path if upload else None  # `open_image` decides, not gradio
                 expression = gradio.Textbox(label="what to segment", placeholder="the red car")
                 button = gradio.Button("Segment", variant="primary")
             outputs = []
@@ -84,9 +84,9 @@ def build(gradio: Any, models: Mapping[str, Model], shown: Sequence[tuple[str, s
                 with gradio.Column(scale=1):
                     outputs.append(gradio.Image(label=name, interactive=False))
                     outputs.append(gradio.Textbox(label="answer", lines=4))
-        gradio.Examples([list(pair) for pair in shown], [picture, expression])
+        gradio.Examples([list(pair) for pair in shown], [image, expression])
         for event in (button.click, expression.submit):
-            event(answer, [picture, expression], outputs)
+            event(answer, [image, expression], outputs)
     return page
 
 

@@ -1,4 +1,4 @@
-"""A picture from a sentence: `genseg generate`, for methods whose mask vocabulary can write any picture."""
+"""An image from a sentence: `genseg generate`, for methods whose mask vocabulary can write any image."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from methods.registry import METHODS, method_class, method_spec
 def generate_file(
     profile: Profile, caption: str, method: str, out: Path, checkpoint: Path | None, guidance: float, seed: int | None
 ) -> Iterator[str]:
-    """Write the picture to `out` and yield lines for the user.
+    """Write the image to `out` and yield lines for the user.
 
     seed: draws the tokens; None takes the likeliest ones. Raises UserError for an empty sentence, a method that the
     profile lacks or that writes masks only, or a path that cannot be written.
     """
     check_text(caption, "The caption")
     if not caption.strip():
-        raise UserError('The caption is empty; describe a picture, e.g. "a red apple on grass".')
+        raise UserError('The caption is empty; describe an image, e.g. "a red apple on grass".')
     if checkpoint is None and method not in profile.models:
         raise UserError(f"Profile {profile.name} has no model of {method!r}; choose {' or '.join(profile.models)}.")
     if not method_spec(method).image_generation:
@@ -32,6 +32,6 @@ def generate_file(
     check_free(out)
     folder = checkpoint or find_model(profile, method)
     model = method_class(method).from_pretrained(folder).to(device_of())
-    picture = model.generate([caption.strip()], guidance=guidance, seed=seed)[0]
-    write_image(picture, out)
-    yield f"{out}: {caption!r} by {method} ({folder}), {picture.width}x{picture.height} pixels"
+    image = model.generate([caption.strip()], guidance=guidance, seed=seed)[0]
+    write_image(image, out)
+    yield f"{out}: {caption!r} by {method} ({folder}), {image.width}x{image.height} pixels"

@@ -295,7 +295,7 @@ def _time_untrained(profile: Profile) -> list[Record]:
                 if config.int8:
                     int8.quantise(model[1])
             if not untrained.reads(model[1], case.tiles):
-                print(f"{case.variant}: this size cuts no picture into tiles; left out.", file=sys.stderr)
+                print(f"{case.variant}: this size cuts no image into tiles; left out.", file=sys.stderr)
                 continue
             facts = facts_of(profile, entry.method, "", config.precision, model[1]) | {
                 "backbone": case.size, "dataset": "noise", "split": "",

@@ -1,4 +1,4 @@
-"""One picture, one sentence, one mask; or a list of them and a sheet of all methods' answers: `genseg segment`."""
+"""One image, one sentence, one mask; or a list of them and a sheet of all methods' answers: `genseg segment`."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def segment_file(
 ) -> Iterator[str]:
     """Write the overlay to `out` and yield lines for the user: the answer, the box, where the time went.
 
-    Raises UserError for a file that is no picture, an empty sentence, or a method that the profile lacks.
+    Raises UserError for a file that is no image, an empty sentence, or a method that the profile lacks.
     """
     check_expression(expression)
     if checkpoint is None and method not in profile.models:
         raise UserError(f"Profile {profile.name} has no model of {method!r}; choose {' or '.join(profile.models)}.")
     check_free(out, (image,))
-    picture = open_image(image)
+    opened = open_image(image)
     folder = checkpoint or find_model(profile, method)
-    request = request_of(picture, expression)
+    request = request_of(opened, expression)
     prediction = load(method, folder).segment([request], timed(profile.evaluate))[0]
-    write_image(overlay(picture, prediction.mask, ANSWER, prediction.box), out)
+    write_image(overlay(opened, prediction.mask, ANSWER, prediction.box), out)
     yield f"{out}: {expression!r} by {method} ({folder})"
     yield from describe(prediction)
     if checkpoint is None:
@@ -52,7 +52,7 @@ def timed(config: EvaluateConfig) -> Decoding:
 def describe(prediction: Prediction) -> Iterator[str]:
     """A line each on the mask, the box if there is one, the time per stage, and what the answer lacks."""
     share = float(prediction.mask.mean())
-    yield f"mask: {share:.1%} of the picture in {len(prediction.token_ids)} tokens, {prediction.steps} model steps"
+    yield f"mask: {share:.1%} of the image in {len(prediction.token_ids)} tokens, {prediction.steps} model steps"
     if prediction.box:
         yield "box: " + ", ".join(f"{value:.0f}" for value in prediction.box) + " (x1, y1, x2, y2 in pixels)"
     yield "time: " + ", ".join(f"{stage} {1e3 * value:.0f} ms" for stage, value in prediction.seconds.items())
@@ -72,7 +72,7 @@ def knowledge(profile: Profile) -> Iterator[str]:
 def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
     """Answer lines "image<tab>expression" with every method of the profile; write the sheet to `out`.
 
-    Raises UserError, naming the line, for one that has another form or a file that is no picture.
+    Raises UserError, naming the line, for one that has another form or a file that is no image.
     """
     lines = numbered_lines(read_text(questions, "give a text file of image<tab>expression"))
     check_free(out, (questions,))
@@ -80,7 +80,7 @@ def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
     for number, line in lines:
         path, tab, expression = line.partition("\t")
         if not tab:
-            raise UserError(f"{questions}, line {number}: no tab between picture and expression; put one there.")
+            raise UserError(f"{questions}, line {number}: no tab between image and expression; put one there.")
         check_expression(expression, f"{questions}, line {number}: the expression")
         asked.append((open_image(Path(path.strip())), expression.strip()))
     if not asked:
@@ -98,9 +98,9 @@ def check_expression(expression: str, what: str = "The expression") -> None:
     """Raises UserError if there are no words, or bytes that are no text."""
     check_text(expression, what)
     if not expression.strip():
-        raise UserError(f'{what} is empty; describe one thing in the picture, e.g. "the red car".')
+        raise UserError(f'{what} is empty; describe one thing in the image, e.g. "the red car".')
 
 
-def request_of(picture: Image.Image, expression: str) -> Request:
+def request_of(image: Image.Image, expression: str) -> Request:
     """Mask and box of what a user's own words describe, in lower case as datasets have them."""
-    return Request(picture, (expression.strip().lower(),), ("mask", "box"))
+    return Request(image, (expression.strip().lower(),), ("mask", "box"))

@@ -39,9 +39,9 @@ class UserError(Exception):
 
 
 def open_image(source: Path | str | Image.Image) -> Image.Image:
-    """An upright RGB picture from a path or an opened picture.
+    """An upright RGB image from a path or an opened image.
 
-    Palette, grey, 16-bit and RGBA pictures are converted (transparency over white), EXIF rotation is undone.
+    Palette, grey, 16-bit and RGBA images are converted (transparency over white), EXIF rotation is undone.
     Raises UserError if the file is missing, is no image of the FORMATS, or has more than MOST_PIXELS.
     """
     if isinstance(source, Image.Image):

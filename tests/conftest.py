@@ -1,4 +1,4 @@
-"""Tiny models, pictures and a dataset that need no download and no training.
+"""Tiny models, images and a dataset that need no download and no training.
 
 Models are built once per session and handed out as copies, so that a test may change its own. Their weights are random
 but large enough for every input to matter; `script` makes a model write chosen tokens without touching the engine.
@@ -51,11 +51,11 @@ def goldens() -> Path:
     return Path(__file__).parent / "goldens"
 
 
-# ---- pictures ---------------------------------------------------------------------------------------------------
+# ---- images ---------------------------------------------------------------------------------------------------
 
 
 def scene(number: int, width: int = 64, height: int = 48) -> list[Example]:
-    """One picture with a red, a green and a blue square -> one example for each."""
+    """One image with a red, a green and a blue square -> one example for each."""
     rng = np.random.default_rng(number)
     pixels = np.full((height, width, 3), 90, np.uint8)
     boxes = {}
@@ -79,20 +79,20 @@ def scene(number: int, width: int = 64, height: int = 48) -> list[Example]:
 
 @pytest.fixture(scope="session")
 def examples() -> list[Example]:
-    """Three referents on each of two pictures of different size."""
+    """Three referents on each of two images of different size."""
     return scene(1) + scene(2, 90, 40)
 
 
 class Squares(ExampleDataset):
     """A dataset of `scene`s."""
 
-    def __init__(self, pictures: int):
-        super().__init__([example for number in range(pictures) for example in scene(number)], "squares")
+    def __init__(self, images: int):
+        super().__init__([example for number in range(images) for example in scene(number)], "squares")
 
 
 @pytest.fixture(scope="session")
 def squares() -> Callable[[int], Squares]:
-    """squares(n) -> a dataset of n pictures with three referents each."""
+    """squares(n) -> a dataset of n images with three referents each."""
     return cache(Squares)
 
 

@@ -79,8 +79,8 @@ def open_dataset(
     given = {key: value for key, value in options.items() if value not in (None, "", [], False)}
     given = {**(card.options if reader == card.reader else {}), **given}
     known = inspect.signature(READERS[reader]).parameters
-    if not with_images and "opens_pictures" in known:
-        given["opens_pictures"] = False
+    if not with_images and "opens_images" in known:
+        given["opens_images"] = False
     for key in given.keys() - known.keys():
         raise UserError(f"Dataset {name!r} has no {key}; it is read by {reader}, which has no such option.")
     dataset = READERS[reader](root, split, name=name, **given)

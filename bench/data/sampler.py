@@ -104,8 +104,8 @@ class Sampler:
         tasks = {each.name: {t: w for t, w in each.tasks.items() if w > 0} for each in self.components}
         identity: dict[str, object] = {"seed": self.seed, "images": self.images, "per_image": self.per_image}
         if len(self.components) == 1:
-            return identity | {"pictures": sum(images.values()), "tasks": next(iter(tasks.values()))}
-        return identity | {"pictures": images, "tasks": tasks, "pictures per epoch": self.counts}
+            return identity | {"images": sum(images.values()), "tasks": next(iter(tasks.values()))}
+        return identity | {"images": images, "tasks": tasks, "images per epoch": self.counts}
 
     def _turn(self, position: int) -> tuple[int, int]:
         """The image at a position of the run -> (its component, how many that component gave before)."""

@@ -1,1 +1,1 @@
-"""Seconds per picture: how they are measured and what they are made of."""
+"""Seconds per image: how they are measured and what they are made of."""

@@ -1,7 +1,7 @@
 """What 8-bit weights change: the same questions before and after, one at a time.
 
 Counted are answers and mask tokens that are others than before, and the difference of the cIoU with its paired interval
-over pictures. A random model has no truth to be measured with, so this is for trained ones.
+over images. A random model has no truth to be measured with, so this is for trained ones.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def cost_records(
     table = {"changed_answers": (changed, ones)}
     table["changed_tokens"] = tuple(np.array(column, float) for column in zip(*tokens, strict=True))
     table["ciou_before"], table["ciou"] = (_overlap(found, examples) for found in (before, after))
-    pictures = [example.image_id for example in examples]
-    found = ratio_intervals(table, pictures, seed)
+    images = [example.image_id for example in examples]
+    found = ratio_intervals(table, images, seed)
     records = [
         Record(metric=f"int8/{name}", value=figure.value, low=figure.low, high=figure.high, **identity)
         for name, figure in found.items()
     ]
-    gap = ratio_differences({"ciou": table["ciou"]}, {"ciou": table["ciou_before"]}, pictures, seed)["ciou"]
+    gap = ratio_differences({"ciou": table["ciou"]}, {"ciou": table["ciou_before"]}, images, seed)["ciou"]
     return [*records, Record(metric="int8/ciou_difference", value=gap.value, low=gap.low, high=gap.high, **identity)]
 
 

@@ -1,7 +1,7 @@
 """Latency of single requests: batch 1, the next starts when the last has returned.
 
 The whole request is timed by the host clock with the device synchronised at both ends, from what the request holds, a
-path or an opened picture, to a mask at the picture's size. Stages come from a second pass, because their own
+path or an opened image, to a mask at the image's size. Stages come from a second pass, because their own
 synchronisations would disturb the first.
 """
 

@@ -1,4 +1,4 @@
-"""Seconds of a call over what it is asked for: pictures in a batch, expressions about one picture, tiles, mask tokens.
+"""Seconds of a call over what it is asked for: images in a batch, expressions about one image, tiles, mask tokens.
 
 Each point is the median of some calls after one untimed. The report fits a line through the points of an axis: what a
 call costs in any case, and what each further unit adds.
@@ -17,16 +17,16 @@ from bench.progress import Progress
 from bench.records import LATENCY, Record
 from methods.base import DEFAULT, Decoding, Model, Request, open_image
 
-COUNTS = (1, 2, 4, 8)  # pictures in a batch, and expressions about one picture
+COUNTS = (1, 2, 4, 8)  # images in a batch, and expressions about one image
 GRIDS = (1, 2, 4)  # tiles beside each other; more than one gets a thumbnail
 CALLS = 10  # at most, for each point
 
 
 def points(method: Model, requests: Sequence[Request], tile: int) -> Iterator[tuple[str, int, list[Request]]]:
-    """(axis, units, the requests of one call). tile: side of a tile in pixels, 0 if pictures are never cut."""
+    """(axis, units, the requests of one call). tile: side of a tile in pixels, 0 if images are never cut."""
     many = [requests[i % len(requests)] for i in range(max(COUNTS))]
     for count in COUNTS:
-        yield "pictures", count, [replace(r, image=open_image(r.image).copy()) for r in many[:count]]
+        yield "images", count, [replace(r, image=open_image(r.image).copy()) for r in many[:count]]
     for count in COUNTS:
         yield "expressions", count, [replace(r, image=many[0].image) for r in many[:count]]
     for grid in GRIDS if tile else ():

@@ -29,7 +29,7 @@ WORDS = (
     *PHRASES, "Segment the object.", "The mask: ", "Sure, the segmentation result: ",
     "Given the following instructions: ; please perform referring segmentation on this image.",
 )  # fmt: skip
-TILE = 448  # side in pixels; a square picture of n x n tiles gets a thumbnail, if n is more than 1
+TILE = 448  # side in pixels; a square image of n x n tiles gets a thumbnail, if n is more than 1
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,12 @@ def cases(config: LatencyConfig) -> list[Case]:
 
 
 def requests_of(case: Case, count: int) -> list[Request]:
-    """Noise pictures of the case's number of tiles (1, 5 or 10, which the profile's check sees to), and plain
+    """Noise images of the case's number of tiles (1, 5 or 10, which the profile's check sees to), and plain
     expressions."""
     side = TILE * round((case.tiles - (case.tiles > 1)) ** 0.5)
     rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(rng.integers(0, 255, (side, side, 3), np.uint8)) for _ in range(min(count, 8))]
-    return [
-        Request(pictures[i % len(pictures)], (PHRASES[i % len(PHRASES)],), tokens=case.tokens) for i in range(count)
-    ]
+    images = [Image.fromarray(rng.integers(0, 255, (side, side, 3), np.uint8)) for _ in range(min(count, 8))]
+    return [Request(images[i % len(images)], (PHRASES[i % len(PHRASES)],), tokens=case.tokens) for i in range(count)]
 
 
 def build(config: UntrainedConfig, size: str, device: torch.device, precision: torch.dtype) -> Model:
@@ -90,7 +88,7 @@ def build(config: UntrainedConfig, size: str, device: torch.device, precision: t
 
 
 def reads(method: Any, tiles: int) -> bool:
-    """Whether a picture of so many tiles reaches the method whole."""
+    """Whether an image of so many tiles reaches the method whole."""
     return tiles == 1 or tiles - 1 <= method.processor.config.max_tiles > 1
 
 

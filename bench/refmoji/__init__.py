@@ -5,7 +5,7 @@ is unambiguous by construction. One scene depends on nothing but its seed, its s
 
     lexicon -> what things are called          levels  -> easy, medium, full
     assets, backgrounds -> pixels              layout  -> Scene (numbers only)
-    render  -> picture and object map          seen    -> what can be said of each visible object
+    render  -> image and object map          seen    -> what can be said of each visible object
     claims  -> statements with a strict and a loose reading
     phrases, expressions, questions -> words   manifest -> the frozen evaluation questions
     build   -> files on disk                   sheet   -> contact sheets

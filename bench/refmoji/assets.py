@@ -1,6 +1,6 @@
 """Sprites: reading a pack, changing hues, measuring colours.
 
-A pack is a zip of RGBA WebP pictures with an index.json. WebP decoding is the slow part, so everything derived from
+A pack is a zip of RGBA WebP images with an index.json. WebP decoding is the slow part, so everything derived from
 a sprite is kept in a least-recently-used cache, per (sprite, hue).
 """
 
@@ -33,7 +33,7 @@ _HUE_COLOURS = np.array([0, 1, 2, 3, 4, 5, 6, 0])
 
 @dataclass(frozen=True)
 class Sprite:
-    """One drawing in one hue: `levels[k]` is the padded picture reduced 2**k times (mode RGBa, premultiplied),
+    """One drawing in one hue: `levels[k]` is the padded image reduced 2**k times (mode RGBa, premultiplied),
     `shapes[k]` its alpha alone (mode L)."""
 
     width: int  # of the drawing itself, without the padding
@@ -71,10 +71,10 @@ class Pack:
         if key in self._sprites:
             self._sprites.move_to_end(key)
             return self._sprites[key]
-        picture = self._coloured(sprite, hue)
+        image = self._coloured(sprite, hue)
         if key not in self._colours:
-            self._colours[key] = colour_shares(np.asarray(picture)[::2, ::2])
-        made = self._sprites[key] = _reduced(picture)
+            self._colours[key] = colour_shares(np.asarray(image)[::2, ::2])
+        made = self._sprites[key] = _reduced(image)
         if len(self._sprites) > self._capacity:
             self._sprites.popitem(last=False)
         return made
@@ -86,20 +86,20 @@ class Pack:
         return self._colours[sprite, hue]
 
     def _coloured(self, sprite: str, hue: int | None) -> Image.Image:
-        picture = self._decoded(sprite)
-        return picture if hue is None else recolour(picture, HUES[hue])
+        image = self._decoded(sprite)
+        return image if hue is None else recolour(image, HUES[hue])
 
     def _decode(self, sprite: str) -> Image.Image:
         try:
             data = self._zip.read(f"{sprite}.webp")
         except KeyError:
             raise UserError(f"{FOLDER / self.name}.zip: no sprite {sprite!r}; restore the asset pack.") from None
-        picture = Image.open(io.BytesIO(data)).convert("RGBA")
-        if max(picture.size) > self.side:
-            scale = self.side / max(picture.size)
-            size = round(picture.width * scale), round(picture.height * scale)
-            picture = picture.resize(size, Image.Resampling.BOX)
-        return picture
+        image = Image.open(io.BytesIO(data)).convert("RGBA")
+        if max(image.size) > self.side:
+            scale = self.side / max(image.size)
+            size = round(image.width * scale), round(image.height * scale)
+            image = image.resize(size, Image.Resampling.BOX)
+        return image
 
 
 @lru_cache(maxsize=8)
@@ -108,24 +108,24 @@ def pack(name: str, side: int) -> Pack:
     return Pack(name, side)
 
 
-def _reduced(picture: Image.Image) -> Sprite:
-    padded = Image.new("RGBA", (picture.width + 2 * PAD, picture.height + 2 * PAD))
-    padded.paste(picture, (PAD, PAD))
+def _reduced(image: Image.Image) -> Sprite:
+    padded = Image.new("RGBA", (image.width + 2 * PAD, image.height + 2 * PAD))
+    padded.paste(image, (PAD, PAD))
     levels = [padded.convert("RGBa")]
     while min(levels[-1].size) >= 24:
         levels.append(levels[-1].reduce(2))
     shapes = tuple(level.getchannel("a") for level in levels)
-    return Sprite(picture.width, picture.height, tuple(levels), shapes)
+    return Sprite(image.width, image.height, tuple(levels), shapes)
 
 
-def recolour(picture: Image.Image, target: int) -> Image.Image:
-    """Turn the dominant hue of an RGBA picture, and what lies near it, to `target` degrees."""
-    hsv = np.array(picture.convert("RGB").convert("HSV"))
+def recolour(image: Image.Image, target: int) -> Image.Image:
+    """Turn the dominant hue of an RGBA image, and what lies near it, to `target` degrees."""
+    hsv = np.array(image.convert("RGB").convert("HSV"))
     hue, saturation = hsv[..., 0].astype(np.int16), hsv[..., 1]
-    alpha = np.asarray(picture)[..., 3]
+    alpha = np.asarray(image)[..., 3]
     vivid = (alpha > OPAQUE) & (saturation > 60)
     if np.count_nonzero(vivid) < 50:
-        return picture
+        return image
     weights = np.bincount(hue[vivid], weights=saturation[vivid].astype(np.float64), minlength=256)
     window = 11
     around = np.concatenate([weights[-window:], weights, weights[:window]])
@@ -135,7 +135,7 @@ def recolour(picture: Image.Image, target: int) -> Image.Image:
     turned = (distance < SPREAD * 256 // 360) & (saturation > 40)
     hsv[..., 0] = np.where(turned, (hue - dominant + round(target * 256 / 360)) % 256, hue)
     coloured = Image.fromarray(hsv, "HSV").convert("RGB")
-    coloured.putalpha(picture.getchannel("A"))
+    coloured.putalpha(image.getchannel("A"))
     return coloured
 
 

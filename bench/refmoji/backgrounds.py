@@ -63,14 +63,14 @@ class BackgroundBank:
     def _paint(self, rng: np.random.Generator, kind: str, number: int) -> Background:
         height, width = self.height, round(self.height * ASPECT)
         if kind == "photo":
-            picture, horizon = _photograph(rng, self.photographs[number], height, width)
+            image, horizon = _photograph(rng, self.photographs[number], height, width)
         else:
-            picture, horizon = PAINTERS[kind](rng, height, width)
+            image, horizon = PAINTERS[kind](rng, height, width)
         y = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
         x = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None]
-        picture = picture * (1 - 0.22 * (x * x + y * y))[..., None]
-        picture = picture + rng.normal(0, 2.2, (height, width, 1)).astype(np.float32)
-        return Background(np.clip(picture, 0, 255).astype(np.uint8), horizon)
+        image = image * (1 - 0.22 * (x * x + y * y))[..., None]
+        image = image + rng.normal(0, 2.2, (height, width, 1)).astype(np.float32)
+        return Background(np.clip(image, 0, 255).astype(np.uint8), horizon)
 
 
 @lru_cache(maxsize=8)
@@ -180,13 +180,13 @@ def _outdoors(kind: str) -> Painter:
     def paint(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, float]:
         share = float(rng.uniform(0.22, 0.42))
         horizon = int(share * height)
-        picture = _hills(rng, _sky(rng, height, width), share, kind in ("street", "plaza"))
-        picture[horizon:] = on_ground(_ground_texture(rng, kind, min(512, height)), height, width, horizon)
+        image = _hills(rng, _sky(rng, height, width), share, kind in ("street", "plaza"))
+        image[horizon:] = on_ground(_ground_texture(rng, kind, min(512, height)), height, width, horizon)
         seam = max(1, height // 80)
-        picture[horizon - seam : horizon + seam] = blur(picture, 2)[horizon - seam : horizon + seam]
+        image[horizon - seam : horizon + seam] = blur(image, 2)[horizon - seam : horizon + seam]
         away = np.abs(np.linspace(0, 1, height, dtype=np.float32) - share)
         haze = np.repeat((np.clip(1 - away / 0.25, 0, 1) * 0.25)[:, None], width, axis=1)
-        return blend(picture, (205.0, 212.0, 220.0), haze), share
+        return blend(image, (205.0, 212.0, 220.0), haze), share
 
     return paint
 
@@ -194,17 +194,17 @@ def _outdoors(kind: str) -> Painter:
 def _room(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, float]:
     share = float(rng.uniform(0.34, 0.5))
     walls = (222, 214, 200), (190, 205, 210), (205, 190, 170), (170, 185, 165), (200, 175, 175), (150, 160, 180)
-    picture = flat(_pick(rng, *walls), 0.86 + 0.2 * noise(rng, height, width, 3, 3))
+    image = flat(_pick(rng, *walls), 0.86 + 0.2 * noise(rng, height, width, 3, 3))
     style = int(rng.integers(0, 3))
     if style == 0:  # stripes
         band = int(rng.integers(18, 40)) * height // 512 + 1
-        picture *= (1 - 0.06 * ((np.arange(width) // band) % 2))[None, :, None].astype(np.float32)
+        image *= (1 - 0.06 * ((np.arange(width) // band) % 2))[None, :, None].astype(np.float32)
     elif style == 1:  # bricks
         row = max(6, 26 * height // 512)
         for top in range(0, height, row):
-            picture[top : top + 1] *= 0.86
+            image[top : top + 1] *= 0.86
             joints = np.arange((top // row % 2) * row, width, 2 * row)
-            picture[top : top + row, joints] *= 0.88
+            image[top : top + row, joints] *= 0.88
     side = min(512, height)
     if rng.random() < 0.65:
         board = _pick(rng, (160, 112, 70), (120, 80, 50), (190, 150, 105), (150, 145, 140))
@@ -212,10 +212,10 @@ def _room(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray
     else:
         floor = flat((180, 172, 165), 0.9 + 0.2 * noise(rng, side, side, 50, 3))
     horizon = int(share * height)
-    picture[horizon:] = on_ground(floor, height, width, horizon)
+    image[horizon:] = on_ground(floor, height, width, horizon)
     skirting = slice(horizon - max(2, height // 64), horizon)
-    picture[skirting] = np.float32([235, 232, 226]) * rng.uniform(0.7, 1)
-    return picture, share
+    image[skirting] = np.float32([235, 232, 226]) * rng.uniform(0.7, 1)
+    return image, share
 
 
 # --------------------------------------------------------------------------------------------- without a horizon
@@ -227,15 +227,15 @@ def _water(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarra
     deep, light = _pick(
         rng, ((20, 90, 130), (70, 170, 190)), ((10, 60, 110), (50, 130, 170)), ((60, 130, 140), (150, 200, 200))
     )
-    picture = blend(deep, light, np.clip(noise(rng, height, width, 10, 5, 0.7) * 1.4 - 0.2, 0, 1))
+    image = blend(deep, light, np.clip(noise(rng, height, width, 10, 5, 0.7) * 1.4 - 0.2, 0, 1))
     ripples = np.clip(0.05 - np.abs(noise(rng, height, width, 14, 3) - 0.5), 0, 1) * 500
-    picture += ripples[..., None] * np.float32([0.9, 1, 1])
+    image += ripples[..., None] * np.float32([0.9, 1, 1])
     if rng.random() < 0.5:  # a beach along the lower border
         down = np.linspace(0, 1, height, dtype=np.float32)[:, None]
         shore = np.clip((down - 0.75 - 0.1 * noise(rng, height, width, 3, 3)) * 8, 0, 1) * 0.85
         sand = flat((190, 170, 120), 0.7 + 0.5 * noise(rng, height, width, 60, 3))
-        picture = blend(picture, sand, shore)
-    return picture, None
+        image = blend(image, sand, shore)
+    return image, None
 
 
 def _wood(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, None]:
@@ -247,10 +247,10 @@ def _cloth(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarra
     colour = np.float32(_pick(rng, (180, 60, 60), (70, 110, 160), (80, 130, 90), (200, 190, 170), (120, 90, 140)))
     size = max(8, int(rng.integers(24, 60)) * height // 512)
     check = ((np.arange(height) // size % 2)[:, None] + (np.arange(width) // size % 2)[None]).astype(np.float32) / 2
-    picture = blend((240, 238, 232), colour, check * 0.85 if rng.random() < 0.55 else np.ones_like(check))
+    image = blend((240, 238, 232), colour, check * 0.85 if rng.random() < 0.55 else np.ones_like(check))
     folds = 0.8 + 0.36 * noise(rng, height, width, 3, 3)
     weave = 0.96 + 0.08 * rng.random((height, width), dtype=np.float32)
-    return picture * (folds * weave)[..., None], None
+    return image * (folds * weave)[..., None], None
 
 
 def _marble(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, None]:

@@ -32,7 +32,7 @@ from bench.refmoji import manifest
 from bench.refmoji.draft import draft, image_facts, redraw
 from bench.refmoji.levels import SPLIT_NUMBERS, classes, level_named
 from bench.refmoji.lexicon import lexicon
-from bench.refmoji.render import Picture
+from bench.refmoji.render import Rendering
 from bench.refmoji.scene import Scene
 from methods import files
 from methods.base import UserError
@@ -202,7 +202,7 @@ def _make(root: Path, plan: Plan, shards: Sequence[tuple[str, int, int]], worker
 
 
 def _make_shard(root: Path, plan: Plan, split: str, first: int, end: int) -> int:
-    """Write the pictures of scenes first..end-1 of a split, then the shard's file. Returns the number of scenes."""
+    """Write the images of scenes first..end-1 of a split, then the shard's file. Returns the number of scenes."""
     records = [_scene_record(root, plan, split, index) for index in range(first, end)]
     write_atomic(_part(root, split, first, end), _dump(records))
     return len(records)
@@ -212,16 +212,16 @@ def _scene_record(root: Path, plan: Plan, split: str, index: int) -> dict[str, A
     level = level_named(plan.level)
     if split == "train" or split in level.sealed:
         made = draft(level, split, plan.seed, index)
-        scene, picture, annotations = made.scene, made.picture, made.annotations
+        scene, rendering, annotations = made.scene, made.rendering, made.annotations
         asked, questions = made.referents, made.questions
     else:
         frozen = manifest.load(plan.level)[split][index]
         scene = Scene.from_json(frozen["scene"])
-        picture, annotations = redraw(level, split, scene)
+        rendering, annotations = redraw(level, split, scene)
         asked, questions = frozen["referents"], frozen["questions"]
     image_id = (SPLIT_NUMBERS[split] + 1) * 10_000_000 + index
     file_name = f"{split}/{image_id:08d}.jpg"
-    _save(picture, root / "images" / file_name)
+    _save(rendering, root / "images" / file_name)
     image = {"id": image_id, "file_name": file_name, **image_facts(scene), "split": split}
     return {
         "image": image,
@@ -231,9 +231,9 @@ def _scene_record(root: Path, plan: Plan, split: str, index: int) -> dict[str, A
     }
 
 
-def _save(picture: Picture, path: Path) -> None:
+def _save(rendering: Rendering, path: Path) -> None:
     content = io.BytesIO()
-    picture.image.save(content, "JPEG", quality=95, subsampling=0)
+    rendering.image.save(content, "JPEG", quality=95, subsampling=0)
     write_atomic(path, content.getvalue())
 
 

@@ -34,7 +34,7 @@ class Tally:
     referents: int = 0
     sentences: int = 0
     single: int = 0  # referents that are one object
-    small: int = 0  # referents below 4 % of the picture
+    small: int = 0  # referents below 4 % of the image
     twins: int = 0  # referents with another object of their class
     covered: int = 0  # referents of which less than 90 % is visible
     kinds: Counter[str] = field(default_factory=Counter)
@@ -81,14 +81,14 @@ def check_refmoji(root: Path) -> list[dict[str, Any]]:
 
 
 def _check_image(root: Path, image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], names: Any) -> None:
-    """The picture opens at its size; masks have the stated areas and boxes, and none overlap."""
+    """The image opens at its size; masks have the stated areas and boxes, and none overlap."""
     path = root / "images" / image["file_name"]
     try:
         with Image.open(path) as handle:
             handle.load()
             size = handle.size
     except (OSError, SyntaxError) as error:
-        raise UserError(f"{path}: unreadable picture ({error}); delete the dataset and build it anew.") from None
+        raise UserError(f"{path}: unreadable image ({error}); delete the dataset and build it anew.") from None
     if size != (image["width"], image["height"]):
         raise UserError(f"{path}: is {size[0]}x{size[1]}, not {image['width']}x{image['height']}; build it anew.")
     taken = np.zeros((image["height"], image["width"]), bool)

@@ -25,7 +25,7 @@ LOOSE_NEIGHBOURS = 0.5  # share of neighbouring colours from which it could
 COUNTING = ("order", "middle")  # kinds of claims that count the rivals
 SIZE_MARGIN = 1.35  # in length
 AREA_MARGIN = 1.5  # in visible area
-SIDE_GAP = 0.085  # of the picture's side, between the outermost object and the next
+SIDE_GAP = 0.085  # of the image's side, between the outermost object and the next
 ORDER_GAP = 0.055  # between any two that are counted
 DEPTH_GAP = 0.07  # of the height, between the feet
 CORNER_IN, CORNER_OUT = 0.08, 0.06  # beyond the middle for the target, still within it for rivals
@@ -148,7 +148,7 @@ def _corner(view: View, target: Seen, rivals: list[Seen], claim: Claim) -> list[
     down, across = str(claim.value).split()
 
     def depth(item: Seen) -> float:
-        """How far the object lies beyond the picture's middle towards the corner, the lesser of both directions."""
+        """How far the object lies beyond the image's middle towards the corner, the lesser of both directions."""
         x, y = item.x / view.width - 0.5, item.y / view.height - 0.5
         return min(x if across == "right" else -x, y if down == "bottom" else -y)
 

@@ -1,4 +1,4 @@
-"""One scene with its picture, its objects and all that is asked about it - the unit of work of a build."""
+"""One scene with its image, its objects and all that is asked about it - the unit of work of a build."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bench.refmoji.expressions import Speaker, candidates, choose_targets, refer
 from bench.refmoji.layout import Cast, compose
 from bench.refmoji.levels import SPLIT_NUMBERS, Level, classes
 from bench.refmoji.questions import questions
-from bench.refmoji.render import Picture, render
+from bench.refmoji.render import Rendering, render
 from bench.refmoji.scene import Scene
 from bench.refmoji.seen import Seen, annotate, view_of
 from bench.refmoji.special import absent, by_use, several
 
 SPRITE_SIDE = {"easy": 144, "medium": 200, "full": 224}  # pixels: no object is drawn much larger than that
-EVAL_REFERENTS = 3  # most per picture of an evaluation split
+EVAL_REFERENTS = 3  # most per image of an evaluation split
 TOLD = ("train", "dev", "val")  # splits with captions and questions
 REASON_ODDS, MULTI_ODDS, NONE_ODDS = 0.35, 0.3, 0.2  # of special expressions in training, per referent or scene
 
@@ -31,7 +31,7 @@ class Draft:
     """`referents` are records {numbers, sentences}, `questions` records {kind, question, answer}."""
 
     scene: Scene
-    picture: Picture
+    rendering: Rendering
     annotations: list[dict[str, Any]]
     referents: list[dict[str, Any]]
     questions: list[dict[str, Any]]
@@ -67,25 +67,25 @@ def draft(level: Level, split: str, seed: int, index: int) -> Draft:
     cast = cast_of(level.name, split, sprites)
     while True:
         scene = compose(level, cast, sprites, backgrounds, rng)
-        picture = render(scene, sprites, backgrounds)
-        annotations = annotate(scene, picture, sprites)
+        image = render(scene, sprites, backgrounds)
+        annotations = annotate(scene, image, sprites)
         view = view_of(image_facts(scene), annotations, sprites)
         speaker = Speaker(view, level, rng)
         asked = _referents(level, split, speaker, cast, rng)
         if asked:
             told = questions(view, speaker, cast.extras, rng) if split in TOLD else []
-            return Draft(scene, picture, annotations, asked, told)
+            return Draft(scene, image, annotations, asked, told)
 
 
-def redraw(level: Level, split: str, scene: Scene) -> tuple[Picture, list[dict[str, Any]]]:
-    """The picture and the annotations of a stored scene."""
+def redraw(level: Level, split: str, scene: Scene) -> tuple[Rendering, list[dict[str, Any]]]:
+    """The image and the annotations of a stored scene."""
     sprites = pack_of(level, split)
-    picture = render(scene, sprites, bank_of(level, split))
-    return picture, annotate(scene, picture, sprites)
+    image = render(scene, sprites, bank_of(level, split))
+    return image, annotate(scene, image, sprites)
 
 
 def image_facts(scene: Scene) -> dict[str, Any]:
-    """What the record of a picture says of its scene."""
+    """What the record of an image says of its scene."""
     return {"width": scene.width, "height": scene.height, "theme": scene.theme, "mode": scene.mode,
             "backdrop": scene.backdrop.kind}  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Referring expressions for one picture: what can be said of an object, and which of it is said.
+"""Referring expressions for one image: what can be said of an object, and which of it is said.
 
 First all unambiguous phrases for a target are collected by kind; then a kind is drawn by the habits of the style, a
 phrase of that kind, and a wording.
@@ -30,9 +30,9 @@ HABITS = {
 PLAIN = ("name", "color", "size")  # the kinds that may name an anchor
 NEEDLESS = 0.15  # how much rarer relations are where the bare noun would do
 DECORATED = 0.3  # share of names and relations that mention the colour although they need not
-SMALL = 0.04  # share of the picture below which a referent counts as small
+SMALL = 0.04  # share of the image below which a referent counts as small
 LEAST_VISIBLE = 0.35  # share of an object that must be seen for it to be asked for
-ANCHOR_AREA = 0.004  # share of the picture below which nothing serves as an anchor
+ANCHOR_AREA = 0.004  # share of the image below which nothing serves as an anchor
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Statement:
 
 
 class Speaker:
-    """Says things about one picture."""
+    """Says things about one image."""
 
     def __init__(self, view: View, level: Level, rng: np.random.Generator) -> None:
         self.view, self.level, self.rng = view, level, rng

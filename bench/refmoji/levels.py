@@ -44,7 +44,7 @@ class Level:
     """Everything that distinguishes a level. Lengths are shares of sqrt(width * height), areas of width * height."""
 
     name: str
-    canvas: tuple[tuple[int, int], ...]  # (width, height) of training pictures, one is drawn per scene
+    canvas: tuple[tuple[int, int], ...]  # (width, height) of training images, one is drawn per scene
     canvas_eval: tuple[tuple[int, int], ...]
     bank_height: int  # pixels of the stored backgrounds
     backgrounds: int  # per kind, in the training bank
@@ -64,7 +64,7 @@ class Level:
     relations: tuple[str, ...]  # to other objects
     general_words: bool  # whether "animal", "vehicle" are used
     referents: int  # most referents of a training scene
-    small_odds: float  # that a small object is asked for: tuned to 13 % of referents below 4 % of the picture
+    small_odds: float  # that a small object is asked for: tuned to 13 % of referents below 4 % of the image
     smallest: float  # least visible area of a referent
     splits: dict[str, int]  # evaluation split -> number of referents
     version: int = 1

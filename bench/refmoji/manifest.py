@@ -1,6 +1,6 @@
 """The frozen evaluation questions: layouts and expressions of every evaluation split, committed as gzipped JSON.
 
-A build draws the evaluation pictures from here. A change of the renderer may then move edge pixels, but never the
+A build draws the evaluation images from here. A change of the renderer may then move edge pixels, but never the
 questions. `python -m bench.refmoji.manifest LEVEL` writes the file anew after a wanted change of the generator.
 """
 

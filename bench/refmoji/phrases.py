@@ -125,7 +125,7 @@ def _size(value: str, rivals: int, long: bool) -> Words:
 
 
 def _position(view: View, target: Seen, value: str, rivals: int) -> Words:
-    """Absolute wordings ("on the left") only if the object is on that side of the picture too."""
+    """Absolute wordings ("on the left") only if the object is on that side of the image too."""
     words = (_ONE if rivals == 1 else _MANY)[value]
     place = {"left": target.x / view.width, "right": 1 - target.x / view.width,
              "top": target.y / view.height, "bottom": 1 - target.y / view.height}[value]  # fmt: skip
@@ -185,7 +185,7 @@ class Wording:
         return self.anchor(anchor, claim.phrase, [2] * len(claim.phrase.claims))
 
     def _long(self, core: str, phrase: Phrase, before: Sequence[str], after: Sequence[str]) -> str:
-        """A full noun phrase: an article, sometimes a relative clause, sometimes where the picture was taken."""
+        """A full noun phrase: an article, sometimes a relative clause, sometimes where the image was taken."""
         words = lexicon()
         related = any(claim.kind == "relation" for claim in phrase.claims)
         singular = related or not phrase.claims

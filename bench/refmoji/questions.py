@@ -17,7 +17,7 @@ from bench.refmoji.special import NUMBERS
 
 DESCRIBE = ("Describe the picture.", "What is in this picture?", "Give a short description of the image.",
             "What does the image show?", "Write a caption for this picture.")  # fmt: skip
-QUESTIONS = 2  # per picture, beside its caption
+QUESTIONS = 2  # per image, beside its caption
 LISTED = 6  # kinds of things in a caption, at most
 
 

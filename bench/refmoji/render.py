@@ -1,4 +1,4 @@
-"""Drawing a scene: the picture, and the map of which object is seen at each pixel.
+"""Drawing a scene: the image, and the map of which object is seen at each pixel.
 
 Only Pillow and numpy touch pixels: other libraries were found to change them between versions.
 H x W is the canvas. Sprites are premultiplied, so that resampling leaves no dark fringes.
@@ -42,7 +42,7 @@ class Stamp:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Rendering:
     """`image` RGB; `ids` uint8 [H, W] with 0 for the background and k + 1 where object k is seen; `full` int [n]
     the opaque pixels that each object would show within the canvas if nothing covered it."""
 
@@ -116,7 +116,7 @@ def silhouette(pack: Pack, item: Placed, width: int, height: int) -> tuple[int, 
     return view.left, view.top, np.asarray(shape) > OPAQUE
 
 
-def render(scene: Scene, pack: Pack, bank: BackgroundBank) -> Picture:
+def render(scene: Scene, pack: Pack, bank: BackgroundBank) -> Rendering:
     """Draw a scene."""
     canvas = np.array(_backdrop(bank, scene.backdrop, scene.width, scene.height))
     ids = np.zeros((scene.height, scene.width), np.uint8)
@@ -136,7 +136,7 @@ def render(scene: Scene, pack: Pack, bank: BackgroundBank) -> Picture:
         full.append(int(np.count_nonzero(opaque)))
     for cover in scene.covers:
         _cover(canvas, ids, cover)
-    return Picture(_finished(canvas, scene), ids, tuple(full))
+    return Rendering(_finished(canvas, scene), ids, tuple(full))
 
 
 def _backdrop(bank: BackgroundBank, crop: Backdrop, width: int, height: int) -> Image.Image:
@@ -212,7 +212,7 @@ def _cover(canvas: np.ndarray, ids: np.ndarray, cover: Cover) -> None:
 
 
 def _finished(canvas: np.ndarray, scene: Scene) -> Image.Image:
-    """Contrast and brightness of the whole picture, and a slight blur in some."""
+    """Contrast and brightness of the whole image, and a slight blur in some."""
     table = np.clip(np.arange(256) * scene.contrast + scene.brightness, 0, 255).astype(int).tolist()
     image = Image.fromarray(canvas).point(table * 3)
     return image.filter(ImageFilter.BoxBlur(scene.soft)) if scene.soft else image

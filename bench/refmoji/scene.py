@@ -1,4 +1,4 @@
-"""A scene as numbers: what stands where. Enough to draw the picture again, small enough to be committed as JSON."""
+"""A scene as numbers: what stands where. Enough to draw the image again, small enough to be committed as JSON."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Cover:
 
 @dataclass(frozen=True)
 class Scene:
-    """A whole picture. Objects are in drawing order, the farthest first; their position is their number."""
+    """A whole image. Objects are in drawing order, the farthest first; their position is their number."""
 
     width: int
     height: int

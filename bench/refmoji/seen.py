@@ -1,4 +1,4 @@
-"""What can be seen in a finished picture: one `Seen` per object, with all that an expression may refer to.
+"""What can be seen in a finished rendering: one `Seen` per object, with all that an expression may refer to.
 
 Facts are read from the dataset's own annotations, both when expressions are made and when they are checked later.
 """
@@ -15,7 +15,7 @@ from pycocotools import mask as rle
 
 from bench.refmoji.assets import COLOURS, Pack, colour_name
 from bench.refmoji.lexicon import Entry, lexicon
-from bench.refmoji.render import Picture, extent
+from bench.refmoji.render import Rendering, extent
 from bench.refmoji.scene import Scene
 
 
@@ -49,7 +49,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class View:
-    """A picture as a speaker sees it."""
+    """An image as a speaker sees it."""
 
     width: int
     height: int
@@ -66,11 +66,11 @@ class View:
         return next(item for item in self.objects if item.number == number)
 
 
-def annotate(scene: Scene, picture: Picture, pack: Pack) -> list[dict[str, Any]]:
+def annotate(scene: Scene, rendering: Rendering, pack: Pack) -> list[dict[str, Any]]:
     """COCO annotations of the visible objects, without ids; `number` is the object's place in the scene."""
     annotations = []
     for number, item in enumerate(scene.objects):
-        mask = picture.ids == number + 1
+        mask = rendering.ids == number + 1
         area = int(np.count_nonzero(mask))
         if not area:
             continue
@@ -82,7 +82,7 @@ def annotate(scene: Scene, picture: Picture, pack: Pack) -> list[dict[str, Any]]
             "segmentation": {"size": [scene.height, scene.width], "counts": encoded["counts"].decode()},
             "bbox": [int(value) for value in rle.toBbox(encoded)],
             "area": area,
-            "visibility": round(area / picture.full[number], 3),
+            "visibility": round(area / rendering.full[number], 3),
             "color": None if lexicon()[item.sprite].person else colour_name(shares),
             "sprite": item.sprite,
             "hue": item.hue,
@@ -94,7 +94,7 @@ def annotate(scene: Scene, picture: Picture, pack: Pack) -> list[dict[str, Any]]
 
 
 def view_of(image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], pack: Pack) -> View:
-    """The view of a picture from its record (width, height, mode, backdrop) and its annotations."""
+    """The view of an image from its record (width, height, mode, backdrop) and its annotations."""
     width, height = image["width"], image["height"]
     objects = []
     for record in annotations:

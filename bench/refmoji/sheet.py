@@ -1,4 +1,4 @@
-"""Contact sheets: pictures with mask outline, box and expressions, to look at what a dataset asks."""
+"""Contact sheets: images with mask outline, box and expressions, to look at what a dataset asks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from scipy import ndimage
 
 from methods.base import Example, open_image
 
-CELL = 256  # pixels, of the picture within a tile
+CELL = 256  # pixels, of the image within a tile
 LINE = 13
 LINES = 7
 INK, PAPER, OUTLINE, BOX = (20, 20, 20), (255, 255, 255), (255, 0, 220), (255, 230, 0)
 
 
 def tile(example: Example) -> Image.Image:
-    """One example as a picture of CELL x (CELL + text) pixels."""
+    """One example as an image of CELL x (CELL + text) pixels."""
     image = open_image(example.image)
     scale = CELL / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    picture = np.array(image.resize(size, Image.Resampling.BILINEAR))
+    pixels = np.array(image.resize(size, Image.Resampling.BILINEAR))
     if example.mask is not None:
         mask = np.asarray(Image.fromarray(example.mask).resize(size, Image.Resampling.NEAREST))
-        picture[ndimage.binary_dilation(mask, iterations=2) & ~mask] = OUTLINE
+        pixels[ndimage.binary_dilation(mask, iterations=2) & ~mask] = OUTLINE
     page = Image.new("RGB", (CELL, CELL + LINE * LINES), PAPER)
-    page.paste(Image.fromarray(picture), (0, 0))
+    page.paste(Image.fromarray(pixels), (0, 0))
     draw = ImageDraw.Draw(page)
     if example.box is not None:
         left, top, right, bottom = (value * scale for value in example.box)
@@ -51,6 +51,6 @@ def sheet(examples: Sequence[Example], columns: int = 6) -> Image.Image:
     columns = max(1, min(columns, len(tiles)))
     rows = -(-len(tiles) // columns)
     page = Image.new("RGB", (columns * (CELL + 6), rows * (CELL + LINE * LINES + 6)), PAPER)
-    for number, picture in enumerate(tiles):
-        page.paste(picture, ((number % columns) * (CELL + 6) + 3, number // columns * (CELL + LINE * LINES + 6) + 3))
+    for number, cell in enumerate(tiles):
+        page.paste(cell, ((number % columns) * (CELL + 6) + 3, number // columns * (CELL + LINE * LINES + 6) + 3))
     return page

@@ -1,4 +1,4 @@
-"""Noise and surfaces from which backgrounds are painted. All pictures are float32 in 0..255, noise is in 0..1."""
+"""Noise and surfaces from which backgrounds are painted. All images are float32 in 0..255, noise is in 0..1."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def flat(colour: Colour, shade: np.ndarray) -> np.ndarray:
     return np.asarray(colour, np.float32) * shade[..., None].astype(np.float32)
 
 
-def blur(picture: np.ndarray, radius: float) -> np.ndarray:
-    """Gaussian blur of a picture [h, w, 3] (rounded to whole levels)."""
-    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+def blur(pixels: np.ndarray, radius: float) -> np.ndarray:
+    """Gaussian blur of an image [h, w, 3] (rounded to whole levels)."""
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), np.float32)
 
 
@@ -50,17 +50,17 @@ def planks(rng: np.random.Generator, height: int, width: int, colour: Colour, co
     """Wooden boards [height, width, 3], lying or upright."""
     if upright:
         return np.ascontiguousarray(planks(rng, width, height, colour, count, False).transpose(1, 0, 2))
-    picture = np.empty((height, width, 3), np.float32)
+    image = np.empty((height, width, 3), np.float32)
     grain = resized(noise(rng, height, max(8, width // 14), 24, 4), height, width)
     step = height / count
     for index in range(count):
         top, bottom = round(index * step), round((index + 1) * step)
-        picture[top:bottom] = np.asarray(colour, np.float32) * rng.uniform(0.82, 1.12)
+        image[top:bottom] = np.asarray(colour, np.float32) * rng.uniform(0.82, 1.12)
         cut = int(rng.integers(0, width))
-        picture[top:bottom, cut:] *= rng.uniform(0.9, 1.08)
-        picture[top:bottom, max(0, cut - 1) : cut + 1] *= 0.6
-        picture[top : min(height, top + max(1, height // 300))] *= 0.62
-    return picture * (0.72 + 0.55 * grain)[..., None]
+        image[top:bottom, cut:] *= rng.uniform(0.9, 1.08)
+        image[top:bottom, max(0, cut - 1) : cut + 1] *= 0.6
+        image[top : min(height, top + max(1, height // 300))] *= 0.62
+    return image * (0.72 + 0.55 * grain)[..., None]
 
 
 def on_ground(texture: np.ndarray, height: int, width: int, horizon: int) -> np.ndarray:
@@ -93,5 +93,5 @@ def _bilinear(texture: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def skyline(rng: np.random.Generator, width: int, houses: int) -> np.ndarray:
-    """Heights float32 [width] of a row of houses, as shares of the picture's height."""
+    """Heights float32 [width] of a row of houses, as shares of the image's height."""
     return np.repeat(rng.uniform(0.02, 0.2, houses), math.ceil(width / houses))[:width].astype(np.float32)

@@ -118,7 +118,7 @@ def _write_tables(shown: Mapping[str, Sequence[layout.Table]], folder: Path) -> 
 
 
 def _write_sheets(scores: Path, open_dataset: OpenDataset, folder: Path) -> list[Path]:
-    """One sheet of examples per dataset, split and protocol: all methods but the trivial baselines. One whose pictures
+    """One sheet of examples per dataset, split and protocol: all methods but the trivial baselines. One whose images
     are not at hand is left out."""
     places: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = {}
     for path in sorted(scores.glob("*.jsonl")):

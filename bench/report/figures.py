@@ -52,8 +52,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
             figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
         data = buffer.getvalue()
         if kind == "png":
-            picture = Image.open(buffer).convert("RGB").quantize(256)
-            picture.save(small := io.BytesIO(), "png", optimize=True)
+            image = Image.open(buffer).convert("RGB").quantize(256)
+            image.save(small := io.BytesIO(), "png", optimize=True)
             data = small.getvalue()
         else:
             data = _compact(data)

@@ -52,7 +52,7 @@ CLAIMS = (
 )  # fmt: skip
 MARGIN = 0.05  # of the metric, over the best trivial baseline
 UNTRAINED, UNKNOWN = "not decided: not trained far enough", "not decided: no trivial baseline was scored"
-LUCK = "The intervals are over pictures. Another training of the same model may differ by more (variants with `seed=`)."
+LUCK = "The intervals are over images. Another training of the same model may differ by more (variants with `seed=`)."
 RULE = (
     f"A claim is decided only if the lower ends of both scores lie at least {100 * MARGIN:g} points above the best "
     "baseline that looks at no expression."

@@ -36,13 +36,13 @@ img { max-width: 100%; background: white; } summary { cursor: pointer; } .small 
 
 
 def write(folder: Path, title: str, tables: Mapping[str, Sequence[layout.Table]], records: Iterable[Record]) -> str:
-    """The page as text. folder: results/<profile>, whose pictures in `figures` are shown.
+    """The page as text. folder: results/<profile>, whose images in `figures` are shown.
 
     tables: the name of the files in `tables` -> what they hold.
     """
     sections = []
     for heading, names in SECTIONS.items():
-        parts = [part for name in names for part in (_tables(name, tables), *_pictures(folder, name)) if part]
+        parts = [part for name in names for part in (_tables(name, tables), *_images(folder, name)) if part]
         if parts:
             anchor = heading.lower().replace(" ", "-")
             sections.append((anchor, heading, "\n".join(parts)))
@@ -66,7 +66,7 @@ def _tables(name: str, tables: Mapping[str, Sequence[layout.Table]]) -> str:
     return f"<details><summary>{escape(name)}: the table</summary>\n{text}\n</details>" if name in FOLDED else text
 
 
-def _pictures(folder: Path, name: str) -> list[str]:
+def _images(folder: Path, name: str) -> list[str]:
     """Drawings of that name, and photographs whose name begins with it."""
     paths = [folder / "figures" / f"{name}.svg", *sorted((folder / "figures").glob(f"{name}*.webp"))]
     return [

@@ -16,9 +16,9 @@ from bench.report.layout import Column, Table
 from bench.report.tables import label
 
 AXES = {
-    "pictures": "pictures in a batch",
-    "expressions": "expressions about one picture",
-    "tiles": "tiles of the picture",
+    "images": "images in a batch",
+    "expressions": "expressions about one image",
+    "tiles": "tiles of the image",
     "tokens": "mask tokens",
 }
 Curve = list[Record]  # of growing units
@@ -65,9 +65,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
                 rows.append(dict(zip(names, cells, strict=True)))
         first = next(iter(next(iter(axes.values())).values()))[0]
         where = ", ".join(filter(None, [first.device, first.precision]))
-        notes = [
-            "Least squares through the medians of whole calls; pictures, expressions and tiles are those of a call."
-        ]
+        notes = ["Least squares through the medians of whole calls; images, expressions and tiles are those of a call."]
         found.append(Table(f"Scaling — {backbone}, {where}", [Column(name, name) for name in names], rows, notes))
     return found
 

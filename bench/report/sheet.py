@@ -1,6 +1,6 @@
-"""A sheet of examples: picture, expression, ground truth where it is known, and one column per method with its mask.
+"""A sheet of examples: image, expression, ground truth where it is known, and one column per method with its mask.
 
-Drawn from lines of scores (they carry the masks) and the dataset's pictures. The samples are chosen by a fixed rule,
+Drawn from lines of scores (they carry the masks) and the dataset's images. The samples are chosen by a fixed rule,
 evenly over the first method's IoU, so that a sheet shows failures as well as successes.
 """
 
@@ -20,7 +20,7 @@ from methods.base import Example, Prediction, UserError, open_image
 
 Row = Mapping[str, Any]
 TRUTH, ANSWER, BOX = (0, 158, 115), (213, 94, 0), (0, 114, 178)  # Okabe and Ito's green, vermilion, blue
-CELL = 224  # pixels of a picture's longer side
+CELL = 224  # pixels of an image's longer side
 GAP = 8
 ROWS = 512  # of an image that are tinted at a time
 TEXT = 15  # height of a line of text
@@ -58,21 +58,21 @@ def draw_sheet(methods: Mapping[str, Sequence[Row]], dataset: Dataset, count: in
 def draw_answers(
     questions: Sequence[tuple[Image.Image, str]], answers: Mapping[str, Sequence[Prediction]]
 ) -> Image.Image:
-    """The sheet of questions without a truth, (picture, expression) each: a column per method."""
+    """The sheet of questions without a truth, (image, expression) each: a column per method."""
     lines = []
-    for number, (picture, expression) in enumerate(questions):
-        cells = [_cell(picture, _wrapped(f"“{expression}”"))]
+    for number, (image, expression) in enumerate(questions):
+        cells = [_cell(image, _wrapped(f"“{expression}”"))]
         for predictions in answers.values():
             mask, box, failure = (getattr(predictions[number], name) for name in ("mask", "box", "failure"))
-            cells.append(_cell(overlay(picture, mask, ANSWER, box), _wrapped(failure or "")))
+            cells.append(_cell(overlay(image, mask, ANSWER, box), _wrapped(failure or "")))
         lines.append(_side_by_side(cells))
     return _stack([_header(list(answers)), *lines])
 
 
-def overlay(picture: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], box: Any = None) -> Image.Image:
-    """The mask tinted and outlined, the rest of the picture faded to grey, and the written box if there is one."""
-    thick = 2 * max(1, round(max(picture.size) / CELL))  # so that two pixels are left of it in the cell
-    outline, pixels = _outline(mask, thick), np.array(picture, np.uint8)
+def overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], box: Any = None) -> Image.Image:
+    """The mask tinted and outlined, the rest of the image faded to grey, and the written box if there is one."""
+    thick = 2 * max(1, round(max(image.size) / CELL))  # so that two pixels are left of it in the cell
+    outline, pixels = _outline(mask, thick), np.array(image, np.uint8)
     for row in range(0, len(pixels), ROWS):  # floats of a whole large image would take gigabytes
         part = slice(row, row + ROWS)
         pixels[part] = _tint(pixels[part].astype(np.float32), mask[part], outline[part], colour)
@@ -110,17 +110,17 @@ def _first(question: Mapping[str, Row]) -> Row:
 
 
 def _line(question: Mapping[str, Row], example: Example) -> Image.Image:
-    """One question: the picture, the truth, every answer; the expression below the picture."""
-    picture = open_image(example.image)
+    """One question: the image, the truth, every answer; the expression below the image."""
+    image = open_image(example.image)
     cells = [
-        _cell(picture, _wrapped(f"“{_first(question).get('expression', '')}”")),
-        _cell(overlay(picture, example.mask, TRUTH), ["ground truth"]),
+        _cell(image, _wrapped(f"“{_first(question).get('expression', '')}”")),
+        _cell(overlay(image, example.mask, TRUTH), ["ground truth"]),
     ]
     for row in question.values():
         caption = [f"IoU {100 * row['iou']:.0f} %"]
         if row.get("failure"):
             caption += _wrapped(f"failure: {row['failure']}")[:2]
-        cells.append(_cell(overlay(picture, rle.decode(row["mask"]), ANSWER, row.get("box")), caption))
+        cells.append(_cell(overlay(image, rle.decode(row["mask"]), ANSWER, row.get("box")), caption))
     return _side_by_side(cells)
 
 
@@ -132,11 +132,11 @@ def _side_by_side(cells: Sequence[Image.Image]) -> Image.Image:
     return line
 
 
-def _cell(picture: Image.Image, caption: Sequence[str]) -> Image.Image:
-    scale = CELL / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
+def _cell(image: Image.Image, caption: Sequence[str]) -> Image.Image:
+    scale = CELL / max(image.size)
+    size = tuple(max(1, round(side * scale)) for side in image.size)
     cell = Image.new("RGB", (CELL, size[1] + 4 + TEXT * len(caption)), "white")
-    cell.paste(picture.resize(size, Image.Resampling.LANCZOS), (0, 0))
+    cell.paste(image.resize(size, Image.Resampling.LANCZOS), (0, 0))
     draw = ImageDraw.Draw(cell)
     for i, text in enumerate(caption):
         draw.text((0, size[1] + 2 + TEXT * i), text, fill="black", font=ImageFont.load_default(12))
@@ -144,7 +144,7 @@ def _cell(picture: Image.Image, caption: Sequence[str]) -> Image.Image:
 
 
 def _header(names: Sequence[str]) -> Image.Image:
-    titles = ["picture and expression", *names]
+    titles = ["image and expression", *names]
     band = Image.new("RGB", (len(titles) * (CELL + GAP) + GAP, TEXT + 2 * GAP), "white")
     for i, title in enumerate(titles):
         ImageDraw.Draw(band).text((GAP + i * (CELL + GAP), GAP), title, fill="black", font=ImageFont.load_default(14))

@@ -130,7 +130,7 @@ def int8(records: Sequence[Record]) -> list[Table]:
             line = dict(zip([column.key for column in columns[1:-1]], cells, strict=True))
             rows.append(line | {"method": method, "n": str(mine["int8/ciou"].n)})
     title = "Answers with 8-bit weights in the language model, against the same model's without"
-    return [Table(title, columns, rows, ["Percent (95 % interval over pictures)."])] if rows else []
+    return [Table(title, columns, rows, ["Percent (95 % interval over images)."])] if rows else []
 
 
 def _percent(record: Record) -> str:

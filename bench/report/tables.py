@@ -52,7 +52,7 @@ SPEED = Column("latency_ms", "latency ms, median (p90)", "time")
 COUNTS = (Column("failures", "failures", "count"), Column("n", "n", "count"))
 PLACE = tuple(Column(name, "") for name in ("dataset", "split", "protocol"))  # in the CSV; the title says it elsewhere
 ORIGIN = (Column("small_n", "", "count"), Column("checkpoint", ""), Column("backbone", ""))
-INTERVALS = "Percent, ± half of the 95 % interval of a bootstrap over pictures; the CSV has both bounds."
+INTERVALS = "Percent, ± half of the 95 % interval of a bootstrap over images; the CSV has both bounds."
 
 
 def label(record: Record) -> str:
@@ -106,9 +106,7 @@ def main_tables(records: Sequence[Record]) -> list[Table]:
     for place in _places(scores_of(records)):
         table = _score_table(records, place, (*SCORES, *GENERALISED, CEILING, SPEED, *COUNTS))
         devices = sorted({r.device for r in records if r.protocol == LATENCY and r.device})
-        notes = [
-            f"Latency: batch 1, from the picture's file to the mask at the picture's size, on {'; '.join(devices)}."
-        ]
+        notes = [f"Latency: batch 1, from the image's file to the mask at the image's size, on {'; '.join(devices)}."]
         tables.append(replace(table, notes=[*table.notes, *(notes if devices else [])]))
     return tables
 
@@ -174,7 +172,7 @@ def breakdowns(records: Sequence[Record]) -> list[Table]:
         for record in here:
             row = rows.setdefault((record.method, record.variant), {"method": record.method, "group": record.variant})
             row |= {record.metric: Figure(record.value, record.low, record.high), "n": record.n}
-        notes = ["Right object: the mask overlaps the target more than any other object of the picture.", INTERVALS]
+        notes = ["Right object: the mask overlaps the target more than any other object of the image.", INTERVALS]
         title = f"What limits the scores — {dataset} {split}, per expression"
         tables.append(Table(title, columns, [rows[key] for key in sorted(rows)], notes))
     return tables
@@ -308,7 +306,7 @@ def _score_table(records: Sequence[Record], place: tuple[str, str, str], columns
         row["small_n"] = next((record.n for record in mine if record.metric == "small_ciou"), 0)
         rows.append(row | dict(zip(("dataset", "split", "protocol"), place, strict=True)))
     small, total = max(row["small_n"] for row in rows), max(row["n"] for row in rows)
-    small_note = f"small cIoU: the {small} of {total} samples below {100 * SMALL_FRACTION:.0f} % of the picture."
+    small_note = f"small cIoU: the {small} of {total} samples below {100 * SMALL_FRACTION:.0f} % of the image."
     notes = [INTERVALS, *([small_note] if small else [])]
     unused = {column.key for column in GENERALISED if not any(column.key in row for row in rows)}
     if len(unused) < len(GENERALISED):

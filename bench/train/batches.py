@@ -1,7 +1,7 @@
 """From the order of samples to micro-batches: what one forward pass on one device sees.
 
-A step's pictures are cut into micro-batches before they are dealt to the processes, so that a step is the same mean
-of the same micro-batches however many processes share it. Pictures that cannot be used are replaced and counted.
+A step's images are cut into micro-batches before they are dealt to the processes, so that a step is the same mean
+of the same micro-batches however many processes share it. Images that cannot be used are replaced and counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.data.sampler import Sampler
 from bench.train.world import World
 from methods.base import Processor, TrainingSample, UserError
 
-ATTEMPTS = 8  # pictures that may fail in a row before a run is stopped
+ATTEMPTS = 8  # images that may fail in a row before a run is stopped
 
 
 @dataclass
@@ -30,7 +30,7 @@ class MicroBatch:
     seed: int  # of everything random in its forward pass
     names: list[str]  # of its samples
     tokens: int
-    broken: list[str] = field(default_factory=list)  # sentences on pictures that were replaced
+    broken: list[str] = field(default_factory=list)  # sentences on images that were replaced
     error: str = ""  # why there is no batch
 
     def pin_memory(self) -> MicroBatch:
@@ -40,11 +40,11 @@ class MicroBatch:
 
 
 def micro_images(stage: StageConfig, world: World) -> int:
-    """Pictures per micro-batch. Raises UserError if a step cannot be dealt evenly."""
+    """Images per micro-batch. Raises UserError if a step cannot be dealt evenly."""
     images = stage.micro_images or stage.images // world.size
     if images == 0 or stage.images % (images * world.size):
         raise UserError(
-            f"{stage.images} pictures per step cannot be dealt to {world.size} processes in micro-batches of "
+            f"{stage.images} images per step cannot be dealt to {world.size} processes in micro-batches of "
             f"{max(images, 1)}; choose images as a multiple of micro_images times the number of processes."
         )
     return images
@@ -52,7 +52,7 @@ def micro_images(stage: StageConfig, world: World) -> int:
 
 @dataclass
 class _Prepared:
-    """The samples of one picture; or none and an error."""
+    """The samples of one image; or none and an error."""
 
     samples: list[TrainingSample]
     names: list[str]
@@ -68,7 +68,7 @@ class MicroBatches(Dataset[list[MicroBatch]]):
     """The micro-batches of a run. Item (window, part) are those at place `part` of each step of a window; a pure
     function of its place, so that workers, processes and restarts change nothing.
 
-    A window is one step, or `group_lengths` steps: then pictures whose samples are of like length share a micro-batch,
+    A window is one step, or `group_lengths` steps: then images whose samples are of like length share a micro-batch,
     which leaves less to be padded. What a sample's length is only `prepare` knows, so a window is prepared as a whole;
     since it is made of one place of each step, no other process needs it.
     """
@@ -85,25 +85,25 @@ class MicroBatches(Dataset[list[MicroBatch]]):
     def __getitem__(self, place: tuple[int, int]) -> list[MicroBatch]:
         window, part = place
         slots = range(part * self.images, (part + 1) * self.images)
-        pictures = [self._picture(step, slot) for step in self.steps(window) for slot in slots]
-        groups = [pictures[i : i + self.images] for i in range(0, len(pictures), self.images)]
+        images = [self._image(step, slot) for step in self.steps(window) for slot in slots]
+        groups = [images[i : i + self.images] for i in range(0, len(images), self.images)]
         if len(groups) > 1:
-            pictures.sort(key=lambda picture: picture.length)
+            images.sort(key=lambda image: image.length)
             turns = np.random.default_rng([self.stage.seed, 5, window, part]).permutation(len(groups))
-            groups = [pictures[i * self.images : (i + 1) * self.images] for i in turns]  # lengths must not rise
+            groups = [images[i * self.images : (i + 1) * self.images] for i in turns]  # lengths must not rise
         return [self._micro_batch(step, part, group) for step, group in zip(self.steps(window), groups, strict=True)]
 
-    def _micro_batch(self, step: int, part: int, pictures: list[_Prepared]) -> MicroBatch:
+    def _micro_batch(self, step: int, part: int, images: list[_Prepared]) -> MicroBatch:
         seed = int(np.random.SeedSequence([self.stage.seed, step, part]).generate_state(1)[0])
-        names, broken = ([text for p in pictures for text in getattr(p, key)] for key in ("names", "broken"))
-        micro = MicroBatch({}, seed, names, 0, broken, next((p.error for p in pictures if p.error), ""))
+        names, broken = ([text for p in images for text in getattr(p, key)] for key in ("names", "broken"))
+        micro = MicroBatch({}, seed, names, 0, broken, next((p.error for p in images if p.error), ""))
         if not micro.error:
-            samples = [sample for picture in pictures for sample in picture.samples]
+            samples = [sample for image in images for sample in image.samples]
             micro.tokens = sum(len(sample.ids) for sample in samples)
             micro.batch = self.processor.collate(samples, self.stage.pack)
         return micro
 
-    def _picture(self, step: int, slot: int) -> _Prepared:
+    def _image(self, step: int, slot: int) -> _Prepared:
         broken: list[str] = []
         for attempt in range(ATTEMPTS):
             try:
@@ -113,7 +113,7 @@ class MicroBatches(Dataset[list[MicroBatch]]):
                 broken.append(str(error))
                 continue
             return _Prepared(samples, [f"{d.example.dataset}:{d.example.ref_id}" for d in drawn], broken)
-        return _Prepared([], [], broken, f"{ATTEMPTS} pictures in a row cannot be used; the last: {broken[-1]}")
+        return _Prepared([], [], broken, f"{ATTEMPTS} images in a row cannot be used; the last: {broken[-1]}")
 
 
 def stream(batches: MicroBatches, world: World, first_step: int, workers: int) -> Iterator[MicroBatch]:

@@ -36,7 +36,7 @@ from methods.files import fill, whole_folder, writing
 DONE = "model"
 LOGS = ("train.jsonl", "validation.jsonl")  # cut back to the snapshot when a run goes on
 MEAN = 0.98  # share of the old value in the running mean of the loss
-SEEN = 1000  # pictures at least, by which the share of broken ones is judged
+SEEN = 1000  # images at least, by which the share of broken ones is judged
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Standing:
 
     step: int = 0
     mean: float | None = None  # of the loss
-    broken: int = 0  # pictures of this run that were replaced
+    broken: int = 0  # images of this run that were replaced
     lines: dict[str, int] = field(default_factory=dict)
 
 
@@ -153,17 +153,17 @@ def _bad_loss(run: Run, what: str, step: int, names: list[str]) -> str:
 
 
 def _count_broken(run: Run, standing: Standing, micro_batches: list[MicroBatch], progress: Progress) -> None:
-    """Report pictures that were replaced, and stop if they are too many."""
+    """Report images that were replaced, and stop if they are too many."""
     for micro in micro_batches:
         if micro.error:
             raise UserError(f"{run.name}: {micro.error}")
         for sentence in micro.broken:
-            progress.note(f"replaced a picture: {sentence}")
+            progress.note(f"replaced an image: {sentence}")
     standing.broken += sum(run.world.gather(sum(len(micro.broken) for micro in micro_batches)))
     seen = (standing.step + 1) * run.stage.images
     if standing.broken > run.train.broken_share * max(SEEN, seen):
         raise UserError(
-            f"{run.name}: {standing.broken} pictures of {seen} could not be used, more than "
+            f"{run.name}: {standing.broken} images of {seen} could not be used, more than "
             f"train.broken_share={run.train.broken_share}; repair the data named above."
         )
 

@@ -40,7 +40,7 @@ BUCKET, LIVE = 5 * 10**8, 10**9  # DeepSpeed's defaults: elements that are reduc
 @dataclass(frozen=True)
 class Machine:
     """gpus of `memory` gigabytes each; mfu: the share of their arithmetic that is used; text: tokens of a sample
-    besides picture and mask, `answer` of them learned; tiles: of a picture on average, 0: half of the most."""
+    besides image and mask, `answer` of them learned; tiles: of an image on average, 0: half of the most."""
 
     gpus: int = 8
     memory: float = 80.0
@@ -189,7 +189,7 @@ def print_plan(profile: Profile, names: Sequence[str], machine: Machine) -> None
         console.print(_memory(each, machine))
     console.print(
         f"Assumed: {machine.text} tokens of text a sample, {machine.answer} of them learned"
-        + (f", {machine.tiles:g} tiles a picture" if machine.tiles else ", half of the most tiles a picture")
+        + (f", {machine.tiles:g} tiles an image" if machine.tiles else ", half of the most tiles an image")
         + "; memory for the most tiles, every sample with a mask. Change with text=, answer=, tiles=, mfu=, gpus=, "
         "memory=.",
         highlight=False,

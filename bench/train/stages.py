@@ -44,7 +44,7 @@ def finished_model(profile: Profile, name: str) -> Path | None:
     """The model of a stage that was trained to its end, None if it was not; no training data is needed.
 
     Raises UserError if the stage, or one that it builds on, was made with other settings than the profile's. Data may
-    differ: a model can be asked about other pictures than it has learnt from.
+    differ: a model can be asked about other images than it has learnt from.
     """
     if not model_of_stage(profile, name).is_dir():
         return None

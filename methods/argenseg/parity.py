@@ -32,8 +32,8 @@ from methods.internvl.generation.engine import Answer, Block, decode
 from methods.internvl.generation.kv_cache import Stepper
 from methods.parity import Check, close, read, same
 
-INPUT, HIDDEN, LOGIT, LOSS, GRADIENT, PICTURE = 1e-5, 1e-4, 1e-4, 1e-4, 2e-6, 1e-3  # tolerances; ids are exact
-LEVEL = 1.0  # a picture that is truncated to 8 bits may differ by a level
+INPUT, HIDDEN, LOGIT, LOSS, GRADIENT, IMAGE = 1e-5, 1e-4, 1e-4, 1e-4, 2e-6, 1e-3  # tolerances; ids are exact
+LEVEL = 1.0  # an image that is truncated to 8 bits may differ by a level
 
 
 def recognises(folder: Path) -> bool:
@@ -232,7 +232,7 @@ def inference(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], fo
         close("teacher-forced text loss", text, torch.tensor(facts["tf_text_loss"]), LOSS),
         close("teacher-forced visual loss", visual, torch.tensor(facts["tf_gen_loss"]), LOSS),
     ]
-    return checks + _pictures(method, io)
+    return checks + _images(method, io)
 
 
 def written(method: ARGenSeg, answer: Answer) -> list[int]:
@@ -261,7 +261,7 @@ def _forced(method: ARGenSeg, io: dict[str, Tensor], prompt: Tensor) -> tuple[Te
     return method.backbone.run(embeddings)[0], columns
 
 
-def _pictures(method: ARGenSeg, io: dict[str, Tensor]) -> list[Check]:
+def _images(method: ARGenSeg, io: dict[str, Tensor]) -> list[Check]:
     """What is drawn after each scale and at the end, and the masks that the released evaluation makes of it."""
     ids, quantizer = io["visual_ids"], method.mask_tokenizer.quantize
     sums = [quantizer.accumulate(quantizer.embedding(row[None])) for row in ids]
@@ -269,25 +269,25 @@ def _pictures(method: ARGenSeg, io: dict[str, Tensor]) -> list[Check]:
     scales = torch.stack(
         [torch.from_numpy(to_bytes(method.mask_tokenizer.decode_features(f)[0])).float().mean(-1) for f in sums[0]]
     )
-    whole = torch.stack([torch.from_numpy(to_bytes(picture)) for picture in drawn])
+    whole = torch.stack([torch.from_numpy(to_bytes(image)) for image in drawn])
     checks = [
-        *compare(io, "picture_float_stride4", drawn[..., ::4, ::4], PICTURE),
+        *compare(io, "picture_float_stride4", drawn[..., ::4, ::4], IMAGE),
         *compare(io, "picture_u8", whole, LEVEL),
-        *compare(io, "scale_pictures_gray_8x", scales[:, ::8, ::8], LEVEL),
+        *compare(io, "scale_images_gray_8x", scales[:, ::8, ::8], LEVEL),
     ]
     for name, reference in sorted(io.items()):
         if name.startswith("eval_"):
             kind, _, number = name.removeprefix("eval_").rpartition("_")
-            picture = io["picture_u8"][int(number)].numpy()
-            grey = official_grey(picture, tuple(reference.shape), letterbox=kind.startswith("pad"))
+            image = io["picture_u8"][int(number)].numpy()
+            grey = official_grey(image, tuple(reference.shape), letterbox=kind.startswith("pad"))
             ours = torch.from_numpy(grey.copy()) if kind.endswith("L") else torch.from_numpy(grey > 127)
-            checks.append(same(f"picture {number} to {kind}", ours, reference))
+            checks.append(same(f"image {number} to {kind}", ours, reference))
     return checks
 
 
 @torch.no_grad()
 def guidance(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], folder: Path) -> list[Check]:
-    """A picture from text with classifier-free guidance: two prompts padded on the left, one choice for both."""
+    """An image from text with classifier-free guidance: two prompts padded on the left, one choice for both."""
     scripted(method, folder, facts)
     valid = io["attention_mask"].bool()
     checks = []
@@ -317,15 +317,15 @@ def guidance(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], fol
     ]
 
 
-def mask_pictures(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], folder: Path) -> list[Check]:
-    """Masks as the codec's pictures, squashed and in a letterbox."""
+def mask_images(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], folder: Path) -> list[Check]:
+    """Masks as the codec's images, squashed and in a letterbox."""
     checks = []
     for name, reference in sorted(io.items()):
         kind, _, number = name.removeprefix("mask_").rpartition("_")
         if kind != "raw":
             raw = Image.fromarray(io[f"mask_raw_{number}"].numpy())
             ours = np.asarray(mask_image(raw, len(reference), "official", letterbox=kind == "pad"))
-            checks.append(same(f"mask {number} as a picture, {kind}", torch.from_numpy(ours.copy()), reference))
+            checks.append(same(f"mask {number} as an image, {kind}", torch.from_numpy(ours.copy()), reference))
     return checks
 
 
@@ -333,5 +333,5 @@ PIECES = {
     "train_forward": training,
     "inference": inference,
     "cfg_generation": guidance,
-    "mask_preprocess": mask_pictures,
+    "mask_preprocess": mask_images,
 }

@@ -24,7 +24,7 @@ from methods.base import UserError
 from methods.internvl.chat import IGNORED
 from methods.parity import Check, close, named_weights, read, same
 
-FEATURE, SUM, PICTURE = 1e-4, 1e-5, 1e-3  # tolerances; ids are exact
+FEATURE, SUM, IMAGE = 1e-4, 1e-5, 1e-3  # tolerances; ids are exact
 WEIGHTS = "weights_int8.safetensors"
 COUNTER = "quantize.ema_vocab_hit_SV"  # zeros, and not stored
 
@@ -88,7 +88,7 @@ def _encode(codec: VQVAE, io: dict[str, Tensor], ids: Tensor) -> list[Check]:
         close("encoder output", encoded, io["encoder_out"], FEATURE),
         close("features f", codec.quant_conv(encoded), io["f"], FEATURE),
         same("ids", ours, ids),
-        same("ids, one picture at a time", alone, ids),
+        same("ids, one image at a time", alone, ids),
     ]
 
 
@@ -110,9 +110,9 @@ def _sums(codec: VQVAE, io: dict[str, Tensor], ids: Tensor) -> list[Check]:
 @torch.no_grad()
 def _draw(codec: VQVAE, tensors: dict[str, Tensor], ids: Tensor) -> list[Check]:
     sums = codec.quantize.accumulate(codec.quantize.embedding(ids))
-    checks = [close("pictures", codec.decode_features(sums[-1]).clamp(-1, 1), tensors["recon"], PICTURE)]
+    checks = [close("images", codec.decode_features(sums[-1]).clamp(-1, 1), tensors["recon"], IMAGE)]
     each = torch.cat([codec.decode_features(total[:1]).clamp(-1, 1) for total in sums])[..., ::4, ::4]
-    return [*checks, close("picture 0 after each scale", each, tensors["recon_per_scale_img0_stride4"], PICTURE)]
+    return [*checks, close("image 0 after each scale", each, tensors["recon_per_scale_img0_stride4"], IMAGE)]
 
 
 def _training(codec: VQVAE, tensors: dict[str, Tensor], features: Tensor) -> list[Check]:
@@ -168,7 +168,7 @@ def _phis(table: Mapping[str, list[int]]) -> list[Check]:
 
 @torch.no_grad()
 def _probes(codec: VQVAE, probes: Mapping[str, Any], io: dict[str, Tensor], ids: Tensor) -> list[Check]:
-    """Some values of the first picture inside the network: where a mismatch begins."""
+    """Some values of the first image inside the network: where a mismatch begins."""
     seen: dict[str, Tensor] = {}
     handles = [
         # a copy, because what follows may work in place
@@ -189,7 +189,7 @@ def _probes(codec: VQVAE, probes: Mapping[str, Any], io: dict[str, Tensor], ids:
 
 
 def _masks(tensors: dict[str, Tensor], counts: Path) -> list[Check]:
-    """Masks to pictures, pictures to masks, and the overlaps that come of it."""
+    """Masks to images, images to masks, and the overlaps that come of it."""
     checks, cases = [], json.loads(counts.read_text())["cases"] if counts.is_file() else []
     for number in range(sum(bool(re.fullmatch(r"mask_\d+", name)) for name in tensors)):
         mask = tensors[f"mask_{number}"].numpy() > 0
@@ -197,14 +197,14 @@ def _masks(tensors: dict[str, Tensor], counts: Path) -> list[Check]:
         for route, mask_resize in (("two_resizes", "official"), ("one_resize", "bilinear")):
             reference = tensors[f"tokenizer_u8_{route}_{number}"]
             ours = torch.from_numpy(np.array(mask_image(drawn, len(reference), mask_resize)))
-            checks.append(same(f"mask {number} as a picture, {mask_resize}", ours, reference))
-        picture = to_bytes(tensors[f"decoded_f16_{number}"].permute(2, 0, 1))
-        grey = official_grey(picture, mask.shape).copy()
+            checks.append(same(f"mask {number} as an image, {mask_resize}", ours, reference))
+        image = to_bytes(tensors[f"decoded_f16_{number}"].permute(2, 0, 1))
+        grey = official_grey(image, mask.shape).copy()
         predicted = grey > 127
         checks += [
-            same(f"picture {number} in 8 bits", torch.from_numpy(picture), tensors[f"decoded_u8_{number}"]),
-            same(f"picture {number} resized", torch.from_numpy(grey), tensors[f"resized_L_{number}"]),
-            same(f"picture {number} to a mask", torch.from_numpy(predicted), tensors[f"pred_mask_{number}"]),
+            same(f"image {number} in 8 bits", torch.from_numpy(image), tensors[f"decoded_u8_{number}"]),
+            same(f"image {number} resized", torch.from_numpy(grey), tensors[f"resized_L_{number}"]),
+            same(f"image {number} to a mask", torch.from_numpy(predicted), tensors[f"pred_mask_{number}"]),
         ]
         if number < len(cases):
             ours = [int((mask & predicted).sum()), int((mask | predicted).sum())]

@@ -1,4 +1,4 @@
-"""ARGenSeg's conversations with a picture: of the mask, or of a caption.
+"""ARGenSeg's conversations with an image: of the mask, or of a caption.
 
 The wording of "segment" is the official evaluation's; "official" adds its blanks and full stops.
 """

@@ -40,7 +40,7 @@ def patch_targets(example: Example, size: BackboneSize) -> dict[str, np.ndarray]
 def area_average(mask: np.ndarray, side: int) -> np.ndarray:
     """bool [H, W] -> float32 [side, side], the mean over each (nearly equal) cell."""
     height, width = mask.shape
-    if min(height, width) < side:  # a picture smaller than the grid: a pixel serves several cells
+    if min(height, width) < side:  # an image smaller than the grid: a pixel serves several cells
         mask = mask.repeat(-(-side // height), 0).repeat(-(-side // width), 1)
         height, width = mask.shape
     table = np.zeros((height + 1, width + 1), np.float32)
@@ -58,7 +58,7 @@ class PretrainingHeads(nn.Module):
     def __init__(self, size: BackboneSize):
         super().__init__()
         self.dense = nn.Linear(size.text_width, 4)
-        nn.init.constant_(self.dense.bias, -2.0)  # most of a picture is not the target
+        nn.init.constant_(self.dense.bias, -2.0)  # most of an image is not the target
         self.semantic = nn.Sequential(nn.LayerNorm(size.vision_width), nn.Linear(size.vision_width, CLASSES))
 
     def forward(self, image_tokens: Tensor, patches: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -156,7 +156,7 @@ def _activations(codec: MaskTokenizer, encoded: dict[str, Tensor], folder: Path,
 
 
 def _tiles(folder: Path) -> list[Check]:
-    """The grids of tiles that pictures are cut into; not every set of vectors has them."""
+    """The grids of tiles that images are cut into; not every set of vectors has them."""
     path = folder / "eval_arithmetic.json"
     cut = json.loads(path.read_text())["dynamic_tiles"] if path.is_file() else {}
     checks = []

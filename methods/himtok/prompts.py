@@ -201,16 +201,16 @@ def family_of(request: Request, budget_in_prompt: bool, later: bool = False) -> 
 
 def converse(
     example: Example, task: str, templates: PromptTemplate, size: tuple[int, int], scale: int, tokens: int,
-    picture: Callable[[str], str], rng: np.random.Generator,
+    image: Callable[[str], str], rng: np.random.Generator,
 ) -> list[Turn]:  # fmt: skip
-    """The turns of a task; size = (width, height) of the picture, `tokens` those of the codec, `picture` puts the
-    picture's placeholder to the first request. Raises UserError if the example lacks what the task needs."""
+    """The turns of a task; size = (width, height) of the image, `tokens` those of the codec, `image` puts the
+    image's placeholder to the first request. Raises UserError if the example lacks what the task needs."""
     families = DIALOGUES[rng.integers(len(DIALOGUES))] if task == "dialogue" else (task,)
     slots = _slots(example, families, size, scale, tokens, rng)
     turns = []
     for number, family in enumerate(families):
         request, answer = templates.draw(family, slots, rng)
-        turns += [Turn("user", request if number else picture(request)), Turn("assistant", answer)]
+        turns += [Turn("user", request if number else image(request)), Turn("assistant", answer)]
     return turns
 
 

@@ -17,7 +17,7 @@ class Backbone(nn.Module):
     """InternVL2.5 with the few entry points that training and decoding need.
 
     `vocabulary` counts rows of the embedding and of the head; it may exceed the tokenizer's length, because a
-    method can own ids (a picture's code book) that no text contains.
+    method can own ids (an image's code book) that no text contains.
     """
 
     def __init__(self, size: BackboneSize, vocabulary: int, image_token_id: int):

@@ -6,7 +6,7 @@
 
 With InternLM2.5 `<s>` stands in front. An answer and its `<|im_end|>` are learned; everything else, the newline after
 `<|im_end|>` included, is not.
-In a turn's text `<image>` stands for the picture and `<mask>` for one block of mask tokens.
+In a turn's text `<image>` stands for the image and `<mask>` for one block of mask tokens.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def join_expressions(expressions: tuple[str, ...], listed: bool = False) -> str:
 
 
 def with_image(text: str, image_first: bool) -> str:
-    """The user's text with the picture before it (InternVL's habit) or after it.
+    """The user's text with the image before it (InternVL's habit) or after it.
 
     A causal model's image tokens see only what stands before them. A backbone trained from nothing learns to ground
     several times sooner when it has read the expression before it looks.
@@ -59,7 +59,7 @@ def read_box(text: str, width: int, height: int, scale: int) -> Box | None:
 def converse(
     example: Example, task: str, size: tuple[int, int], scale: int, image_first: bool, rng: np.random.Generator
 ) -> list[Turn]:
-    """The turns of a shared task; `size` is the picture's (width, height) in pixels.
+    """The turns of a shared task; `size` is the image's (width, height) in pixels.
 
     Tasks: "box" (expression -> box), "caption" and "question" (`expressions[0]` -> `answer`).
     Raises UserError for an unknown task or an example that lacks what the task needs.

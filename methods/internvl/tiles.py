@@ -1,4 +1,4 @@
-"""Pictures -> tiles: InternVL2.5's dynamic tiling, thumbnail and normalisation (Pillow only, no torchvision)."""
+"""Images -> tiles: InternVL2.5's dynamic tiling, thumbnail and normalisation (Pillow only, no torchvision)."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def grids(max_tiles: int) -> tuple[tuple[int, int], ...]:
 
 
 def choose_grid(width: int, height: int, side: int, max_tiles: int) -> tuple[int, int]:
-    """(columns, rows) whose aspect ratio is nearest to the picture's.
+    """(columns, rows) whose aspect ratio is nearest to the image's.
 
-    On a tie the later, larger grid wins only if the picture has more than half of that grid's pixels.
+    On a tie the later, larger grid wins only if the image has more than half of that grid's pixels.
     """
     best, best_difference = (1, 1), float("inf")
     for columns, rows in grids(max_tiles):

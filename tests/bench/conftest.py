@@ -26,11 +26,11 @@ stages:
                            ffn_out: 32, codes: 64, pixel_base: 8, pixel_multipliers: [1, 1, 1, 1, 1], pixel_blocks: 1}}}
   himtok: {method: himtok, stage: align, steps: 2, images: 1, tasks: {segment_box: 1.0},
            model: {backbone: "stage:backbone", mask_tokenizer: "stage:tokens"}}
-  pictures: {method: argenseg, stage: tokenizer, steps: 2, images: 2, tasks: {segment: 1.0},
+  images: {method: argenseg, stage: tokenizer, steps: 2, images: 2, tasks: {segment: 1.0},
              model: {mask_tokenizer_config: {resolution: 32, width: 32, multipliers: [1, 1, 1, 1], blocks: 1, codes: 64,
                              scales: [1, 2, 3, 4]}}}
   argenseg: {method: argenseg, stage: joint, steps: 2, images: 1, tasks: {segment: 1.0},
-             model: {backbone: "stage:backbone", mask_tokenizer: "stage:pictures", init: var}}
+             model: {backbone: "stage:backbone", mask_tokenizer: "stage:images", init: var}}
 models: {MODELS}
 evaluate: {limit: 8, batch: 3, threads: 1, protocols: [per_expression, per_object_joined]}
 latency: {warmup: 1, requests: 2, threads: 1}
@@ -84,7 +84,7 @@ def profile_in(folder):
 
 @pytest.fixture
 def small(profile_in, squares, build, writing, monkeypatch):
-    """A profile with two trained models, whose data are four pictures of squares."""
+    """A profile with two trained models, whose data are four images of squares."""
     profile = profile_in("data", "himtok: himtok, argenseg: argenseg")
     monkeypatch.setattr(pipeline, "prepare_data", lambda profile, train: None)
     monkeypatch.setattr(pipeline, "open_split", lambda profile, split: squares(4))

@@ -1,4 +1,4 @@
-"""`genseg ablation` on two small models and pictures of squares."""
+"""`genseg ablation` on two small models and images of squares."""
 
 import shutil
 
@@ -122,4 +122,4 @@ def test_perception_is_asked_of_the_model_that_was_taught(small, reports, monkey
     values = {r.metric: r.value for r in records}
     assert set(values) == {f"perception/{name}" for name in ("accuracy", "likeliest", "chance", "failures")}
     assert 0 < values["perception/chance"] < 1
-    assert {r.n for r in records} == {12}  # four pictures of three squares
+    assert {r.n for r in records} == {12}  # four images of three squares

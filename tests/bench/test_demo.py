@@ -37,10 +37,10 @@ class Gradio:
 
 
 def test_each_model_answers_with_an_overlay_and_a_line(models, squares):
-    picture = squares(1)[0].image
-    shown = demo.ask(models, picture.convert("RGBA"), "the Red square")
+    image = squares(1)[0].image
+    shown = demo.ask(models, image.convert("RGBA"), "the Red square")
     assert [type(item) for item in shown] == [Image.Image, str] * 2
-    assert all(item.size == picture.size for item in shown[::2])
+    assert all(item.size == image.size for item in shown[::2])
     assert "in 32 tokens" in shown[1] and "in 30 tokens" in shown[3] and all("time: " in item for item in shown[1::2])
 
 
@@ -53,13 +53,13 @@ def test_the_page_asks_on_click_and_on_enter_and_tells_what_is_missing(models, s
     assert [part.kind for part in inputs] == ["Image", "Textbox"]
     assert [part.kind for part in outputs] == ["Image", "Textbox"] * len(models)
     assert len(answer(squares(1)[0].image, "the red square")) == len(outputs)
-    with pytest.raises(Gradio.Error, match="There is no picture; upload one"):
+    with pytest.raises(Gradio.Error, match="There is no image; upload one"):
         answer(None, "the red square")
     with pytest.raises(Gradio.Error, match="The expression is empty"):
         answer(squares(1)[0].image, " ")
 
 
-def test_examples_are_the_first_question_of_a_picture(squares):
+def test_examples_are_the_first_question_of_an_image(squares):
     data = squares(3)
     assert demo.examples(data) == [(str(data[3 * i].image), data[3 * i].expressions[0]) for i in range(3)]
 

@@ -14,7 +14,7 @@ def models(build, tmp_path_factory):
     return folders
 
 
-def test_a_picture_is_written(genseg, models, tmp_path):
+def test_an_image_is_written(genseg, models, tmp_path):
     words = ("generate", "a red apple on grass", "--checkpoint", models["argenseg"])
     pixels = []
     for name, more in (("a.png", ()), ("b.png", ()), ("c.png", ("--seed", "1"))):
@@ -31,7 +31,7 @@ def test_a_picture_is_written(genseg, models, tmp_path):
         ((" ",), "caption is empty"),
         (("a dog", "--method", "himtok", "--checkpoint", "any"), "himtok writes masks only"),
         (("a dog", "--method", "other"), "no model of 'other'"),
-        (("a dog", "--out", "picture.txt"), "picture.txt: cannot be written"),
+        (("a dog", "--out", "image.txt"), "image.txt: cannot be written"),
     ],
 )
 def test_what_cannot_be_drawn(genseg, models, tmp_path, monkeypatch, words, named):

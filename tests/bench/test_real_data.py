@@ -1,4 +1,4 @@
-"""Evaluation on RefCOCO's and gRefCOCO's layouts: annotations in one folder, pictures in another."""
+"""Evaluation on RefCOCO's and gRefCOCO's layouts: annotations in one folder, images in another."""
 
 import json
 import pickle
@@ -12,11 +12,11 @@ from bench.data import rle
 from bench.records import read_records
 from methods.files import read_lines, write_lines
 
-PICTURES = 3
+IMAGES = 3
 
 
 def annotations(squares):
-    """COCO instances of the pictures of squares, three objects each, and the squares' examples."""
+    """COCO instances of the images of squares, three objects each, and the squares' examples."""
     examples = [squares[i] for i in range(len(squares))]
     found = []
     for number, example in enumerate(examples):
@@ -31,7 +31,7 @@ def annotations(squares):
 @pytest.fixture
 def real(folder, squares, build, writing, profile_in):
     """The two datasets as the cards describe them, and a profile with a trained model: the folder."""
-    examples, instances = annotations(squares(PICTURES))
+    examples, instances = annotations(squares(IMAGES))
     (folder / "train2014").mkdir()
     for image, example in zip(instances["images"], examples[::3], strict=True):
         example.image.save(folder / "train2014" / image["file_name"], quality=95)
@@ -46,7 +46,7 @@ def real(folder, squares, build, writing, profile_in):
     (folder / "refer" / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(refs, 2))
     several = [
         {"ref_id": 50 + number, "ann_id": ids, "image_id": number, "split": "val", "sentences": [{"sent": words}]}
-        for number in range(PICTURES)
+        for number in range(IMAGES)
         for ids, words in (([100 + 3 * number, 101 + 3 * number], "both"), ([-1], "the purple square"))
     ]
     several = [ref | {"ref_id": number} for number, ref in enumerate(several)]
@@ -76,7 +76,7 @@ def test_two_datasets_stand_beside_each_other_in_files_and_report(evaluated, gen
     assert made == {"himtok.refcoco.val.per_expression.jsonl", "himtok.grefcoco.val.per_expression.jsonl"}
     records = read_records(evaluated / "results/small/records")
     assert {(r.dataset, r.n) for r in records if (r.metric, r.protocol) == ("giou", "per_expression")} == {
-        ("refcoco", 2 * 3 * PICTURES), ("grefcoco", 2 * PICTURES)
+        ("refcoco", 2 * 3 * IMAGES), ("grefcoco", 2 * IMAGES)
     }  # fmt: skip
     result = genseg("report", *words("refcoco"))
     assert result.code == 0, result.err
@@ -92,11 +92,11 @@ def test_samples_without_a_target_have_figures_of_their_own(evaluated):
     mine = [r for r in records if (r.dataset, r.protocol) == ("grefcoco", "per_expression")]
     assert own < {r.metric for r in mine if r.method == "himtok"}
     values = {(r.method, r.metric): (r.value, r.n) for r in mine}
-    assert values["baseline:empty", "n_acc"] == values["baseline:full", "t_acc"] == (1, PICTURES)
-    assert values["baseline:empty", "t_acc"] == values["baseline:full", "n_acc"] == (0, PICTURES)
+    assert values["baseline:empty", "n_acc"] == values["baseline:full", "t_acc"] == (1, IMAGES)
+    assert values["baseline:empty", "t_acc"] == values["baseline:full", "n_acc"] == (0, IMAGES)
 
 
-def test_scores_need_no_pictures(evaluated, genseg):
+def test_scores_need_no_images(evaluated, genseg):
     made = evaluated / "runs/small/predictions/himtok.refcoco.val.per_expression.jsonl"
     path = shutil.copy(made, evaluated / "a.jsonl")
     shutil.rmtree(evaluated / "train2014")
@@ -119,10 +119,10 @@ def test_no_answer_is_right_where_there_is_no_target(evaluated, genseg):
     rows = [row for _, row in read_lines(evaluated / "runs/small/predictions/himtok.grefcoco.val.per_expression.jsonl")]
     write_lines(evaluated / "a.jsonl", [row | {"mask": None} for row in rows if row["expression"] != "both"])
     result = genseg("score", "a.jsonl", "root=refer")
-    assert f"{PICTURES} of {2 * PICTURES} questions have no answer" in result.out
+    assert f"{IMAGES} of {2 * IMAGES} questions have no answer" in result.out
     values = {r.metric: (r.value, r.n, r.failures) for r in read_records(evaluated / "a.records.jsonl")}
-    for metric, count in (("n_acc", PICTURES), ("t_acc", PICTURES), ("giou", 2 * PICTURES)):
-        assert values[metric] == (0, count, 2 * PICTURES)
+    for metric, count in (("n_acc", IMAGES), ("t_acc", IMAGES), ("giou", 2 * IMAGES)):
+        assert values[metric] == (0, count, 2 * IMAGES)
     empty = rle.encode(np.zeros((48, 64), bool))
     write_lines(evaluated / "b.jsonl", [row | {"mask": empty, "failure": None} for row in rows])
     assert genseg("score", "b.jsonl", "root=refer").code == 0

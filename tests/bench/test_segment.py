@@ -1,4 +1,4 @@
-"""`genseg segment` on the pictures that people have."""
+"""`genseg segment` on the images that people have."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def models(build, writing, tmp_path_factory):
 
 @pytest.fixture
 def ask(genseg, models, tmp_path):
-    """ask(picture's path, *words) -> the result of `genseg segment` with a small model and out.png."""
+    """ask(image's path, *words) -> the result of `genseg segment` with a small model and out.png."""
 
     def asked(path, *words, expression="the Red square", method="himtok", out=None):
         out = out or tmp_path / "out.png"
@@ -44,7 +44,7 @@ def rotated(path):
     noise(50, 70).save(path, exif=exif)
 
 
-PICTURES = {
+IMAGES = {
     "rgb.png": lambda path: noise().save(path),
     "rgba.png": lambda path: noise().convert("RGBA").save(path),
     "palette.png": lambda path: noise().convert("P").save(path, transparency=3),
@@ -62,9 +62,9 @@ def test_the_clock_waits_for_the_device_at_each_stage():
     assert (decoding.timing, decoding.rule) == ("stages", "expected")
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_pictures_of_every_kind(ask, tmp_path, name):
-    PICTURES[name](tmp_path / name)
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_of_every_kind(ask, tmp_path, name):
+    IMAGES[name](tmp_path / name)
     result = ask(tmp_path / name)
     assert result.code == 0, result.err
     with Image.open(tmp_path / "out.png") as overlay:
@@ -72,7 +72,7 @@ def test_pictures_of_every_kind(ask, tmp_path, name):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 20), (20, 3000), (2, 1)])
-def test_pictures_of_every_size(ask, tmp_path, size):
+def test_images_of_every_size(ask, tmp_path, size):
     noise(*size).save(tmp_path / "a.png")
     assert ask(tmp_path / "a.png").code == 0
     with Image.open(tmp_path / "out.png") as overlay:
@@ -84,7 +84,7 @@ def test_the_answer_says_what_was_done(ask, tmp_path, method, tokens):
     noise().save(tmp_path / "a.png")
     lines = ask(tmp_path / "a.png", method=method).out.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'out.png'}: 'the Red square' by {method} (")
-    assert f"of the picture in {tokens} tokens" in lines[1]
+    assert f"of the image in {tokens} tokens" in lines[1]
     assert any(line.startswith("time: ") and "vision" in line for line in lines)
     assert lines[-1] == "incomplete answer: no box in the answer"
 
@@ -109,7 +109,7 @@ def test_a_written_box_is_named(ask, tmp_path, monkeypatch):
     monkeypatch.setattr(segment, "method_class", lambda name: Known)
     noise().save(tmp_path / "a.png")
     lines = ask(tmp_path / "a.png", expression="  the Red square ").out.splitlines()
-    assert lines[1] == "mask: 50.0% of the picture in 2 tokens, 9 model steps"
+    assert lines[1] == "mask: 50.0% of the image in 2 tokens, 9 model steps"
     assert lines[2] == "box: 10, 5, 60, 40 (x1, y1, x2, y2 in pixels)"
     assert lines[3] == "time: all 500 ms"
     assert len(lines) == 4
@@ -133,7 +133,7 @@ def complaint(result) -> str:
     return result.err
 
 
-def test_what_is_no_picture(ask, tmp_path):
+def test_what_is_no_image(ask, tmp_path):
     (tmp_path / "notes.txt").write_text("nothing to see")
     (tmp_path / "notes.png").write_text("nothing to see")
     for name in ("notes.txt", "notes.png"):
@@ -210,7 +210,7 @@ def test_a_wrong_list_is_one_sentence(both, genseg, tmp_path, monkeypatch, conte
     assert result.err.count("\n") == 1
 
 
-def test_a_picture_without_a_sentence_says_so(genseg, tmp_path):
+def test_an_image_without_a_sentence_says_so(genseg, tmp_path):
     noise().save(tmp_path / "a.png")
     result = genseg("segment", tmp_path / "a.png")
     assert result.code == 2

@@ -19,7 +19,7 @@ def blobs():
 
 @pytest.fixture(scope="module")
 def scores(blobs):
-    """As many scores as RefCOCO val has objects, two or three to a picture."""
+    """As many scores as RefCOCO val has objects, two or three to an image."""
     rng, template = np.random.default_rng(1), score(*blobs).as_dict()
     unions = rng.integers(500, 50_000, 3811)
     inter = (unions * rng.uniform(0, 1, 3811)).astype(int)

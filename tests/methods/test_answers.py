@@ -1,4 +1,4 @@
-"""Requests to every method that writes masks: batches, budgets, failures, and masks at the picture's size."""
+"""Requests to every method that writes masks: batches, budgets, failures, and masks at the image's size."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def taught(writer, writing):
 
 
 def requests_of(examples, count: int = 4) -> list[Request]:
-    """Different pictures, and prompts of different length."""
+    """Different images, and prompts of different length."""
     phrases = ["it", "the red square on the left of the large blue one", "the large square", "one"]
     chosen = [examples[i] for i in (0, 3, 4, 1)]
     return [Request(e.image, (p,)) for e, p in zip(chosen, phrases, strict=True)][:count]
@@ -33,7 +33,7 @@ def test_a_batch_of_four_is_four_batches_of_one(taught, examples):
         assert one.token_ids == other.token_ids
         assert (one.text, one.failure, one.box) == (other.text, other.failure, other.box)
         np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=0, atol=1e-4)
-    assert len({prediction.token_ids for prediction in together}) == 4  # picture and prompt do change the mask
+    assert len({prediction.token_ids for prediction in together}) == 4  # image and prompt do change the mask
 
 
 def test_the_order_of_requests_does_not_matter(taught, examples):
@@ -58,7 +58,7 @@ def test_ids_count_from_zero_in_the_mask_vocabulary(taught, examples):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (300, 2), (33, 17), (500, 333)])
-def test_masks_come_at_the_size_of_the_picture(taught, size):
+def test_masks_come_at_the_size_of_the_image(taught, size):
     found = taught.segment([Request(Image.new("RGB", size, "red"), ("it",))])[0]
     assert found.failure is None
     assert (found.mask.shape, found.mask.dtype) == (size[::-1], np.bool_)
@@ -107,7 +107,7 @@ def test_what_is_timed(taught, examples):
     assert all(value >= 0 for value in seconds.values())
 
 
-def test_the_vision_tower_runs_once_for_a_picture_with_several_questions(taught, examples, monkeypatch):
+def test_the_vision_tower_runs_once_for_an_image_with_several_questions(taught, examples, monkeypatch):
     seen = []
     patches = taught.backbone.patches
     monkeypatch.setattr(taught.backbone, "patches", lambda pixels: seen.append(len(pixels)) or patches(pixels))

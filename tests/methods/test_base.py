@@ -1,4 +1,4 @@
-"""Pictures of every kind become upright RGB; what is no picture becomes one sentence."""
+"""Images of every kind become upright RGB; what is no image becomes one sentence."""
 
 import io
 
@@ -13,7 +13,7 @@ from methods.registry import METHODS, method_class, method_spec, resolve
 
 ORIENTATION = 0x0112
 PIXELS = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
-PICTURE = Image.fromarray(PIXELS)
+IMAGE = Image.fromarray(PIXELS)
 
 
 def written(tmp_path, name: str, image: Image.Image, **options):
@@ -39,9 +39,9 @@ def refusal(source) -> str:
 
 
 def test_rgb_is_left_as_it_is(tmp_path):
-    assert np.array_equal(pixels(written(tmp_path, "a.png", PICTURE)), PIXELS)
-    assert open_image(PICTURE) is PICTURE
-    assert np.array_equal(pixels(str(written(tmp_path, "b.png", PICTURE))), PIXELS)
+    assert np.array_equal(pixels(written(tmp_path, "a.png", IMAGE)), PIXELS)
+    assert open_image(IMAGE) is IMAGE
+    assert np.array_equal(pixels(str(written(tmp_path, "b.png", IMAGE))), PIXELS)
 
 
 def test_grey_is_repeated(tmp_path):
@@ -56,12 +56,12 @@ def test_bilevel_becomes_black_and_white(tmp_path):
 
 
 def test_transparency_lies_over_white(tmp_path):
-    picture = PICTURE.convert("RGBA")
-    picture.putalpha(Image.fromarray(np.uint8(np.where(np.arange(30) < 10, 0, 255))[None].repeat(20, 0)))
-    found = pixels(written(tmp_path, "a.png", picture))
+    image = IMAGE.convert("RGBA")
+    image.putalpha(Image.fromarray(np.uint8(np.where(np.arange(30) < 10, 0, 255))[None].repeat(20, 0)))
+    found = pixels(written(tmp_path, "a.png", image))
     assert (found[:, :10] == 255).all()
     assert np.array_equal(found[:, 10:], PIXELS[:, 10:])
-    assert np.array_equal(pixels(picture), found)
+    assert np.array_equal(pixels(image), found)
 
 
 def test_half_transparency_is_mixed_with_white():
@@ -70,19 +70,19 @@ def test_half_transparency_is_mixed_with_white():
 
 
 def test_palette_with_a_transparent_entry(tmp_path):
-    picture = Image.new("P", (4, 2), 1)
-    picture.putpalette([0, 0, 0, 10, 20, 30, 40, 50, 60])
-    picture.paste(2, (0, 0, 2, 2))
-    found = pixels(written(tmp_path, "a.png", picture, transparency=1))
+    image = Image.new("P", (4, 2), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30, 40, 50, 60])
+    image.paste(2, (0, 0, 2, 2))
+    found = pixels(written(tmp_path, "a.png", image, transparency=1))
     assert found[0, 0].tolist() == [40, 50, 60]
     assert found[0, 3].tolist() == [255, 255, 255]
-    assert pixels(written(tmp_path, "b.png", picture))[0, 3].tolist() == [10, 20, 30]
+    assert pixels(written(tmp_path, "b.png", image))[0, 3].tolist() == [10, 20, 30]
 
 
 def test_a_transparent_colour_of_an_rgb_file(tmp_path):
-    picture = Image.new("RGB", (4, 2), (1, 2, 3))
-    picture.paste((9, 9, 9), (0, 0, 2, 2))
-    found = pixels(written(tmp_path, "a.png", picture, transparency=(1, 2, 3)))
+    image = Image.new("RGB", (4, 2), (1, 2, 3))
+    image.paste((9, 9, 9), (0, 0, 2, 2))
+    found = pixels(written(tmp_path, "a.png", image, transparency=(1, 2, 3)))
     assert found[0].tolist() == [[9, 9, 9]] * 2 + [[255, 255, 255]] * 2
 
 
@@ -94,7 +94,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     assert (pixels(Image.fromarray(np.zeros((2, 2), np.uint16))) == 0).all()
 
 
-def test_float_pictures_are_scaled_too():
+def test_float_images_are_scaled_too():
     assert pixels(Image.fromarray(np.float32([[0, 2000], [-5, 1000]]))).tolist()[0] == [[0] * 3, [255] * 3]
 
 
@@ -122,14 +122,14 @@ def test_exif_rotation_is_undone(tmp_path, orientation):
 
 @pytest.mark.parametrize("cut", [20, 300, 700])
 def test_a_truncated_jpeg_is_refused(tmp_path, cut):
-    path = written(tmp_path, "a.jpg", PICTURE.resize((200, 200)))
+    path = written(tmp_path, "a.jpg", IMAGE.resize((200, 200)))
     path.write_bytes(path.read_bytes()[:cut])
     assert "not a readable image" in refusal(path)
 
 
-def test_what_is_no_picture_is_refused(tmp_path):
+def test_what_is_no_image_is_refused(tmp_path):
     text = tmp_path / "notes.png"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     assert "not a readable image" in refusal(text)
     empty = tmp_path / "empty.jpg"
     empty.touch()
@@ -143,14 +143,14 @@ FORMATS = {
     name: buffer.getvalue()
     for name in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "TGA")
     for buffer in [io.BytesIO()]
-    if PICTURE.save(buffer, name) is None
+    if IMAGE.save(buffer, name) is None
 }
 
 
 @pytest.mark.filterwarnings("ignore")
 @settings(max_examples=250, deadline=None)
 @given(st.sampled_from(sorted(FORMATS)), st.data())
-def test_a_damaged_file_is_a_picture_or_a_user_error(tmp_path_factory, name, data):
+def test_a_damaged_file_is_an_image_or_a_user_error(tmp_path_factory, name, data):
     content = bytearray(FORMATS[name])
     for _ in range(data.draw(st.integers(0, 6), "changes")):
         content[data.draw(st.integers(0, len(content) - 1), "place")] = data.draw(st.integers(0, 255), "byte")
@@ -163,8 +163,8 @@ def test_a_damaged_file_is_a_picture_or_a_user_error(tmp_path_factory, name, dat
 
 
 def test_requests_and_examples_ask_for_a_mask_unless_told_otherwise():
-    assert Request(PICTURE, ("it",)).want == ("mask",)
-    assert Example(PICTURE, ("it",)).task == "segment"
+    assert Request(IMAGE, ("it",)).want == ("mask",)
+    assert Example(IMAGE, ("it",)).task == "segment"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -12,7 +12,7 @@ STAGES = {"himtok": "align", "argenseg": "joint"}
 
 
 def words(method) -> TrainingSample:
-    """A sample without a picture and without a mask."""
+    """A sample without an image and without a mask."""
     return TrainingSample(
         *method.processor.chat.encode([Turn("user", "what is red?"), Turn("assistant", "a ball.")], 0)
     )

@@ -44,7 +44,7 @@ class ReferDataset(Dataset):
     """One Example per referent of a split, with all its sentences; masks are decoded when an example is taken.
 
     `root` is the folder of the refs file, or its parent if it has a subfolder `name`. `images` is the folder of the
-    images (default `<root>/images`); without `opens_pictures` they need not be there, for who wants the ground truth
+    images (default `<root>/images`); without `opens_images` they need not be there, for who wants the ground truth
     alone. An image whose file has another size than the annotations record is resized to the recorded one.
     `styles` keeps only sentences of these styles (RefMoji marks its sentences), and `limit` only the first referents.
     `skip_crowd` leaves crowd annotations out of the ground truth, as gRefCOCO's loaders do.
@@ -56,7 +56,7 @@ class ReferDataset(Dataset):
     def __init__(
         self, root: Path | str, split: str, name: str = "refmoji", split_by: str | None = None,
         images: Path | str | None = None, semantic: bool | str = False, styles: Collection[str] | None = None,
-        limit: int | None = None, opens_pictures: bool = True, skip_crowd: bool = False,
+        limit: int | None = None, opens_images: bool = True, skip_crowd: bool = False,
     ) -> None:  # fmt: skip
         folder = find_folder(Path(root), name)
         self.name, self.split = name, split
@@ -66,7 +66,7 @@ class ReferDataset(Dataset):
         refs, self._wordless = of_split(load(self.refs_path), split, self.refs_path, styles)
         self._refs = refs[:limit]
         self._digest = ""
-        self._opens, self._skip_crowd = opens_pictures, skip_crowd
+        self._opens, self._skip_crowd = opens_images, skip_crowd
         self._file_sizes: dict[Any, tuple[int, int]] = {}  # (H, W) of images that were opened
         self._unusable: dict[Any, str] = {}  # annotations that no sample needs -> what is wrong with them
         self._astray: set[Any] = set()  # annotations whose box does not lie around their segmentation
@@ -80,14 +80,14 @@ class ReferDataset(Dataset):
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]
         ref = self._refs[index]
         image = self._images[ref["image_id"]]
-        picture = self._image(image, ref)
+        opened = self._image(image, ref)
         annotations = self._anchors(index)
         shape = (image["height"], image["width"])
         mask = np.zeros(shape, bool)
         for annotation in annotations:
             mask |= self._mask(annotation, shape, ref)
         return Example(
-            image=picture, expressions=self.info(index).expressions, mask=mask,
+            image=opened, expressions=self.info(index).expressions, mask=mask,
             box=_union([annotation["bbox"] for annotation in annotations]), dataset=self.name, split=self.split,
             image_id=ref["image_id"], ref_id=ref["ref_id"], task="segment", facts=self._facts(ref, annotations, mask),
             semantic=self._semantic(ref, shape) if self._class_of else None, no_target=not self._ann_ids[index],

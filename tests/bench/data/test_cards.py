@@ -29,10 +29,10 @@ class LineDataset(ExampleDataset):
 
     @staticmethod
     def example(row, colour):
-        picture = Image.new("RGB", (20, 10), colour)
+        image = Image.new("RGB", (20, 10), colour)
         x1, y1, x2, y2 = row["box"]
         mask = [[x1 <= x < x2 and y1 <= y < y2 for x in range(20)] for y in range(10)]
-        return Example(picture, (row["words"],), np.array(mask), tuple(map(float, row["box"])), image_id=row["id"],
+        return Example(image, (row["words"],), np.array(mask), tuple(map(float, row["box"])), image_id=row["id"],
                        ref_id=row["id"])  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A picture that is evaluated on is not trained on, unless the profile says so."""
+"""An image that is evaluated on is not trained on, unless the profile says so."""
 
 import json
 from pathlib import Path
@@ -33,11 +33,11 @@ def coco(number: int) -> str:
     return f"COCO_train2014_{number:012d}.jpg"
 
 
-def write(name: str, split_by: str, pictures: dict[str, str]) -> None:
-    """A dataset without pictures: file name -> split."""
+def write(name: str, split_by: str, images: dict[str, str]) -> None:
+    """A dataset without images: file name -> split."""
     folder = Path("refer") / name
     folder.mkdir(parents=True, exist_ok=True)
-    ids = {file: 100 * len(name) + i for i, file in enumerate(pictures)}  # of its own
+    ids = {file: 100 * len(name) + i for i, file in enumerate(images)}  # of its own
     box = {"category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 4]], "bbox": [0, 0, 4, 4], "area": 8}
     (folder / "instances.json").write_text(json.dumps({
         "images": [{"id": i, "file_name": file, "width": 9, "height": 9} for file, i in ids.items()],
@@ -45,7 +45,7 @@ def write(name: str, split_by: str, pictures: dict[str, str]) -> None:
         "categories": [{"id": 1, "name": "dog"}],
     }))  # fmt: skip
     (folder / f"refs({split_by}).json").write_text(json.dumps([
-        {"ref_id": i, "ann_id": i, "image_id": i, "split": pictures[file], "sentences": [{"sent": "it"}]}
+        {"ref_id": i, "ann_id": i, "image_id": i, "split": images[file], "sentences": [{"sent": "it"}]}
         for file, i in ids.items()
     ]))  # fmt: skip
 
@@ -82,12 +82,12 @@ def refusal(check, *words) -> str:
     return str(caught.value)
 
 
-def test_disjoint_pictures_pass_without_being_opened(check):
+def test_disjoint_images_pass_without_being_opened(check):
     check("both")
     check("masks")
 
 
-def test_the_same_picture_in_another_dataset_is_refused_until_the_profile_allows_it(check):
+def test_the_same_image_in_another_dataset_is_refused_until_the_profile_allows_it(check):
     write("refcocog", "umd", {coco(1): "train", coco(2): "train", coco(4): "train", coco(5): "train"})
     assert refusal(check, "masks") == (
         "3 training images of refcocog are in evaluation splits of refcoco (1 in val, 2 in testB), such as "
@@ -110,7 +110,7 @@ def test_a_name_without_cocos_number_is_known_by_its_path(check):
     write("refcoco", "unc", {"a.png": "val"})
     write("refcocog", "umd", {"a.png": "train"})
     assert "1 training images of refcocog" in refusal(check, "masks")
-    check("masks", "data.mixture.refcocog.images=other", "data.mixture.refcocog.root=refer")  # another picture
+    check("masks", "data.mixture.refcocog.images=other", "data.mixture.refcocog.root=refer")  # another image
 
 
 def test_one_dataset_alone_is_compared_with_its_own_splits(check):

@@ -29,7 +29,7 @@ def mixture(squares, sizes, amounts, key="repeat", images=2, seed=0, per_image=1
 
 
 def turns(order: Sampler, epochs: int) -> list[int]:
-    """The source of each picture of the first epochs."""
+    """The source of each image of the first epochs."""
     return [order._turn(position)[0] for position in range(epochs * sum(order.counts))]
 
 
@@ -53,7 +53,7 @@ def test_every_epoch_holds_each_source_as_often_as_it_says(squares, drawn, seed)
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.floats(0.01, 9)), min_size=1, max_size=5))
-def test_weights_share_out_as_many_pictures_as_there_are(squares, drawn):
+def test_weights_share_out_as_many_images_as_there_are(squares, drawn):
     sizes, weights = zip(*drawn, strict=True)
     counts = mixture(squares, sizes, weights, "weight").counts
     shares = [weight / sum(weights) * sum(sizes) for weight in weights]
@@ -62,7 +62,7 @@ def test_weights_share_out_as_many_pictures_as_there_are(squares, drawn):
 
 @settings(max_examples=30, deadline=None)
 @given(amounts, st.integers(0, 9))
-def test_a_source_shows_each_picture_once_before_any_twice(squares, drawn, seed):
+def test_a_source_shows_each_image_once_before_any_twice(squares, drawn, seed):
     sizes, repeats = zip(*drawn, strict=True)
     order = mixture(squares, sizes, repeats, images=1, seed=seed)
     seen: dict[int, list[int]] = {}
@@ -81,7 +81,7 @@ def test_sources_are_mixed_and_epochs_differ(squares):
     assert found[:20].count(0) not in (0, 20)
 
 
-def test_a_replaced_picture_comes_from_the_same_source(squares):
+def test_a_replaced_image_comes_from_the_same_source(squares):
     order = mixture(squares, (3, 5), (1, 1), images=8)
     for slot in range(8):
         source = order._turn(slot)[0]
@@ -113,10 +113,10 @@ def test_a_resumed_run_on_other_processes_sees_the_rest_and_nothing_else(squares
 
 def test_what_fixes_a_mixture_is_told(squares):
     one = mixture(squares, (3, 5), (1, 2)).identity()
-    assert one["pictures"] == {"s0": 3, "s1": 5}
-    assert one["pictures per epoch"] == [3, 10]
+    assert one["images"] == {"s0": 3, "s1": 5}
+    assert one["images per epoch"] == [3, 10]
     assert one != mixture(squares, (3, 5), (1, 1)).identity()
-    assert "pictures per epoch" not in mixture(squares, (3,), (1,)).identity()
+    assert "images per epoch" not in mixture(squares, (3,), (1,)).identity()
 
 
 def test_weights_for_all_or_none(squares):
@@ -202,7 +202,7 @@ def test_the_sources_are_opened_where_they_lie(profile, squares, monkeypatch):
     ]  # fmt: skip
     assert opened[0][3] == {"semantic": False, "images": "coco", "split_by": "", "styles": []}
     assert opened[1][3] == {"semantic": False, "images": "", "split_by": "", "styles": ["refcoco+"]}
-    assert Sampler(found, 2, 1, 0).counts == [2, 2, 2, 6]  # twelve pictures as 1 : 2 : 1 : 4
+    assert Sampler(found, 2, 1, 0).counts == [2, 2, 2, 6]  # twelve images as 1 : 2 : 1 : 4
 
 
 @pytest.mark.parametrize(

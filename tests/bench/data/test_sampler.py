@@ -12,9 +12,9 @@ from bench.data.sampler import MixtureComponent, Sampler
 from methods.base import UserError
 
 
-def order(squares, tasks=None, pictures=7, images=3, per_image=2, seed=0) -> Sampler:
+def order(squares, tasks=None, available=7, images=3, per_image=2, seed=0) -> Sampler:
     tasks = tasks or {"box": 1.0}
-    return Sampler([MixtureComponent({task: squares(pictures) for task in tasks}, tasks)], images, per_image, seed)
+    return Sampler([MixtureComponent({task: squares(available) for task in tasks}, tasks)], images, per_image, seed)
 
 
 def facts(drawn) -> list[tuple]:
@@ -24,7 +24,7 @@ def facts(drawn) -> list[tuple]:
     for d in drawn:
         numbers.setdefault(id(d.rng), []).append(len(found))
         found.append([d.example.ref_id, d.example.expressions, d.task])
-    for rows in numbers.values():  # the samples of one picture share a stream
+    for rows in numbers.values():  # the samples of one image share a stream
         draws = drawn[rows[0]].rng.integers(2**60, size=len(rows))
         for row, value in zip(rows, draws.tolist(), strict=True):
             found[row].append(value)
@@ -48,21 +48,21 @@ def test_seeds_and_steps_differ(squares):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 11), st.integers(1, 5), st.integers(0, 100))
-def test_every_picture_is_seen_once_before_any_is_seen_twice(squares, pictures, images, seed):
-    drawn = order(squares, pictures=pictures, images=images, per_image=1, seed=seed)
-    steps = -(-3 * pictures // images)
+def test_every_image_is_seen_once_before_any_is_seen_twice(squares, available, images, seed):
+    drawn = order(squares, available=available, images=images, per_image=1, seed=seed)
+    steps = -(-3 * available // images)
     seen = [d.example.image_id for step in range(steps) for d in drawn(step)]
     for epoch in range(3):
-        part = seen[epoch * pictures : (epoch + 1) * pictures]
-        assert sorted(part) == list(range(pictures))
+        part = seen[epoch * available : (epoch + 1) * available]
+        assert sorted(part) == list(range(available))
 
 
 def test_epochs_differ_in_their_order(squares):
-    drawn = order(squares, pictures=11, images=11, per_image=1)
+    drawn = order(squares, available=11, images=11, per_image=1)
     assert len({tuple(d.example.image_id for d in drawn(step)) for step in range(4)}) == 4
 
 
-def test_a_picture_shares_no_sample_with_itself_until_all_are_used(squares):
+def test_an_image_shares_no_sample_with_itself_until_all_are_used(squares):
     drawn = order(squares, per_image=3)
     for step in range(10):
         samples = drawn(step)
@@ -84,14 +84,14 @@ def test_one_expression_is_chosen_and_all_are_used(squares):
 
 def test_tasks_take_their_shares(squares):
     weights = {"box": 6.0, "segment": 3.0, "caption": 1.0, "never": 0.0}
-    drawn = order(squares, weights, pictures=20, images=10)
+    drawn = order(squares, weights, available=20, images=10)
     counts = Counter(d.task for step in range(200) for d in drawn(step))
     assert counts["never"] == 0
     shares = [counts[task] / counts.total() for task in ("box", "segment", "caption")]
     assert shares == pytest.approx([0.6, 0.3, 0.1], abs=0.03)
 
 
-def test_a_picture_that_a_task_lacks_is_served_by_another(squares):
+def test_an_image_that_a_task_lacks_is_served_by_another(squares):
     both = MixtureComponent({"box": squares(2), "caption": squares(5)}, {"box": 1.0, "caption": 1.0})
     drawn = Sampler([both], 5, 1, 0)
     tasks = {}
@@ -101,7 +101,7 @@ def test_a_picture_that_a_task_lacks_is_served_by_another(squares):
     assert tasks == {0: {"box", "caption"}, 1: {"box", "caption"}, 2: {"caption"}, 3: {"caption"}, 4: {"caption"}}
 
 
-def test_random_streams_of_pictures_differ(squares):
+def test_random_streams_of_images_differ(squares):
     samples = order(squares, images=5, per_image=1)(0)
     assert len({int(d.rng.integers(2**60)) for d in samples}) == 5
     assert all(isinstance(d.rng, np.random.Generator) for d in samples)
@@ -113,12 +113,12 @@ def test_nothing_to_draw_is_an_error(squares, tasks):
         Sampler([MixtureComponent({task: squares(2) for task in tasks}, tasks)], 1, 1, 0)
 
 
-def test_a_dataset_without_pictures_is_an_error(squares):
+def test_a_dataset_without_images_is_an_error(squares):
     with pytest.raises(UserError, match=r"no images; build it with data\.train_scenes"):
         Sampler([MixtureComponent({"box": squares(0)}, {"box": 1.0})], 1, 1, 0)
 
 
-def test_pictures_may_have_numbers_and_names(squares):
+def test_images_may_have_numbers_and_names(squares):
     numbers = squares(3)
     names = copy.copy(numbers)
     names.by_image = lambda: [(f"{image}.jpg", indices) for image, indices in numbers.by_image()]

@@ -22,7 +22,7 @@ def rectangle(top, left, height, width, shape=(480, 640)):
 
 
 def boundary_points(mask):
-    """Pixels with background or the picture's edge among the four neighbours, one at a time."""
+    """Pixels with background or the image's edge among the four neighbours, one at a time."""
     height, width = mask.shape
     points = []
     for y, x in zip(*np.nonzero(mask), strict=True):
@@ -103,7 +103,7 @@ def test_a_shift_at_the_tolerance_tells_strict_from_loose(shift, strict, loose):
     assert bf_score(pred, gt, strict=False).f == pytest.approx(loose, abs=1e-12)
 
 
-def test_the_edge_of_the_picture_and_of_a_hole_are_boundary():
+def test_the_edge_of_the_image_and_of_a_hole_are_boundary():
     full = np.ones((480, 640), bool)
     inner = rectangle(3, 3, 474, 634)
     assert bf_score(full, inner).f == 1  # 3 px apart all around, within 6

@@ -56,6 +56,6 @@ def test_facts_that_a_dataset_does_not_know_make_no_group():
     assert groups == {"all", "style=refcoco"}
 
 
-def test_a_picture_without_objects_has_no_wrong_one():
+def test_an_image_without_objects_has_no_wrong_one():
     found = breakdown([row(square(1), OBJECTS[0])], lambda image: [], 0, method="m")
     assert {r.metric: r.value for r in found}["right_object"] == 1

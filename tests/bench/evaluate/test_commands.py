@@ -45,7 +45,7 @@ def test_figures_are_printed_and_written(answers, capsys):
     assert "no answer" not in out
 
 
-def test_nanos_data_and_no_pictures_are_what_a_file_needs(answers, tmp_path, monkeypatch, genseg):
+def test_nanos_data_and_no_images_are_what_a_file_needs(answers, tmp_path, monkeypatch, genseg):
     """As after `make reproduce`; a dataset that is named is sought where its card says."""
     (tmp_path / DATA).mkdir(parents=True)
     for path in (answers / DATA).glob("*.json"):
@@ -127,7 +127,7 @@ def test_files_of_different_splits_are_not_compared(answers, tmp_path):
     ("change", "complaint"),
     [({"sent_id": 7}, "sent_id is 7, but reference .* has"), ({"image_id": "x0"}, "image_id is 'x0', but reference")],
 )
-def test_a_sentence_or_a_picture_that_a_referent_lacks_is_named(answers, tmp_path, change, complaint):
+def test_a_sentence_or_an_image_that_a_referent_lacks_is_named(answers, tmp_path, change, complaint):
     rows = [row for _, row in read_lines(answers / "right.jsonl")]
     write_lines(tmp_path / "mine.jsonl", [rows[0] | change, *rows[1:]])
     with pytest.raises(UserError, match=f"mine.jsonl, line 1: {complaint}"):

@@ -14,22 +14,22 @@ from bench.data.perception import LETTERS, PerceptionSet
 from bench.evaluate.perception import Scored, ask, likeliest, read_letters, score, summary
 from methods.base import Example, Prediction, UserError
 
-PICTURE = Image.new("RGB", (30, 10))
+IMAGE = Image.new("RGB", (30, 10))
 
 
 class Words(Dataset):
-    """Pictures of three objects side by side, each with two sentences of its own."""
+    """Images of three objects side by side, each with two sentences of its own."""
 
     name = "words"
 
-    def __init__(self, pictures: int = 8, sentences: int = 2):
+    def __init__(self, images: int = 8, sentences: int = 2):
         self.examples = []
-        for image in range(pictures):
+        for image in range(images):
             for place in range(3):
                 mask = np.zeros((10, 30), bool)
                 mask[:, 10 * place : 10 * place + 10] = True
                 texts = tuple(f"thing {place} of {image}, version {v}" for v in range(sentences))
-                self.examples.append(Example(PICTURE, texts, mask, dataset="words", image_id=image, ref_id=3 * image))
+                self.examples.append(Example(IMAGE, texts, mask, dataset="words", image_id=image, ref_id=3 * image))
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -141,7 +141,7 @@ def test_no_text_breaks_the_reader(text, several):
 
 def test_scores_count_failures_as_wrong():
     facts = {"options": ("p", "q", "r", "s")}
-    questions = [Example(PICTURE, ("x",), answer=answer, facts=facts) for answer in ("A", "B", "A", "C")]
+    questions = [Example(IMAGE, ("x",), answer=answer, facts=facts) for answer in ("A", "B", "A", "C")]
     scored = score(questions, ["A", "A", "nonsense", "C. r"])
     assert [s.right for s in scored] == [True, False, False, True]
     assert [s.failed for s in scored] == [False, False, True, False]
@@ -153,7 +153,7 @@ def test_scores_count_failures_as_wrong():
 
 
 def test_several_letters_must_be_exactly_the_right_ones():
-    question = Example(PICTURE, ("x",), answer="A, C", facts={"options": ("p", "q", "r")})
+    question = Example(IMAGE, ("x",), answer="A, C", facts={"options": ("p", "q", "r")})
     right = [s.right for s in score([question] * 4, ["A, C", "C and A", "A", "A, B, C"], several=True)]
     assert right == [True, True, False, False]
     assert score([question], [""], several=True) == [Scored(False, True, 1 / 7)]
@@ -202,5 +202,5 @@ def test_the_likeliest_answer_is_the_one_with_the_least_loss():
             return {"text": batch["gap"].float()}
 
     options = {"options": ("p", "q", "r", "s")}
-    questions = [Example(PICTURE, (letter,), answer="A", facts=options) for letter in "CAD"]
+    questions = [Example(IMAGE, (letter,), answer="A", facts=options) for letter in "CAD"]
     assert likeliest(Reader(), questions) == ["C", "A", "D"]

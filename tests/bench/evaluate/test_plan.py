@@ -1,4 +1,4 @@
-"""What is asked: every sentence once, or every object once, with a picture's questions together."""
+"""What is asked: every sentence once, or every object once, with an image's questions together."""
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +22,7 @@ def test_one_question_per_object_with_all_its_sentences(squares):
 
 
 class Scattered(Dataset):
-    """Referents of two pictures in turn, as files list them."""
+    """Referents of two images in turn, as files list them."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -37,7 +37,7 @@ class Scattered(Dataset):
         return [("b", [1, 3]), ("a", [0, 2])]
 
 
-def test_questions_of_a_picture_stand_together(squares):
+def test_questions_of_an_image_stand_together(squares):
     assert [q.index for q in plan(Scattered(squares(2)), "per_object_joined")] == [1, 3, 0, 2]
 
 

@@ -120,7 +120,7 @@ def test_a_codec_is_measured_at_every_prefix_on_every_object(writer, squares, tm
 
 
 class Faithful(torch.nn.Module):
-    """A codec that stores pictures as they are, at 32 x 32."""
+    """A codec that stores images as they are, at 32 x 32."""
 
     resolution, length, size, prefixes = 32, 1, 99, (1,)
 

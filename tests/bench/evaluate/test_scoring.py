@@ -169,7 +169,7 @@ def test_nothing_has_no_box_to_be_missed(tmp_path):
         assert found["n_acc"].value == 1
 
 
-def test_one_picture_gives_no_interval(tmp_path):
+def test_one_image_gives_no_interval(tmp_path):
     records = to_records(scored(tmp_path, [line(1, block(9, 10))]), method="m")
     assert all(record.low is None and math.isfinite(record.value) for record in records)
 

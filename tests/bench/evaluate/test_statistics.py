@@ -1,4 +1,4 @@
-"""The bootstrap over pictures, against SciPy and against its own promise of coverage."""
+"""The bootstrap over images, against SciPy and against its own promise of coverage."""
 
 import math
 
@@ -18,15 +18,15 @@ def sample(intersection, union):
     )
 
 
-def simulated(rng, pictures=60, each=3, gain=0.0):
-    """Scores of `each` expressions per picture; pictures differ in difficulty."""
+def simulated(rng, images=60, each=3, gain=0.0):
+    """Scores of `each` expressions per image; images differ in difficulty."""
     scores, names = [], []
-    for picture in range(pictures):
+    for image in range(images):
         level = rng.uniform(0.2, 0.8)
         for _ in range(each):
             union = int(rng.integers(200, 2000))
             scores.append(sample(round(union * float(np.clip(level + gain + rng.normal(0, 0.05), 0, 1))), union))
-            names.append(f"picture {picture}")
+            names.append(f"image {image}")
     return scores, names
 
 
@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_interval():
     assert intervals(scores, names, seed=1)["ciou"] != intervals(scores, names)["ciou"]
 
 
-def test_agrees_with_scipy_when_every_picture_has_one_sample():
+def test_agrees_with_scipy_when_every_image_has_one_sample():
     rng = np.random.default_rng(2)
     union = rng.integers(500, 1500, 40)
     inter = (union * rng.uniform(0, 1, 40)).astype(int)
@@ -65,8 +65,8 @@ def test_agrees_with_scipy_when_every_picture_has_one_sample():
     assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
 
 
-def test_samples_of_one_picture_move_together():
-    scores, names = simulated(np.random.default_rng(4), pictures=100, each=4)
+def test_samples_of_one_image_move_together():
+    scores, names = simulated(np.random.default_rng(4), images=100, each=4)
     clustered, single = intervals(scores, names)["ciou"], intervals(scores, range(len(scores)))["ciou"]
     assert clustered.high - clustered.low > 1.4 * (single.high - single.low)
 
@@ -98,12 +98,12 @@ def test_pairing_narrows_the_difference():
 
 
 def test_pairing_needs_equal_lengths():
-    scores, names = simulated(np.random.default_rng(7), pictures=3)
+    scores, names = simulated(np.random.default_rng(7), images=3)
     with pytest.raises(ValueError, match="equal lengths"):
         differences(scores, scores[1:], names)
 
 
-def test_one_picture_has_no_interval():
+def test_one_image_has_no_interval():
     interval = intervals([sample(1, 2), sample(1, 3)], ["a", "a"])["giou"]
     assert interval.value == pytest.approx(5 / 12)
     assert math.isnan(interval.low)

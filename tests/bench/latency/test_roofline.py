@@ -108,7 +108,7 @@ def test_the_reference_path_does_more(writer):
     assert slow["mask"].bytes > fast["mask"].bytes
     assert slow["prefill"].flops > fast["prefill"].flops
     ratio = slow["codec"].flops / fast["codec"].flops
-    drawn = 1 if writer.name == "himtok" else 4  # a picture for each of four scales
+    drawn = 1 if writer.name == "himtok" else 4  # an image for each of four scales
     assert drawn < ratio < 1.6 * drawn  # and each with more multiplications
 
 

@@ -15,8 +15,8 @@ def requests(examples):
 def test_one_thing_grows_on_each_axis(writer, requests):
     found = list(points(writer, requests, tile=448))
     axes = {axis: {units: asked for a, units, asked in found if a == axis} for axis, _, _ in found}
-    assert set(axes) == {"pictures", "expressions", "tiles", "tokens"}
-    for units, asked in axes["pictures"].items():
+    assert set(axes) == {"images", "expressions", "tiles", "tokens"}
+    for units, asked in axes["images"].items():
         assert len(asked) == len({id(request.image) for request in asked}) == units
     for units, asked in axes["expressions"].items():
         assert len(asked) == units and len({id(request.image) for request in asked}) == 1
@@ -31,7 +31,7 @@ def test_each_point_is_a_record(writer, writing, requests, monkeypatch):
     identity = dict(method=writer.name, dataset="d", split="val", variant="")
     records = scale(writing(writer), requests, 2, 0, **identity)
     metrics = [record.metric for record in records]
-    assert metrics[:4] == [f"scaling/{axis}/{n}/ms" for axis in ("pictures", "expressions") for n in (1, 2)]
+    assert metrics[:4] == [f"scaling/{axis}/{n}/ms" for axis in ("images", "expressions") for n in (1, 2)]
     assert len(metrics) == 4 + len(writer.mask_tokenizer.prefixes)
     assert all(record.low <= record.value <= record.high and record.n == 2 for record in records)
     assert COUNTS == (1, 2, 4, 8)

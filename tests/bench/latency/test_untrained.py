@@ -55,12 +55,12 @@ def test_the_shipped_profile_names_the_cases_that_matter():
 
 
 @pytest.mark.parametrize(("tiles", "side"), [(1, 448), (5, 896), (10, 1344)])
-def test_pictures_have_the_number_of_tiles_that_the_case_says(tiles, side):
+def test_images_have_the_number_of_tiles_that_the_case_says(tiles, side):
     from methods.internvl.tiles import make_tiles
 
-    picture = requests_of(Case("8b", "x", tiles, None), 1)[0].image
-    assert picture.size == (side, side)
-    assert len(make_tiles(picture, 448, 12)) == tiles
+    image = requests_of(Case("8b", "x", tiles, None), 1)[0].image
+    assert image.size == (side, side)
+    assert len(make_tiles(image, 448, 12)) == tiles
 
 
 @pytest.fixture
@@ -124,11 +124,11 @@ def test_a_case_is_timed_anew_with_other_settings_of_its_own_alone(profile, monk
 def test_tiles_of_a_size_that_has_none_are_left_out(profile, capsys):
     profile.latency.tiles = [5]
     assert pipeline.time_methods(profile) == []
-    assert "short on tiny, tiles=5: this size cuts no picture into tiles; left out." in capsys.readouterr().err
+    assert "short on tiny, tiles=5: this size cuts no image into tiles; left out." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["latency.tiles", "latency.untrained.HiMTok.tiles"])
-def test_numbers_of_tiles_that_no_square_picture_has_are_refused(key):
+def test_numbers_of_tiles_that_no_square_image_has_are_refused(key):
     for tiles in ("[2]", "[1,3]", "[4]", "[0]", "[17]"):
         with pytest.raises(UserError, match=rf"{key} is .*, but must be one of 1, 5, 10"):
             load_profile("latency", [f"{key}={tiles}"])

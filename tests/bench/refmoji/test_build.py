@@ -116,7 +116,7 @@ def test_held_out_classes_share_no_head_noun_with_training(level):
     assert {entry.head for entry in easy_novel} <= {entry.head for entry in novel}
 
 
-def test_splits_show_different_pictures_and_no_held_out_class(easy_root, read):
+def test_splits_show_different_images_and_no_held_out_class(easy_root, read):
     data = read(easy_root, "instances.json")
     split_of = {image["id"]: image["split"] for image in data["images"]}
     novel = {category["id"] for category in data["categories"] if category["novel"]}

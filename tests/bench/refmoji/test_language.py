@@ -1,4 +1,4 @@
-"""Expressions mean one thing: checked from the files alone, and as a property of random pictures."""
+"""Expressions mean one thing: checked from the files alone, and as a property of random images."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_positions_are_true_of_one_object(level, easy_root, full_root, read):
     assert checked > 3
 
 
-def test_colours_are_true_of_one_object_in_the_picture(easy_root, read):
+def test_colours_are_true_of_one_object_in_the_image(easy_root, read):
     checked = 0
     for image, target, same, (_, colour) in asked(easy_root, read, "color"):
         pixels = np.asarray(Image.open(easy_root / "images" / image["file_name"]))
@@ -75,7 +75,7 @@ def test_refcoco_plus_never_says_where(easy_root, full_root, read):
 
 
 def test_names_are_never_shared(easy_root, read):
-    """A bare name is used only where no second object of the class is in the picture."""
+    """A bare name is used only where no second object of the class is in the image."""
     assert all(not same for *_, same in asked_names(easy_root, read))
 
 
@@ -99,7 +99,7 @@ ENTRIES = [entry for entry in classes("full")[0] if entry.subgroup in ("mammals"
 
 @st.composite
 def views(draw) -> View:
-    """A random picture of 200 x 160 with two to seven objects, some of the same class."""
+    """A random image of 200 x 160 with two to seven objects, some of the same class."""
     kinds = draw(st.lists(st.sampled_from(ENTRIES), min_size=1, max_size=3))
     objects = []
     for number in range(draw(st.integers(2, 7))):

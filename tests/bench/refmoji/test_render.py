@@ -1,4 +1,4 @@
-"""Pictures: masks are the visible pixels, scenes survive JSON, colours are measured and changed as said."""
+"""Images: masks are the visible pixels, scenes survive JSON, colours are measured and changed as said."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def drafts(request):
 def test_masks_are_exactly_what_is_seen(drafts):
     level, made = drafts
     for item in made:
-        height, width = item.picture.ids.shape
+        height, width = item.rendering.ids.shape
         total = np.zeros((height, width), np.uint8)
         for record in item.annotations:
             mask = rasterize(record["segmentation"], height, width)
-            assert np.array_equal(mask, item.picture.ids == record["number"] + 1)
+            assert np.array_equal(mask, item.rendering.ids == record["number"] + 1)
             rows, columns = mask.nonzero()
             x, y, w, h = record["bbox"]
             assert (x, y) == (columns.min(), rows.min()) and (x + w, y + h) == (columns.max() + 1, rows.max() + 1)
@@ -45,7 +45,7 @@ def test_visible_pixels_follow_the_drawing_order(drafts):
     for item in made[:3]:
         opaque = []
         for placed in item.scene.objects:
-            canvas = np.zeros(item.picture.ids.shape, bool)
+            canvas = np.zeros(item.rendering.ids.shape, bool)
             drawn = stamp(sprites, placed, item.scene.width, item.scene.height)
             drawn.window(canvas)[...] = drawn.pixels[..., 3] > OPAQUE
             opaque.append(canvas)
@@ -71,8 +71,8 @@ def test_a_scene_survives_json_and_is_drawn_alike(drafts):
     for item in made[:3]:
         again = Scene.from_json(json.loads(json.dumps(item.scene.to_json())))
         assert again == item.scene
-        picture, annotations = redraw(level, "train", again)
-        assert picture.image.tobytes() == item.picture.image.tobytes() and annotations == item.annotations
+        rendering, annotations = redraw(level, "train", again)
+        assert rendering.image.tobytes() == item.rendering.image.tobytes() and annotations == item.annotations
 
 
 def test_a_scene_depends_on_its_number_only():
@@ -100,9 +100,9 @@ def test_the_two_banks_share_no_background():
     train, held_out = bank("train", 64, 3), bank("eval", 64, 3)
     assert not set(train.photographs) & set(held_out.photographs)
     for kind in PAINTERS:
-        pictures = [train.get(kind, 0), train.get(kind, 1), held_out.get(kind, 0), held_out.get(kind, 1)]
-        assert len({picture.pixels.tobytes() for picture in pictures}) == 4
-        assert all(picture.pixels.shape == (64, 80, 3) for picture in pictures)
+        images = [train.get(kind, 0), train.get(kind, 1), held_out.get(kind, 0), held_out.get(kind, 1)]
+        assert len({image.pixels.tobytes() for image in images}) == 4
+        assert all(image.pixels.shape == (64, 80, 3) for image in images)
 
 
 @pytest.mark.parametrize(

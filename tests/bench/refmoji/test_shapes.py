@@ -64,8 +64,8 @@ def test_what_the_new_levels_add_survives_json_and_is_drawn_alike():
     made = next(item for item in (draft(EASY_2, "train", 0, i) for i in range(20)) if item.scene.covers)
     again = Scene.from_json(json.loads(json.dumps(made.scene.to_json())))
     assert again == made.scene
-    picture, annotations = redraw(EASY_2, "train", again)
-    assert picture.image.tobytes() == made.picture.image.tobytes() and annotations == made.annotations
+    rendering, annotations = redraw(EASY_2, "train", again)
+    assert rendering.image.tobytes() == made.rendering.image.tobytes() and annotations == made.annotations
 
 
 def test_what_has_its_default_is_not_written():

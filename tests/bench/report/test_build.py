@@ -67,7 +67,7 @@ def test_records_alone_are_enough(profile):
     assert "training.png" not in names
 
 
-def test_examples_whose_pictures_are_not_at_hand_are_left_out(profile, capsys):
+def test_examples_whose_images_are_not_at_hand_are_left_out(profile, capsys):
     def nowhere(dataset, split):
         raise UserError("toy: has no refs.")
 

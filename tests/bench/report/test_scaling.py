@@ -1,4 +1,4 @@
-"""Lines through measured points, and the picture of them."""
+"""Lines through measured points, and the image of them."""
 
 from dataclasses import replace
 
@@ -21,11 +21,11 @@ def measured(method, axis, fixed, slope, counts, backbone="mid"):
 @pytest.fixture
 def points():
     return [
-        *measured("himtok", "pictures", 20, 30, (8, 1, 2, 4)),
-        *measured("argenseg", "pictures", 10, 60, (1, 2, 4, 8)),
+        *measured("himtok", "images", 20, 30, (8, 1, 2, 4)),
+        *measured("argenseg", "images", 10, 60, (1, 2, 4, 8)),
         *measured("himtok", "tokens", 100, 2, (1, 2, 4, 8, 16, 32)),
         *measured("argenseg", "tokens", 90, 0.5, (1, 5, 14, 30, 680)),
-        *measured("himtok", "pictures", 5, 1, (1, 2), backbone="nano"),
+        *measured("himtok", "images", 5, 1, (1, 2), backbone="nano"),
     ]
 
 
@@ -47,18 +47,18 @@ def test_datasets_do_not_share_a_line(points):
     slower = [replace(point, dataset="other", value=2 * point.value) for point in points if point.backbone == "nano"]
     found = scaling.curves([*points, *slower])
     assert list(found) == ["mid", "nano.d", "nano.other"]
-    assert scaling.line(found["nano.other"]["pictures"]["himtok"])[:2] == pytest.approx((10, 2))
+    assert scaling.line(found["nano.other"]["images"]["himtok"])[:2] == pytest.approx((10, 2))
 
 
 def test_one_point_is_a_flat_line():
     assert scaling.line(measured("m", "tiles", 7, 0, (3,))) == (7.0, 0.0, 1.0)
 
 
-def test_the_picture_names_axes_and_methods_and_is_the_same_each_time(points, tmp_path):
+def test_the_image_names_axes_and_methods_and_is_the_same_each_time(points, tmp_path):
     drawn = scaling.figures(points)
     assert list(drawn) == ["scaling.mid", "scaling.nano"]
     panels = drawn["scaling.mid"].axes
-    assert [panel.get_xlabel() for panel in panels] == ["pictures in a batch", "mask tokens"]
+    assert [panel.get_xlabel() for panel in panels] == ["images in a batch", "mask tokens"]
     assert [text.get_text() for text in drawn["scaling.mid"].legends[0].get_texts()] == ["argenseg", "himtok"]
     for folder in ("first", "second"):
         figures.save(scaling.figures(points)["scaling.mid"], tmp_path / folder, "scaling")

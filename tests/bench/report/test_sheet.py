@@ -56,14 +56,14 @@ def test_a_sheet_has_a_column_per_method_and_a_line_per_question():
 
 
 def test_an_overlay_tints_the_mask_and_greys_the_rest():
-    picture, mask = Image.new("RGB", SHAPE[::-1], (200, 40, 40)), block(5, 20)
-    drawn = np.asarray(sheet.overlay(picture, mask, sheet.ANSWER)).astype(int)
+    image, mask = Image.new("RGB", SHAPE[::-1], (200, 40, 40)), block(5, 20)
+    drawn = np.asarray(sheet.overlay(image, mask, sheet.ANSWER)).astype(int)
     assert np.ptp(drawn[~mask], axis=-1).max() == 0
     assert (drawn[10, 5] == sheet.ANSWER).all()  # the outline
     assert np.ptp(drawn[20, 15]) > 50
 
 
 def test_odd_boxes_do_not_stop_the_drawing():
-    picture, mask = Image.new("RGB", SHAPE[::-1]), np.zeros(SHAPE, bool)
+    image, mask = Image.new("RGB", SHAPE[::-1]), np.zeros(SHAPE, bool)
     for box in ([30, 30, 10, 10], [5, 5, 5, 5], [-10, -10, 500, 500], [1.5, 2.5, 3.5, 9.5]):
-        assert sheet.overlay(picture, mask, sheet.ANSWER, box).size == picture.size
+        assert sheet.overlay(image, mask, sheet.ANSWER, box).size == image.size

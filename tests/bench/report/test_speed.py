@@ -41,7 +41,7 @@ def test_ratios_by_hand(records):
     assert row["ratio"] == "4.00 (3.27 to 4.89)"
     assert row["ratio, language model"].startswith("3.00 ")
     assert table.notes[0] == "a (tiles=1) is 2.00 (1.64 to 2.44) times as fast as b (tiles=1)."
-    assert not [note for note in table.notes if "tiles=5" in note]  # other pictures do not compare
+    assert not [note for note in table.notes if "tiles=5" in note]  # other images do not compare
 
 
 def test_shares_by_hand(records):

@@ -1,4 +1,4 @@
-"""Pictures whose samples are of like length share a micro-batch; nothing else changes."""
+"""Images whose samples are of like length share a micro-batch; nothing else changes."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from methods.base import TrainingSample, UserError
 
 
 class Fake:
-    """A method whose samples are as long as chance says; `bad` pictures cannot be used."""
+    """A method whose samples are as long as chance says; `bad` images cannot be used."""
 
     def __init__(self, bad=()):
         self.bad = bad
@@ -29,9 +29,9 @@ class Fake:
         return {"lengths": [len(sample.ids) for sample in samples]}
 
 
-def batches(squares, group=1, steps=12, images=8, micro=2, seed=0, bad=(), pictures=20, per_image=2) -> MicroBatches:
+def batches(squares, group=1, steps=12, images=8, micro=2, seed=0, bad=(), available=20, per_image=2) -> MicroBatches:
     stage = StageConfig(method="m", stage="s", steps=steps, images=images, group_lengths=group, seed=seed)
-    order = Sampler([MixtureComponent({"box": squares(pictures)}, {"box": 1.0})], images, per_image, seed)
+    order = Sampler([MixtureComponent({"box": squares(available)}, {"box": 1.0})], images, per_image, seed)
     return MicroBatches(Fake(bad), order, stage, micro)
 
 
@@ -76,13 +76,13 @@ def test_there_is_less_padding_and_no_trend(squares):
     assert 16 < rising < 48  # of 63: sorted windows would rise nearly always
 
 
-def test_broken_pictures_are_replaced_and_told_once(squares):
+def test_broken_images_are_replaced_and_told_once(squares):
     bad = {1, 2, 3}
     plain, grouped = (list(stream(batches(squares, group, steps=6, bad=bad), ALONE, 0, 0)) for group in (1, 3))
     told = [sorted(text for micro in found for text in micro.broken) for found in (plain, grouped)]
     assert told[0] == told[1] != []
     every = list(stream(batches(squares, 3, steps=6, bad=set(range(20))), ALONE, 0, 0))
-    assert "8 pictures in a row cannot be used" in every[0].error
+    assert "8 images in a row cannot be used" in every[0].error
 
 
 def test_workers_prepare_the_same(squares):

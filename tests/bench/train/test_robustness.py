@@ -1,4 +1,4 @@
-"""What a run does with broken pictures, bad losses, signals, and settings that do not fit."""
+"""What a run does with broken images, bad losses, signals, and settings that do not fit."""
 
 import json
 import os
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def make(build, squares, tmp_path):
-    """make(**settings) -> a Run of the backbone on three pictures, in a folder of its own."""
+    """make(**settings) -> a Run of the backbone on three images, in a folder of its own."""
 
     def made(folder="run", train=None, data=None, **settings) -> Run:
         config = StageConfig(**{"method": "boxes", "stage": "pretrain", "steps": 6, "images": 2, "per_image": 2,
@@ -40,16 +40,16 @@ def make(build, squares, tmp_path):
 
 
 class Damaged:
-    """A dataset in which the samples of one picture cannot be opened."""
+    """A dataset in which the samples of one image cannot be opened."""
 
-    def __init__(self, whole, picture: int):
-        self.whole, self.picture = whole, picture
+    def __init__(self, whole, image: int):
+        self.whole, self.image = whole, image
 
     def __len__(self):
         return len(self.whole)
 
     def __getitem__(self, index):
-        if index // 3 == self.picture:
+        if index // 3 == self.image:
             raise UserError(f"squares sample {index}: damaged.")
         return self.whole[index]
 
@@ -57,23 +57,23 @@ class Damaged:
         return self.whole.by_image()
 
 
-def test_broken_pictures_are_replaced_counted_and_named(make, squares, capsys):
+def test_broken_images_are_replaced_counted_and_named(make, squares, capsys):
     run = make(data=Damaged(squares(3), 1))
     run_stage(run, CPU)
     said = capsys.readouterr().err
-    assert "replaced a picture: squares sample" in said
+    assert "replaced an image: squares sample" in said
     assert "damaged" in said
 
 
-def test_too_many_broken_pictures_stop_the_run(make, squares, monkeypatch):
+def test_too_many_broken_images_stop_the_run(make, squares, monkeypatch):
     run = make(data=Damaged(squares(3), 1), train={"broken_share": 0.002})
-    with pytest.raises(UserError, match=r"test: [3-9] pictures of \d+ could not be used, more than train.broken_share"):
+    with pytest.raises(UserError, match=r"test: [3-9] images of \d+ could not be used, more than train.broken_share"):
         run_stage(run, CPU)
 
 
-def test_data_without_one_usable_picture_stop_the_run(make, squares):
+def test_data_without_one_usable_image_stop_the_run(make, squares):
     whole = squares(1)
-    with pytest.raises(UserError, match="8 pictures in a row cannot be used; the last: squares sample [012]: damaged"):
+    with pytest.raises(UserError, match="8 images in a row cannot be used; the last: squares sample [012]: damaged"):
         run_stage(make(data=Damaged(whole, 0)), CPU)
 
 
@@ -130,7 +130,7 @@ def test_a_snapshot_of_other_data_is_refused(make, squares):
     run.method.loss = dying
     with pytest.raises(KeyboardInterrupt):
         run_stage(run, CPU)
-    with pytest.raises(UserError, match="the snapshot was made with pictures = 3, now it is 2; set it back"):
+    with pytest.raises(UserError, match="the snapshot was made with images = 3, now it is 2; set it back"):
         run_stage(make(data=squares(2)), CPU)
 
 
@@ -168,7 +168,7 @@ def test_workers_prepare_the_same(make):
 
 @pytest.mark.parametrize(("images", "micro", "size"), [(4, 3, 1), (4, 2, 4), (2, 0, 3)])
 def test_steps_that_cannot_be_dealt_are_refused(images, micro, size):
-    with pytest.raises(UserError, match=f"{images} pictures per step cannot be dealt to {size} processes"):
+    with pytest.raises(UserError, match=f"{images} images per step cannot be dealt to {size} processes"):
         micro_images(StageConfig(method="m", stage="s", steps=1, images=images, micro_images=micro), World(0, size))
 
 

@@ -92,7 +92,7 @@ def test_the_corpus_holds_every_text_once_and_boxes(squares):
     dataset = squares(2)
     shared = [MixtureComponent({"a": dataset, "b": dataset}, {}), MixtureComponent({"a": dataset}, {})]
     texts = list(corpus_of(shared)())
-    assert texts.count("the red square") == 2  # once for each picture
+    assert texts.count("the red square") == 2  # once for each image
     boxes = [text for text in texts if text.startswith("[[")]
     assert len(boxes) == 500
     assert list(corpus_of(shared[1:])()) == texts

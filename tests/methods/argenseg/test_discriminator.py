@@ -28,7 +28,7 @@ def codec():
 
 
 class Painter(nn.Module):
-    """Draws a picture of one colour."""
+    """Draws an image of one colour."""
 
     def __init__(self, colour: float):
         super().__init__()
@@ -92,21 +92,21 @@ def test_it_pulls_as_hard_as_the_reconstruction(adversary):
 
 
 def test_it_waits_for_its_start(codec):
-    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
     heads = TrainingHeads(codec, RestartConfig(0), adversarial=DiscriminatorConfig(start=2, width=32, layers=2))
-    found = [tokenizer_loss(codec, heads, pictures, 0).keys() & {"discriminator", "adversarial"} for _ in range(3)]
+    found = [tokenizer_loss(codec, heads, images, 0).keys() & {"discriminator", "adversarial"} for _ in range(3)]
     assert found == [set(), set(), {"discriminator", "adversarial"}]
 
 
 def test_decoder_and_discriminator_learn_together(codec):
     """Some steps of the whole: the discriminator gets surer, and no gradient of it leaks into the encoder's codes."""
     torch.manual_seed(1)
-    pictures = torch.rand(4, 3, 32, 32) * 2 - 1
+    images = torch.rand(4, 3, 32, 32) * 2 - 1
     heads = TrainingHeads(codec, RestartConfig(0), adversarial=DiscriminatorConfig(width=32, layers=2))
     optimizer = torch.optim.AdamW([*codec.parameters(), *heads.parameters()], lr=1e-3)
     seen = []
     for _ in range(12):
-        losses = tokenizer_loss(codec, heads, pictures, 0)
+        losses = tokenizer_loss(codec, heads, images, 0)
         optimizer.zero_grad()
         sum(value for name, value in losses.items() if not name.startswith("_")).backward()
         optimizer.step()
@@ -115,7 +115,7 @@ def test_decoder_and_discriminator_learn_together(codec):
     assert all(p.grad is not None for p in heads.discriminator.net.parameters())
 
 
-def test_pictures_that_are_too_small_are_refused():
+def test_images_that_are_too_small_are_refused():
     with pytest.raises(UserError, match="4 layers of width 64 do not fit images of 32 px"):
         Discriminator(32, layers=4)
     with pytest.raises(UserError, match="width 40"):

@@ -1,4 +1,4 @@
-"""Pictures from text: training samples, guidance, and what can be asked for."""
+"""Images from text: training samples, guidance, and what can be asked for."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ def samples_of(method, examples, count: int):
     return [method.processor.prepare(examples[i % 6], "generate", np.random.default_rng(i)) for i in range(count)]
 
 
-def test_a_caption_becomes_a_question_and_its_picture_the_answer(argenseg, examples):
+def test_a_caption_becomes_a_question_and_its_image_the_answer(argenseg, examples):
     sample = argenseg.processor.prepare(
         replace(examples[0], answer="two squares"), "generate", np.random.default_rng(0)
     )
@@ -54,7 +54,7 @@ def test_a_crop_is_a_square_of_the_shorter_side(size):
     assert 32 / 36 * 255 * min(size) / size[0] == pytest.approx(np.ptp(crops[0][..., 0]), rel=0.2)
 
 
-def test_pictures_and_masks_learn_in_one_batch(argenseg, examples):
+def test_images_and_masks_learn_in_one_batch(argenseg, examples):
     samples = samples_of(argenseg, examples, 2)
     samples.append(argenseg.processor.prepare(examples[0], "segment", np.random.default_rng(0)))
     batch = argenseg.processor.collate(samples)
@@ -70,12 +70,12 @@ def test_pictures_and_masks_learn_in_one_batch(argenseg, examples):
     assert all(value.isfinite() for value in losses.values())
 
 
-def test_text_alone_gives_a_picture_of_the_codecs_size(argenseg):
-    pictures = argenseg.generate(["a red square", "a rather large blue square in the middle"])
-    assert [(picture.size, picture.mode) for picture in pictures] == [((32, 32), "RGB")] * 2
-    assert pictures[0].tobytes() != pictures[1].tobytes()
+def test_text_alone_gives_an_image_of_the_codecs_size(argenseg):
+    images = argenseg.generate(["a red square", "a rather large blue square in the middle"])
+    assert [(image.size, image.mode) for image in images] == [((32, 32), "RGB")] * 2
+    assert images[0].tobytes() != images[1].tobytes()
     alone = argenseg.generate(["a red square"])[0]
-    assert np.abs(np.asarray(alone, int) - np.asarray(pictures[0], int)).max() <= 1
+    assert np.abs(np.asarray(alone, int) - np.asarray(images[0], int)).max() <= 1
 
 
 def test_drawing_tokens_follows_the_seed(argenseg):

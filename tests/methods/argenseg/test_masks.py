@@ -1,4 +1,4 @@
-"""Masks as pictures and pictures as masks, in the two ways, and the wordings that go with them."""
+"""Masks as images and images as masks, in the two ways, and the wordings that go with them."""
 
 from dataclasses import replace
 
@@ -25,8 +25,8 @@ def drawn(width: int, height: int) -> np.ndarray:
 @given(sizes, st.sampled_from(["bilinear", "official"]), st.booleans())
 @example((33, 1), "official", True)
 def test_any_size_becomes_the_codecs_square(size, mask_resize, letterbox):
-    picture = mask_image(Image.fromarray(drawn(*size).astype(np.uint8) * 255), 32, mask_resize, letterbox)
-    assert (picture.size, picture.mode) == ((32, 32), "L")
+    image = mask_image(Image.fromarray(drawn(*size).astype(np.uint8) * 255), 32, mask_resize, letterbox)
+    assert (image.size, image.mode) == ((32, 32), "L")
 
 
 @settings(max_examples=40, deadline=None)
@@ -50,15 +50,15 @@ def test_the_longer_side_of_a_letterbox_is_never_a_pixel_short(size, width, heig
 @pytest.mark.parametrize("letterbox", [False, True])
 def test_there_and_back_again(letterbox):
     mask = drawn(90, 50)
-    picture = mask_image(Image.fromarray(mask.astype(np.uint8)), 64, "official", letterbox)  # of 0 and 1
-    assert np.asarray(picture).max() == 255
-    back = official_grey(np.asarray(picture.convert("RGB")), mask.shape, letterbox) > 127
+    image = mask_image(Image.fromarray(mask.astype(np.uint8)), 64, "official", letterbox)  # of 0 and 1
+    assert np.asarray(image).max() == 255
+    back = official_grey(np.asarray(image.convert("RGB")), mask.shape, letterbox) > 127
     assert (back & mask).sum() / (back | mask).sum() > 0.93
 
 
 def test_bytes_are_truncated_and_clamped():
-    picture = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0]).repeat(3, 6, 1)
-    assert to_bytes(picture)[0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
+    image = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0]).repeat(3, 6, 1)
+    assert to_bytes(image)[0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
 
 
 @pytest.mark.parametrize("mask_resize", ["bilinear", "official"])

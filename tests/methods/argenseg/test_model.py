@@ -21,7 +21,7 @@ def prepared(method, examples, task="segment"):
 
 
 def conversation(method, turns, masks) -> TrainingSample:
-    """A sample without a picture, of turns of (role, text)."""
+    """A sample without an image, of turns of (role, text)."""
     ids, labels = method.processor.chat.encode([Turn(*turn) for turn in turns], 1, method.processor.mask_block)
     return TrainingSample(ids, labels, masks=list(masks))
 
@@ -128,7 +128,7 @@ def test_a_batch_without_a_mask_has_text_alone(argenseg, examples):
 
 
 def test_an_empty_mask_from_end_to_end(argenseg, examples, writing):
-    """An all-black picture is a mask like any other: learned, written, and read as nothing."""
+    """An all-black image is a mask like any other: learned, written, and read as nothing."""
     empty = replace(examples[0], mask=np.zeros((48, 64), bool), box=None)
     losses = argenseg.loss(argenseg.processor.collate(prepared(argenseg, [empty])))
     assert losses["visual"].isfinite()
@@ -237,9 +237,9 @@ def test_the_tokenizer_stage_takes_masks_and_scenes_half_and_half(build, example
     alone = build("argenseg", backbone=None, mask_tokenizer_config="short", codebook_restart={"warmup": 0})
     alone.enter_stage("tokenizer")
     batch = alone.processor.collate(prepared(alone, examples[:5]))
-    pictures = batch["images"]
-    assert pictures.shape == (5, 3, 32, 32)
-    drawn, scenes = pictures[:3], pictures[3:]
+    images = batch["images"]
+    assert images.shape == (5, 3, 32, 32)
+    drawn, scenes = images[:3], images[3:]
     assert torch.equal(drawn[:, 0], drawn[:, 1])
     assert (drawn.amin() >= -1, drawn.amax() <= 1) == (True, True)
     assert not torch.equal(scenes[:, 0], scenes[:, 1])
@@ -359,7 +359,7 @@ def test_requests_that_it_cannot_serve_are_refused(build, examples, name, change
         build(name).segment([replace(Request(examples[0].image, ("it",)), **changes)])
 
 
-def test_no_captions_no_pictures(argenseg):
+def test_no_captions_no_images(argenseg):
     assert argenseg.generate([]) == []
 
 

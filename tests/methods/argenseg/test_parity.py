@@ -23,7 +23,7 @@ def wrong(checks) -> list[str]:
 
 
 def test_the_whole_model_agrees_with_the_released_code(goldens):
-    """Sequences, ids, losses, gradients, two masks in an answer by scales and by tokens, guidance, pictures."""
+    """Sequences, ids, losses, gradients, two masks in an answer by scales and by tokens, guidance, images."""
     checks = parity.check(goldens / "argenseg")
     assert wrong(checks) == []
     names = " ".join(check.name for check in checks)
@@ -51,7 +51,7 @@ def test_one_wrong_pixel_is_noticed(copied):
     tensors = load_file(path)
     tensors["mask_pad_1"][128, 128] += 1
     save_file(tensors, path)
-    assert wrong(parity.check(folder)) == ["mask 1 as a picture, pad: 1 of 65536 differ, not equal"]
+    assert wrong(parity.check(folder)) == ["mask 1 as an image, pad: 1 of 65536 differ, not equal"]
 
 
 def test_one_wrong_id_is_noticed(copied):

@@ -46,32 +46,32 @@ def resnet(tmp_path):
     return tmp_path / "resnet"
 
 
-def pictures(seed: int, count: int = 2) -> torch.Tensor:
+def images(seed: int, count: int = 2) -> torch.Tensor:
     return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_equal_pictures_have_no_distance_and_others_have_one(folder):
-    distance, first = Perceptual(str(folder)), pictures(0)
+def test_equal_images_have_no_distance_and_others_have_one(folder):
+    distance, first = Perceptual(str(folder)), images(0)
     assert distance(first, first) == 0
-    near, far = first + 0.02 * pictures(1), pictures(1)
+    near, far = first + 0.02 * images(1), images(1)
     assert 0 < distance(near, first) < distance(far, first)
 
 
-def test_the_gradient_reaches_the_drawn_pictures_alone(folder):
-    distance, drawn = Perceptual(str(folder), side=28), pictures(0).requires_grad_()
-    distance(drawn, pictures(1)).backward()
+def test_the_gradient_reaches_the_drawn_images_alone(folder):
+    distance, drawn = Perceptual(str(folder), side=28), images(0).requires_grad_()
+    distance(drawn, images(1)).backward()
     assert drawn.grad.abs().sum() > 0
     assert all(p.grad is None and not p.requires_grad for p in distance.network(drawn.device).parameters())
 
 
 def test_states_have_length_one_at_every_place(folder):
-    for layer in Perceptual(str(folder)).states(pictures(0)):
+    for layer in Perceptual(str(folder)).states(images(0)):
         torch.testing.assert_close(layer.norm(dim=-1), torch.ones(layer.shape[:2]))
 
 
 def test_by_hand(resnet):
     """The distance from the network's own hidden states, place by place."""
-    first, second = pictures(0, 1), pictures(1, 1)
+    first, second = images(0, 1), images(1, 1)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     network = ResNetModel.from_pretrained(resnet).eval()
     with torch.no_grad():
@@ -91,11 +91,11 @@ def test_training_does_not_change_the_network(resnet):
     )
     heads = TrainingHeads(codec, RestartConfig(9), perceptual=PerceptualConfig(str(resnet)))
     heads.train()
-    losses = tokenizer_loss(codec, heads, pictures(0), 0)
+    losses = tokenizer_loss(codec, heads, images(0), 0)
     before = {name: t.clone() for name, t in heads.perceptual.network(torch.device("cpu")).state_dict().items()}
     losses["perceptual"].backward()
     heads.train()
-    tokenizer_loss(codec, heads, pictures(1), 0)
+    tokenizer_loss(codec, heads, images(1), 0)
     after = heads.perceptual.network(torch.device("cpu")).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert codec.decoder.conv_out.weight.grad.abs().sum() > 0
@@ -107,16 +107,16 @@ def test_normalisation_is_the_network_s_own(resnet):
     assert Perceptual(str(resnet)).mean.flatten().tolist() == [0.5] * 3
 
 
-def test_folders_that_hold_no_picture_network_are_named(tmp_path, resnet):
+def test_folders_that_hold_no_image_network_are_named(tmp_path, resnet):
     with pytest.raises(UserError, match="no config.json; perceptual.folder must hold"):
         Perceptual(str(tmp_path))
     text = tmp_path / "text"
     Qwen2Model(Qwen2Config(**SMALL, num_key_value_heads=2, vocab_size=32)).save_pretrained(text)
     with pytest.raises(UserError, match="text: the network reads no images"):
-        Perceptual(str(text))(pictures(0), pictures(1))
+        Perceptual(str(text))(images(0), images(1))
     (resnet / "model.safetensors").unlink()
     with pytest.raises(UserError, match="resnet: no readable network"):
-        Perceptual(str(resnet))(pictures(0), pictures(1))
+        Perceptual(str(resnet))(images(0), images(1))
     (resnet / "preprocessor_config.json").write_text("{")
     with pytest.raises(UserError, match="preprocessor_config.json: not readable"):
         Perceptual(str(resnet))
@@ -126,4 +126,4 @@ def test_a_network_with_missing_weights_is_refused(resnet):
     config = json.loads((resnet / "config.json").read_text())
     (resnet / "config.json").write_text(json.dumps(config | {"depths": [1, 2]}))
     with pytest.raises(UserError, match="the network lacks encoder"):
-        Perceptual(str(resnet))(pictures(0), pictures(1))
+        Perceptual(str(resnet))(images(0), images(1))

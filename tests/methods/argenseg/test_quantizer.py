@@ -201,7 +201,7 @@ def test_prefixes_are_whole_scales(codec):
 
 
 @torch.no_grad()
-def test_masks_go_in_and_out_as_grey_pictures(codec):
+def test_masks_go_in_and_out_as_grey_images(codec):
     ids = codec.encode(masks())
     assert torch.equal(ids, codec.encode_images(masks().expand(-1, 3, -1, -1) * 2 - 1))
     for tokens in codec.prefixes:

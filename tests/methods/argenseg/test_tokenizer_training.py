@@ -1,4 +1,4 @@
-"""Training the picture tokenizer: when codes are placed, and where."""
+"""Training the image tokenizer: when codes are placed, and where."""
 
 from dataclasses import replace
 
@@ -27,23 +27,23 @@ def codec():
 
 
 @pytest.fixture
-def pictures():
+def images():
     torch.manual_seed(1)
-    pictures = torch.rand(4, 3, 8, 8) * 2 - 1
-    pictures[:2] = (pictures[:2].mean(1, keepdim=True) > 0).float() * 2 - 1
-    return pictures
+    images = torch.rand(4, 3, 8, 8) * 2 - 1
+    images[:2] = (images[:2].mean(1, keepdim=True) > 0).float() * 2 - 1
+    return images
 
 
-def test_the_first_steps_are_unquantised(codec, pictures):
+def test_the_first_steps_are_unquantised(codec, images):
     keeper = CodebookRestart(codec.size, warmup=2, every=2)
-    features = codec.features(pictures)
+    features = codec.features(images)
     assert [keeper.before(codec, features) for _ in range(5)] == [False] * 2 + [True] * 3
 
 
 @torch.no_grad()
-def test_codes_are_placed_where_the_quantiser_needed_them(codec, pictures):
+def test_codes_are_placed_where_the_quantiser_needed_them(codec, images):
     keeper = CodebookRestart(codec.size, warmup=0)
-    features = 5 * codec.features(pictures)
+    features = 5 * codec.features(images)
     codec.quantize.embedding.weight.zero_()
     met = residual_cells(codec.quantize, features)
     keeper.before(codec, features)
@@ -52,9 +52,9 @@ def test_codes_are_placed_where_the_quantiser_needed_them(codec, pictures):
 
 
 @torch.no_grad()
-def test_only_codes_that_nothing_chose_are_moved(codec, pictures):
+def test_only_codes_that_nothing_chose_are_moved(codec, images):
     keeper = CodebookRestart(codec.size, warmup=0, every=2)
-    features = codec.features(pictures)
+    features = codec.features(images)
     keeper.before(codec, features)
     keeper.after(torch.tensor([[1, 4, 4]]))
     before = codec.quantize.embedding.weight.clone()
@@ -66,41 +66,41 @@ def test_only_codes_that_nothing_chose_are_moved(codec, pictures):
 
 
 @torch.no_grad()
-def test_trained_codes_stay_where_they_are(codec, pictures):
+def test_trained_codes_stay_where_they_are(codec, images):
     keeper = CodebookRestart(codec.size, warmup=0, every=2, placed=True)
     before = codec.quantize.embedding.weight.clone()
-    assert keeper.before(codec, codec.features(pictures))
+    assert keeper.before(codec, codec.features(images))
     assert torch.equal(codec.quantize.embedding.weight, before)
     keeper.after(torch.tensor([[3]]))
     for _ in range(2):
-        keeper.before(codec, codec.features(pictures))
+        keeper.before(codec, codec.features(images))
     moved = (codec.quantize.embedding.weight != before).any(1)
     assert (~moved).nonzero().flatten().tolist() == [3]
 
 
 @torch.no_grad()
-def test_residuals_are_those_that_encoding_meets(codec, pictures):
-    features = codec.features(pictures)
+def test_residuals_are_those_that_encoding_meets(codec, images):
+    features = codec.features(images)
     cells = residual_cells(codec.quantize, features)
     assert cells.shape == (4 * (1 + 4 + 16), 32)
     first = features.mean((2, 3))
     assert all((cells - row).abs().amax(1).min() < 1e-5 for row in first)
 
 
-def test_all_parts_learn_after_the_warm_up(codec, pictures):
-    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(0)), pictures, masks=2)
+def test_all_parts_learn_after_the_warm_up(codec, images):
+    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(0)), images, masks=2)
     assert {"l1", "l2", "quantizer"} <= losses.keys()
     sum(value for name, value in losses.items() if not name.startswith("_")).backward()
     parts = (codec.encoder.conv_in, codec.decoder.conv_out, codec.quantize.embedding, codec.post_quant_conv)
     assert all(part.weight.grad.abs().sum() > 0 for part in parts)
 
 
-def test_the_warm_up_is_a_plain_autoencoder(codec, pictures):
-    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(9)), pictures, masks=2)
+def test_the_warm_up_is_a_plain_autoencoder(codec, images):
+    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(9)), images, masks=2)
     assert losses["quantizer"] == 0
-    drawn = codec.decode_features(codec.features(pictures))
-    torch.testing.assert_close(losses["l1"], (drawn - pictures).abs().mean())
-    torch.testing.assert_close(losses["l2"], ((drawn - pictures) ** 2).mean())
+    drawn = codec.decode_features(codec.features(images))
+    torch.testing.assert_close(losses["l1"], (drawn - images).abs().mean())
+    torch.testing.assert_close(losses["l2"], ((drawn - images) ** 2).mean())
 
 
 @torch.no_grad()
@@ -123,24 +123,24 @@ def test_usage_is_counted_per_scale(codec):
     assert used[0] == 1 / 16  # code 0 has gone out of use
 
 
-def test_usage_is_logged_per_scale_and_saved(codec, pictures):
-    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(0)), pictures, masks=2)
+def test_usage_is_logged_per_scale_and_saved(codec, images):
+    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(0)), images, masks=2)
     assert {"_codes_used_1", "_codes_used_2", "_codes_used_4"} <= losses.keys()
     assert codec.state_dict()["quantize.ema_vocab_hit_SV"].sum(1).tolist() == [4, 16, 64]
 
 
-def test_the_watched_overlap_is_that_of_the_masks_alone(codec, pictures, monkeypatch):
+def test_the_watched_overlap_is_that_of_the_masks_alone(codec, images, monkeypatch):
     monkeypatch.setattr(
-        codec, "decode_features", lambda features: torch.where(pictures > 0, 0.9, -0.9) + 0 * features.sum()
+        codec, "decode_features", lambda features: torch.where(images > 0, 0.9, -0.9) + 0 * features.sum()
     )
-    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(9)), pictures, masks=2)
+    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(9)), images, masks=2)
     assert losses["_iou"] == 1
 
 
 def sample(value: float, masked: bool) -> TrainingSample:
-    """A plain picture of one value, whose mask is full."""
-    picture = np.full((3, 8, 8), value, np.float32)
-    return TrainingSample([], [], masks=[np.ones((8, 8), np.float32)] if masked else [], extras={"image": picture})
+    """A plain image of one value, whose mask is full."""
+    image = np.full((3, 8, 8), value, np.float32)
+    return TrainingSample([], [], masks=[np.ones((8, 8), np.float32)] if masked else [], extras={"image": image})
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,13 @@ def test_half_of_the_masks_are_drawn_and_all_else_are_scenes(masked, drawn, valu
     assert batch["images"][:, 0, 0, 0].tolist() == pytest.approx(values)
 
 
-def test_pictures_without_masks_are_cropped_and_learned(codec, pictures):
-    losses = tokenizer_loss(codec, TrainingHeads(codec), pictures, masks=0)
+def test_images_without_masks_are_cropped_and_learned(codec, images):
+    losses = tokenizer_loss(codec, TrainingHeads(codec), images, masks=0)
     assert "_iou" not in losses
     assert torch.isfinite(losses["l1"])
 
 
-def test_a_sample_without_a_mask_is_a_crop_of_its_picture(argenseg, examples):
+def test_a_sample_without_a_mask_is_a_crop_of_its_image(argenseg, examples):
     processor = ImageProcessor(argenseg.mask_tokenizer.config)
     example = replace(examples[0], mask=None)
     made = [processor.prepare(example, "segment", np.random.default_rng(seed)) for seed in (0, 0, 1)]
@@ -191,7 +191,7 @@ def test_settings_that_do_not_exist_are_named(build, settings, named):
 
 
 def one_process(rank: int, folder: str) -> None:
-    """Two training steps of one of two processes that see different pictures."""
+    """Two training steps of one of two processes that see different images."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(0)

@@ -149,7 +149,7 @@ def test_the_mask_of_full_scales_by_hand():
 
 def test_full_scales_in_steps_equal_one_pass_with_their_mask(build, writing, examples):
     method = writing(build("argenseg", mask_tokenizer_config=SHORT, variant={"intra_scale": "bidirectional"}))
-    found = answers(method, examples[:3])  # of different pictures and prompt lengths, hence padded on the left
+    found = answers(method, examples[:3])  # of different images and prompt lengths, hence padded on the left
     for example, prediction in zip(examples[:3], found, strict=True):
         asked = method.instructions(Request(None, example.expressions))[0][1]
         logits = forced_logits(method, example, prompt_of(method, asked), torch.tensor([prediction.token_ids]))

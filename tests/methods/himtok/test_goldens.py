@@ -76,7 +76,7 @@ def test_the_first_tokens_decode_to_the_released_mask(codec, golden, tokens):
 @torch.no_grad()
 @pytest.mark.parametrize("tokens", [1, 16])
 def test_zero_probabilities_are_not_missing_tokens(codec, golden, tokens):
-    """The released loss zeroes probabilities, which leaves the embedding's bias: another picture than fewer tokens."""
+    """The released loss zeroes probabilities, which leaves the embedding's bias: another image than fewer tokens."""
     probabilities = one_hot(golden, 32)
     probabilities[:, tokens:] = 0
     found = pooled(codec.decode_soft(probabilities))
@@ -85,7 +85,7 @@ def test_zero_probabilities_are_not_missing_tokens(codec, golden, tokens):
 
 
 @torch.no_grad()
-def test_the_two_code_spaces_are_different_pictures(codec, golden):
+def test_the_two_code_spaces_are_different_images(codec, golden):
     normalised = MaskTokenizer(replace(SMALL, code_space="normalised")).eval()
     normalised.load_state_dict(codec.state_dict())
     probabilities = one_hot(golden, 32)

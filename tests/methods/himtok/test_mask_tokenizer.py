@@ -65,7 +65,7 @@ def test_a_latent_changes_no_earlier_token_in_the_clean_layout(layout, changed):
 
 
 @torch.no_grad()
-def test_the_picture_reaches_every_token(codec, masks):
+def test_the_image_reaches_every_token(codec, masks):
     other = masks.clone()
     other[..., :2, :2] = 1 - other[..., :2, :2]
     assert ((codec.latents(other) - codec.latents(masks)).abs().amax((0, 2)) > 1e-6).all()

@@ -67,7 +67,7 @@ def test_codes_replace_the_placeholders_in_inputs_and_labels(himtok, examples):
 
 
 def conversation(himtok, turns, masks) -> TrainingSample:
-    """A sample without a picture, of turns of (role, text)."""
+    """A sample without an image, of turns of (role, text)."""
     from methods.internvl.chat import Turn
 
     ids, labels = himtok.processor.chat.encode([Turn(*turn) for turn in turns], 1, himtok.processor.mask_block)
@@ -239,7 +239,7 @@ def test_the_tokenizer_stage_trains_on_masks_alone(build, examples):
 
 
 def test_the_codecs_view_keeps_soft_edges_and_squashes(himtok, examples):
-    view = himtok.processor.preprocess_mask(examples[3])  # a picture of 90 x 40
+    view = himtok.processor.preprocess_mask(examples[3])  # an image of 90 x 40
     assert (view.shape, view.dtype) == ((64, 64), np.float32)
     assert (view.min(), view.max()) == (0, 1)
     assert ((view > 0.1) & (view < 0.9)).any()

@@ -389,7 +389,7 @@ def test_a_conversation_keeps_what_was_said(himtok, writing, examples):
     assert second.failure == "no box in the answer"
 
 
-def test_turns_are_about_one_picture(himtok, writing, examples):
+def test_turns_are_about_one_image(himtok, writing, examples):
     writing(himtok)
     requests = [Request(examples[0].image, ("it",)), Request(examples[3].image, ("it",))]
     with pytest.raises(UserError, match="about one image"):

@@ -50,7 +50,7 @@ def codec() -> MaskTokenizer:
 
 
 def squares(count: int = 4) -> list[Example]:
-    """A bright square on a dark ground, a different one on each picture."""
+    """A bright square on a dark ground, a different one on each image."""
     examples = []
     for i in range(count):
         pixels, mask = np.full((48, 64, 3), 40, np.uint8), np.zeros((48, 64), bool)
@@ -70,7 +70,7 @@ def test_any_size_of_sam_gives_a_mask_of_its_own_grid(side, width):
 
 
 @torch.no_grad()
-def test_picture_and_coarse_mask_both_count(refiner):
+def test_image_and_coarse_mask_both_count(refiner):
     one, two = (refiner.pixels([example.image]) for example in squares(2))
     first, second = torch.zeros(2, 1, 64, 64)
     second[:, :30] = 1

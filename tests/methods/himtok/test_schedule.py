@@ -27,7 +27,7 @@ def test_the_change_between_masks():
 @pytest.mark.parametrize("every", [1, 4, 8])
 def test_a_mask_that_never_changes_is_settled_at_the_second_look(himtok, writing, examples, every):
     writing(himtok)
-    himtok.mask_tokenizer.pixel_decoder.conv_out.weight.data.zero_()  # every prefix decodes to the same picture
+    himtok.mask_tokenizer.pixel_decoder.conv_out.weight.data.zero_()  # every prefix decodes to the same image
     himtok.length = AdaptiveLength("early_exit", 0.0, every)
     found = ask(himtok, examples)
     assert len(found.token_ids) == 2 * every

@@ -25,7 +25,7 @@ def prepared(method, examples, task="box"):
 
 
 def tiled(method, most: int):
-    """The same method with up to `most` tiles a picture."""
+    """The same method with up to `most` tiles an image."""
     method.processor.config = replace(method.processor.config, max_tiles=most)
     return method
 
@@ -33,7 +33,7 @@ def tiled(method, most: int):
 # ---- samples and batches ----------------------------------------------------------------------------------------
 
 
-def test_a_sample_holds_the_conversation_and_the_picture(internvl, examples):
+def test_a_sample_holds_the_conversation_and_the_image(internvl, examples):
     sample = prepared(internvl, examples[:1])[0]
     assert sample.ids.count(internvl.processor.chat.image_id) == 64
     assert sample.image.shape == (1, 3, 224, 224)
@@ -49,15 +49,15 @@ def test_preparing_is_a_function_of_example_task_and_generator(internvl, example
     assert len(wordings) > 1
 
 
-def test_different_pictures_are_never_taken_for_one(internvl):
-    """Examples that leave their ids at the default are told apart by their pictures."""
+def test_different_images_are_never_taken_for_one(internvl):
+    """Examples that leave their ids at the default are told apart by their images."""
     shades = [Example(Image.new("RGB", (30, 30), (grey,) * 3), ("it",), box=(1, 1, 9, 9)) for grey in (0, 255)]
     samples = prepared(internvl, shades)
     assert not np.array_equal(samples[0].image, samples[1].image)
     assert len(internvl.processor.collate(samples)["pixels"]) == 2
 
 
-def test_a_batch_pads_on_the_right_and_shares_pictures(internvl, examples):
+def test_a_batch_pads_on_the_right_and_shares_images(internvl, examples):
     samples = prepared(internvl, [*examples[:2], examples[3]])
     batch = internvl.processor.collate(samples)
     assert batch["pixels"].shape == (2, 3, 224, 224)
@@ -69,8 +69,8 @@ def test_a_batch_pads_on_the_right_and_shares_pictures(internvl, examples):
         assert (batch["labels"][row, length:] == IGNORED).all()
 
 
-def test_tiles_of_a_shared_picture_serve_every_sample(internvl, examples):
-    """Several tiles a picture: each sample finds its own picture's tiles, in order."""
+def test_tiles_of_a_shared_image_serve_every_sample(internvl, examples):
+    """Several tiles an image: each sample finds its own image's tiles, in order."""
     tiled(internvl, 6)
     samples = prepared(internvl, [examples[3], examples[0], examples[4]])
     counts = [len(sample.image) for sample in samples]
@@ -162,7 +162,7 @@ def test_a_box_in_the_text_fills_the_mask(internvl):
     assert (prediction.failure, prediction.steps) == (None, 9)
 
 
-def test_every_picture_passes_the_vision_tower_once(internvl, examples, monkeypatch):
+def test_every_image_passes_the_vision_tower_once(internvl, examples, monkeypatch):
     seen = []
     patches = internvl.backbone.patches
     monkeypatch.setattr(internvl.backbone, "patches", lambda pixels: seen.append(len(pixels)) or patches(pixels))
@@ -170,7 +170,7 @@ def test_every_picture_passes_the_vision_tower_once(internvl, examples, monkeypa
     assert seen == [2]
 
 
-def test_pictures_may_be_paths_or_pictures(internvl, examples, tmp_path):
+def test_images_may_be_paths_or_images(internvl, examples, tmp_path):
     path = tmp_path / "a.png"
     examples[0].image.save(path)
     answers = internvl.segment([Request(path, ("it",)), Request(examples[0].image, ("it",)), Request(path, ("one",))])
@@ -184,14 +184,14 @@ def test_seconds_are_shared_out_over_the_batch(internvl, examples):
     assert {"preprocess", "vision", "prefill", "text", "resize"} <= answers[0].seconds.keys()
 
 
-def test_a_file_that_is_no_picture_is_named(internvl, tmp_path):
+def test_a_file_that_is_no_image_is_named(internvl, tmp_path):
     with pytest.raises(UserError, match="none.png"):
         internvl.segment([Request(tmp_path / "none.png", ("it",))])
 
 
 @pytest.mark.parametrize("string", ["<image>", "<mask>", "<IMG_CONTEXT>", "<|im_end|>", "<img>"])
 def test_an_expression_with_a_meaning_of_its_own_is_refused(writer, examples, string):
-    """Read as what it stands for, it would take another picture's place or end the turn."""
+    """Read as what it stands for, it would take another image's place or end the turn."""
     text = f"the {string} sign"
     with pytest.raises(UserError, match=r"holds '<.*sign|sign.* holds '<"):
         writer.segment([Request(examples[0].image, (text,))])

@@ -105,7 +105,7 @@ def test_from_layout_to_layout_and_back(original, tmp_path):
     assert_same(BoxesModel.from_pretrained(native), BoxesModel.from_pretrained(original))
     settings = [json.loads((folder / "config.json").read_text()) for folder in (ours, again)]
     for each in settings:
-        each["processor"].pop("max_tiles"), each["backbone"].pop("max_tiles")  # of the picture processor, not kept
+        each["processor"].pop("max_tiles"), each["backbone"].pop("max_tiles")  # of the image processor, not kept
     assert settings[0] == settings[1]
 
 

@@ -24,12 +24,12 @@ def test_a_written_box_is_read_within_half_a_unit(data, width, height, scale):
     assert all(abs(a - b) <= most for a, b, most in zip(found, box, limit, strict=True))
 
 
-def test_the_whole_picture():
+def test_the_whole_image():
     assert write_box((0, 0, 640, 480), 640, 480, 1000) == "[[0, 0, 1000, 1000]]"
     assert read_box("[[0, 0, 999, 999]]", 640, 480, 999) == (0, 0, 640, 480)
 
 
-def test_boxes_beyond_the_picture_are_cut_to_it():
+def test_boxes_beyond_the_image_are_cut_to_it():
     assert write_box((-5, -1, 700, 481), 640, 480, 1000) == "[[0, 0, 1000, 1000]]"
 
 
@@ -63,7 +63,7 @@ def test_several_expressions_are_numbered():
     assert join_expressions(("one", "two")) == "Meet all the descriptions: 1. one. 2. two. "
 
 
-def test_the_picture_stands_before_or_after_the_text():
+def test_the_image_stands_before_or_after_the_text():
     assert with_image("where?", True) == "<image>\nwhere?"
     assert with_image("where?", False) == "where?\n<image>"
 

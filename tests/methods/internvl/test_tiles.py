@@ -11,7 +11,7 @@ from PIL import Image
 from methods.internvl.tiles import MEAN, STD, choose_grid, grids, make_tiles
 
 
-def picture(width: int, height: int) -> Image.Image:
+def noise(width: int, height: int) -> Image.Image:
     pixels = np.random.default_rng(width * 10007 + height).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(pixels)
 
@@ -45,7 +45,7 @@ def test_a_square_takes_more_tiles_only_if_it_has_the_pixels():
 
 
 def test_tiles_run_row_by_row_and_a_thumbnail_follows():
-    image = picture(96, 64)
+    image = noise(96, 64)
     tiles = make_tiles(image, 32, 6)
     assert tiles.shape == (7, 3, 32, 32)
     assert tiles.dtype == np.float32
@@ -59,8 +59,8 @@ def test_tiles_run_row_by_row_and_a_thumbnail_follows():
     assert len(make_tiles(image, 32, 6, thumbnail=False)) == 6
 
 
-def test_one_tile_is_the_whole_picture_without_a_thumbnail():
-    image = picture(50, 40)
+def test_one_tile_is_the_whole_image_without_a_thumbnail():
+    image = noise(50, 40)
     tiles = make_tiles(image, 28, 1)
     assert tiles.shape == (1, 3, 28, 28)
     squashed = np.asarray(image.resize((28, 28), Image.Resampling.BICUBIC), np.float32)
@@ -74,7 +74,7 @@ def test_normalisation_is_imagenets():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3000, 20), (7, 13), (449, 447)])
 def test_odd_sizes_give_finite_tiles(size):
-    tiles = make_tiles(picture(*size), 28, 12)
+    tiles = make_tiles(noise(*size), 28, 12)
     assert tiles.shape[1:] == (3, 28, 28)
     assert len(tiles) == 1 or len(tiles) <= 13
     assert np.isfinite(tiles).all()

@@ -1,4 +1,4 @@
-"""A plain folder of pictures as a dataset."""
+"""A plain folder of images as a dataset."""
 
 import pytest
 from hypothesis import given
@@ -19,11 +19,11 @@ def root(tmp_path):
         Image.new("RGB", (6, 4)).save(tmp_path / place, "PNG")
     for place in ("a/notes.txt", ".hidden.png", "a/._z.JPG", ".git/d.png"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / place).write_text("no picture")
+        (tmp_path / place).write_text("no image")
     return tmp_path
 
 
-def test_every_picture_below_is_found_in_the_order_of_paths(root):
+def test_every_image_below_is_found_in_the_order_of_paths(root):
     dataset = open_dataset("images", root)
     assert [example.ref_id for example in dataset] == sorted(PLACES)
     assert [example.image for example in dataset] == [root / place for place in sorted(PLACES)]
@@ -38,7 +38,7 @@ def test_what_other_readers_are_told_means_nothing(root):
     assert len(dataset) == 4
 
 
-def test_all_pictures_are_for_training():
+def test_all_images_are_for_training():
     assert list(load_card("images").splits) == ["train"]
     with pytest.raises(UserError, match="has no split 'val'"):
         open_dataset("images", "somewhere", "val")
@@ -49,10 +49,10 @@ def test_links_that_lead_in_a_circle_end(root):
     assert len(FolderDataset(root, "train")) == 4
 
 
-def test_what_is_no_folder_of_pictures_is_named(tmp_path):
+def test_what_is_no_folder_of_images_is_named(tmp_path):
     with pytest.raises(UserError, match="gone: no such folder; give data.root"):
         open_dataset("images", tmp_path / "gone")
-    (tmp_path / "readme.txt").write_text("no picture")
+    (tmp_path / "readme.txt").write_text("no image")
     with pytest.raises(UserError, match=r"no image in it or below; put files there that end in \.png"):
         open_dataset("images", tmp_path)
 
@@ -62,7 +62,7 @@ def test_the_order_depends_on_names_alone(tmp_path_factory, names, suffix):
     """Files made in any order are read in one."""
     found = []
     for order in (sorted(names), sorted(names, reverse=True)):
-        folder = tmp_path_factory.mktemp("pictures")
+        folder = tmp_path_factory.mktemp("images")
         for name in order:
             (folder / f"{name}{suffix}").touch()
         found.append(FolderDataset(folder, "train").paths)

@@ -28,7 +28,7 @@ def encoded(mask: np.ndarray) -> dict:
 
 
 def write(root: Path, segmentation=SQUARE, refs=None, pickled=False, **changes) -> Path:
-    """A dataset of one 20 x 16 picture with two objects and one referent."""
+    """A dataset of one 20 x 16 image with two objects and one referent."""
     (root / "images").mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 16), "gray").save(root / "images" / "a.png")
     image = {"id": 7, "file_name": "a.png", "width": 20, "height": 16} | changes.pop("image", {})
@@ -68,7 +68,7 @@ def test_one_referent(tmp_path, pickled):
     assert dataset.by_image() == [(7, [0])]
 
 
-def test_real_layout_with_a_folder_per_dataset_and_pictures_elsewhere(tmp_path):
+def test_real_layout_with_a_folder_per_dataset_and_images_elsewhere(tmp_path):
     write(tmp_path / "refcoco+", pickled=True)
     (tmp_path / "refcoco+" / "images").rename(tmp_path / "train2014")
     dataset = ReferDataset(tmp_path, "val", name="refcoco+", split_by="unc", images=tmp_path / "train2014")
@@ -123,7 +123,7 @@ def test_every_form_of_rle_gives_the_mask_back(mask):
 
 @settings(max_examples=80, deadline=None)
 @given(st.text(alphabet=[chr(code) for code in range(40, 120)], max_size=12))
-def test_broken_counts_are_refused_or_cover_the_picture(counts):
+def test_broken_counts_are_refused_or_cover_the_image(counts):
     try:
         assert rasterize({"size": [6, 5], "counts": counts}, 6, 5).shape == (6, 5)
     except ValueError:
@@ -177,15 +177,15 @@ def test_class_maps_need_sizes_and_kinds(tmp_path):
     fails(tmp_path, "category .* has no usable supercategory", semantic="supercategory")
 
 
-def test_pictures_that_are_not_opened(tmp_path):
-    dataset = ReferDataset(write(tmp_path), "val", opens_pictures=False)
+def test_images_that_are_not_opened(tmp_path):
+    dataset = ReferDataset(write(tmp_path), "val", opens_images=False)
     (tmp_path / "images" / "a.png").unlink()
     assert dataset.image_paths() == [tmp_path / "images/a.png"]
     assert dataset[0].image == (tmp_path / "images/a.png").resolve()
     data = json.loads((tmp_path / "instances.json").read_text())
     data["images"][0]["file_name"] = "../a.png"
     (tmp_path / "instances.json").write_text(json.dumps(data))
-    fails(tmp_path, "which leaves", opens_pictures=False)
+    fails(tmp_path, "which leaves", opens_images=False)
 
 
 def test_broken_json_and_entries(tmp_path):
@@ -205,12 +205,12 @@ def test_ids_that_do_not_match(tmp_path):
     fails(write(tmp_path, image_id=[7]), "entry 0 is no referent")
 
 
-def test_pictures_that_are_links_are_followed(tmp_path):
+def test_images_that_are_links_are_followed(tmp_path):
     dataset = ReferDataset(write(tmp_path), "val")
-    picture = tmp_path / "images" / "a.png"
-    picture.rename(tmp_path / "stored.png")
-    picture.symlink_to(tmp_path / "stored.png")
-    assert dataset[0].image == picture
+    image = tmp_path / "images" / "a.png"
+    image.rename(tmp_path / "stored.png")
+    image.symlink_to(tmp_path / "stored.png")
+    assert dataset[0].image == image
 
 
 def test_two_annotations_of_one_id_are_refused(tmp_path):
@@ -278,9 +278,9 @@ def test_records_without_a_usable_field(tmp_path, kind, key, values):
         fails(tmp_path, f"instances.json: {kind} {record['id']} has no usable {key}; correct it or leave it out")
 
 
-def test_a_file_that_is_no_picture(tmp_path):
+def test_a_file_that_is_no_image(tmp_path):
     write(tmp_path)
-    (tmp_path / "images" / "a.png").write_text("no picture")
+    (tmp_path / "images" / "a.png").write_text("no image")
     fails(tmp_path, "a.png: unreadable image of referent 5")
 
 

@@ -73,7 +73,7 @@ def test_the_recorded_size_is_the_frame_of_the_ground_truth(write, size):
     assert dataset.file_size(7) == (16, 20)
     assert dataset.remarks() == [f"1 of 1 images have another size than recorded and are resized to it (a.png: 20x16, "
                                  f"recorded {width}x{height})"]  # fmt: skip
-    assert ReferDataset(root, "val", opens_pictures=False).remarks() == []
+    assert ReferDataset(root, "val", opens_images=False).remarks() == []
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ OFFICIAL, GENERATED, DRAFTED = Decoding("official"), Decoding(answer_text="gener
 FORCED = Decoding(answer_text="forced")
 
 
-def pictures(count: int) -> list[Image.Image]:
+def images(count: int) -> list[Image.Image]:
     draws = np.random.default_rng(0).integers(0, 255, (count, 9, 7, 3), np.uint8)
     return [Image.fromarray(pixels).resize((40 + 9 * i, 50)) for i, pixels in enumerate(draws)]
 
 
-ASKED = [Request(image, (text,)) for image, text in zip(pictures(3), ("the car", "a red one on the left", "it"),
+ASKED = [Request(image, (text,)) for image, text in zip(images(3), ("the car", "a red one on the left", "it"),
                                                         strict=True)]  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_every_form_of_argenseg(build, writing, form):
     same(answers(method, DRAFTED, expected=":<mask>."), wanted)
 
 
-def test_questions_about_one_picture_read_it_once(writer, writing, monkeypatch):
+def test_questions_about_one_image_read_it_once(writer, writing, monkeypatch):
     writing(writer)
     requests = [replace(request, image=ASKED[0].image) for request in ASKED]
     alone = [answers(writer, DRAFTED, [request])[0] for request in requests]

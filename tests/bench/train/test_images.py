@@ -1,4 +1,4 @@
-"""A picture tokenizer from a plain folder of pictures, by the one trainer: with broken files, after a kill, and by two
+"""An image tokenizer from a plain folder of images, by the one trainer: with broken files, after a kill, and by two
 processes."""
 
 import json
@@ -22,7 +22,7 @@ from methods.argenseg.tokenizer_training import load_mask_tokenizer
 ROOT = Path(__file__).parents[3]
 PROFILE = """
 name: own
-data: {dataset: images, root: pictures, images: elsewhere}
+data: {dataset: images, root: images, images: elsewhere}
 train: {threads: 1, precision: float32, log_every: 1}
 stages:
   tokenizer:
@@ -43,11 +43,11 @@ stages:
 
 @pytest.fixture
 def profile_of(tmp_path, monkeypatch):
-    """profile_of(override, ...) -> the profile, in a folder with nine pictures of noise."""
+    """profile_of(override, ...) -> the profile, in a folder with nine images of noise."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for i in range(9):
-        path = tmp_path / "pictures" / str(i % 2) / f"{i}.png"
+        path = tmp_path / "images" / str(i % 2) / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (40 + i, 50, 3), np.uint8)).save(path)
     (tmp_path / "own.yaml").write_text(PROFILE)
@@ -63,7 +63,7 @@ def losses(folder: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in (Path(folder) / "tokenizer" / "train.jsonl").read_text().splitlines()]
 
 
-def test_a_folder_of_pictures_trains_a_tokenizer(profile_of):
+def test_a_folder_of_images_trains_a_tokenizer(profile_of):
     (folder,) = pipeline.train(profile_of())
     logged = losses("runs/own")
     assert {"l1", "l2", "quantizer", "discriminator", "adversarial", "_codes_used_4"} <= logged[-1].keys()
@@ -74,10 +74,10 @@ def test_a_folder_of_pictures_trains_a_tokenizer(profile_of):
 
 
 def test_broken_files_are_named_and_replaced(profile_of, capsys):
-    Path("pictures/0/0.png").write_text("no picture")
+    Path("images/0/0.png").write_text("no image")
     pipeline.train(profile_of("runs=one"))
     said = capsys.readouterr().err.replace("\n", " ")
-    assert "replaced a picture: pictures/0/0.png: not a readable image" in said
+    assert "replaced an image: images/0/0.png: not a readable image" in said
     assert len(losses("one")) == 6
 
 
@@ -138,7 +138,7 @@ def test_two_processes_count_and_learn_as_one(profile_of, tmp_path):
         for runs in ("one", "two")
     ]
     torch.testing.assert_close(*counts)
-    assert counts[0].sum(1).tolist() == pytest.approx([4, 16, 36, 64])  # tokens of a step's four pictures
+    assert counts[0].sum(1).tolist() == pytest.approx([4, 16, 36, 64])  # tokens of a step's four images
 
 
 @pytest.mark.slow
