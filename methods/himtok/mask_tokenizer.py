@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.base import UserError
-from methods.common.resize import bilinear_mask
+from methods.common.resize import bilinear_mask, nearest_mask
 from methods.himtok.config import MaskTokenizerConfig
 from methods.himtok.pixel_decoder import PixelDecoder, Stem, SubpixelDecoder
 from methods.internvl.positions import grid_positions
@@ -226,8 +226,7 @@ class MaskTokenizer(nn.Module):
         shows: with 256 pixels a side no mask of less than 1 % of the image can then reach more than some .92 IoU."""
         if self.config.mask_resize == "bilinear":
             return bilinear_mask(probabilities, size)
-        full = F.interpolate(probabilities.float()[None, None], tuple(size), mode="nearest-exact")
-        return (full[0, 0] > 0.5).cpu().numpy()
+        return nearest_mask(probabilities, size)
 
     def latents(self, masks: Tensor) -> Tensor:
         """float [B, 1, R, R] in 0..1 -> z [B, T, D] before normalisation."""

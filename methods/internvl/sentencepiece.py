@@ -39,8 +39,8 @@ def load(folder: Path) -> PreTrainedTokenizerFast:
     known = {piece.kind for piece in pieces} >= {BYTE, UNKNOWN}
     if name != "identity" or normaliser.remove_extra_whitespaces or not known:
         raise UserError(f"{path}: changes texts before they are cut ({name}); only InternLM2's model can be read.")
-    for index, text in added.items():  # names that were given to unused pieces
-        if index < len(pieces):
+    for index, text in added.items():  # names given to unused pieces; others, as <unk>, are listed under their own
+        if index < len(pieces) and pieces[index].text != text:
             pieces[index] = Piece(text, 0.0, CONTROL)
     tokenizer = _build(pieces, normaliser.add_dummy_prefix)
     first = str(settings.get("bos_token", "<s>"))

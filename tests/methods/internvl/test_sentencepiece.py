@@ -49,6 +49,13 @@ def give_settings(folder, **more):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
+def test_the_released_settings_list_the_unknown_piece_too(folder):
+    give_settings(folder, added_tokens_decoder={"0": {"content": "<unk>"}, "3": {"content": "<|im_end|>"}})
+    tokenizer = load_tokenizer(folder)
+    assert (token_id(tokenizer, "<unk>"), token_id(tokenizer, "<|im_end|>")) == (0, 3)
+    assert tokenizer.decode(tokenizer.encode("a red car", add_special_tokens=False)) == "a red car"
+
+
 def test_unused_pieces_get_their_names_and_further_tokens_follow(folder):
     give_settings(folder)
     tokenizer = load_tokenizer(folder)
