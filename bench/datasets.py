@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.data.cards import card_names, load_card, open_dataset
-from bench.data.readers.refs import NotThere
+from bench.data.readers.places import NotThere
 from bench.images import write_image
 from bench.refmoji.build import build
 from bench.refmoji.checks import check_refmoji

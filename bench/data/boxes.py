@@ -39,6 +39,16 @@ def is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(is_number(side) and abs(side) < FAR for side in value)
 
 
+def coco_union(boxes: Sequence[Any]) -> Box | None:
+    """The box around COCO boxes (x, y, width, height) as xyxy with exclusive ends; None if there are none, or if one
+    is no box."""
+    if not boxes or not all(is_box(box) for box in boxes):
+        return None
+    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    right, bottom = max(box[0] + box[2] for box in boxes), max(box[1] + box[3] for box in boxes)
+    return float(left), float(top), float(right), float(bottom)
+
+
 def box_iou(a: Box | None, b: Box | None) -> float:
     """IoU of two boxes; 0 when either is missing, inverted, or has no area."""
     if a is None or b is None:
@@ -78,10 +88,10 @@ def other_form(
     gain = (sum(found[best]) - sum(own)) / len(own)
     if wins[best] >= max(min(2, len(own)), SHARE * len(own)) or (gain >= GAIN and len(own) >= ENOUGH):
         return best
-    return _out_of_range(boxes, sizes) if form == PIXELS else None
+    return out_of_range(boxes, sizes) if form == PIXELS else None
 
 
-def _out_of_range(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int]]) -> str | None:
+def out_of_range(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int]]) -> str | None:
     """The scale of x1, y1, x2, y2 whose numbers cannot be pixels: all below 1, or most beyond their images."""
     top = max(max(box) for box in boxes)
     if top <= 1 and min(min(box) for box in boxes) >= 0 and any(b[2] > b[0] and b[3] > b[1] for b in boxes):

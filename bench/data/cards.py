@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,49 @@ import yaml
 from bench.assets import asset
 from bench.data.dataset import Dataset
 from bench.data.readers import READERS
+from bench.data.readers.places import NotThere
 from methods.base import UserError
 from methods.files import fill, read_text
 
 FOLDER = asset("datasets")
 KINDS = ("synthetic", "real")
+COUNTED = ("images", "referents", "expressions")
 REPAIR = "correct the card"
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says. `splits` maps a split to what is in it, `defaults` has root, split and level, `options` what
-    the reader is told of the benchmark's own rules (such as split_by)."""
+    """What a card says.
+
+    reader: the form of its files, one of READERS, or several in which people have them. splits: what is in each.
+    counts: of a released split, images, referents (samples) and expressions. archives: a release's files and their
+    digests, as "md5 0d..." or "sha256 7f...". defaults: root, split and level. options: what the readers that know them
+    are told of the benchmark's own rules (such as split_by).
+    """
 
     name: str
     title: str
     kind: str  # one of KINDS
-    reader: str  # one of READERS
+    reader: str | Sequence[str]
     licence: str
     splits: Mapping[str, str]
     source: str = ""
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    archives: Mapping[str, str] = field(default_factory=dict)
     levels: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """The forms of its files."""
+        return (self.reader,) if isinstance(self.reader, str) else tuple(self.reader)
+
+    @property
+    def serves(self) -> str:
+        """What its samples teach and test."""
+        return READERS[self.readers[0]].serves
 
 
 def card_names() -> list[str]:
@@ -54,20 +73,24 @@ def load_card(name: str) -> Card:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a dataset card ({' '.join(str(error).split())}); {REPAIR}.") from None
     card = fill(Card, row, path, REPAIR)
-    for value, known in ((card.kind, KINDS), (card.reader, READERS)):
+    for value, known in ((card.kind, KINDS), *((reader, READERS) for reader in card.readers)):
         if value not in known:
             raise UserError(f"{path}: {value!r} is unknown; use one of {', '.join(known)}.")
+    wrong = [key for counts in card.counts.values() for key in counts if key not in COUNTED]
+    wrong += [split for split in card.counts if split not in card.splits]
+    if wrong or not card.readers or not card.splits:
+        raise UserError(f"{path}: {f'unknown count {wrong[0]!r}' if wrong else 'no reader or no split'}; {REPAIR}.")
     return replace(card, levels=tuple(card.levels))
 
 
 def open_dataset(
     name: str, root: Path | str | None = None, split: str | None = None, with_images: bool = True, **options: Any
 ) -> Dataset:
-    """The dataset of that name under `root`. `reader="captions"` opens its questions instead of its referents;
-    other options go to the reader, those that are empty aside. Root, split and the benchmark's own rules default to the
-    card's. with_images: without, the images need not be there, if the reader can do without them."""
+    """The dataset of that name under `root`, in whichever of the card's forms its files are there. `reader="captions"`
+    opens its questions instead of its referents; other options go to the reader, those that are empty aside. Root,
+    split and the benchmark's own rules default to the card's. with_images: without, the images need not be there, if
+    the reader can do without them."""
     card = load_card(name)
-    reader = options.pop("reader", card.reader)
     root = root if root is not None else card.defaults.get("root")
     if root is None:
         raise UserError(
@@ -76,9 +99,11 @@ def open_dataset(
     split = split or card.defaults.get("split") or next(iter(card.splits), "")
     if split not in card.splits:
         raise UserError(f"Dataset {name!r} has no split {split!r}; choose from {', '.join(card.splits)}.")
+    reader = options.pop("reader", None) or reader_of(card, root, split)
     given = {key: value for key, value in options.items() if value not in (None, "", [], False)}
-    given = {**(card.options if reader == card.reader else {}), **given}
     known = inspect.signature(READERS[reader]).parameters
+    if reader in card.readers:
+        given = {key: value for key, value in card.options.items() if key in known} | given
     if not with_images and "opens_images" in known:
         given["opens_images"] = False
     for key in given.keys() - known.keys():
@@ -86,6 +111,21 @@ def open_dataset(
     dataset = READERS[reader](root, split, name=name, **given)
     dataset.card, dataset.name = name, label_of(name, given.get("split_by"))
     return dataset
+
+
+def reader_of(card: Card, root: Path | str, split: str) -> str:
+    """The form in which a split is there, of those that the card has. Raises UserError if it is there in several, and
+    NotThere if in none of several."""
+    if len(card.readers) == 1:
+        return card.readers[0]
+    found = {reader: place for reader in card.readers if (place := READERS[reader].find(root, card.name, split))}
+    if len(found) > 1:
+        places = " and ".join(map(str, found.values()))
+        raise UserError(f"{root}: holds {card.name} {split} in several forms ({places}); give one of them as root.")
+    if not found:
+        forms = "; or ".join(READERS[reader].layout for reader in card.readers)
+        raise NotThere(f"{root}: has no {card.name} {split}; it may be there as {forms}.")
+    return next(iter(found))
 
 
 def label_of(name: str, split_by: str | None) -> str:

@@ -17,7 +17,7 @@ from bench.config import Profile
 from bench.data.cards import load_card, open_dataset
 from bench.data.dataset import Dataset
 from bench.data.mixture import embedded
-from bench.data.readers.refs import NotThere
+from bench.data.readers.places import NotThere
 from bench.data.sampler import MixtureComponent
 from methods.base import UserError
 

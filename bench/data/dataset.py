@@ -13,6 +13,8 @@ import numpy as np
 
 from methods.base import Example
 
+SERVES = ("masks", "boxes", "texts", "choices", "images")  # texts: questions and captions; choices: letters of options
+
 
 @dataclass(frozen=True)
 class SampleInfo:
@@ -41,11 +43,17 @@ class Dataset(ABC, Sequence[Example]):
     """A sequence of samples with unique ref_ids. A reader overrides what it can tell without opening an image or
     decoding a mask; what is given here takes the examples."""
 
-    serves: ClassVar[str] = "masks"  # what its samples teach and test: masks, texts (questions and captions) or images
+    serves: ClassVar[str] = "masks"  # what its samples teach and test: one of SERVES
+    layout: ClassVar[str] = ""  # where the reader's files lie under <root>, in words
     name: str  # in records and file names
     classes: tuple[str, ...] = ()  # that samples are divided into, where it was opened with them
     card: str = ""  # that describes it
     split: str = ""
+
+    @classmethod
+    def find(cls, root: Path | str, name: str, split: str) -> Path | None:
+        """The file or folder of a split under `root`, None if files of this form are not there."""
+        return Path(root) if Path(root).exists() else None
 
     @abstractmethod
     def __len__(self) -> int: ...

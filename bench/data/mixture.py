@@ -11,7 +11,6 @@ from bench.config import Profile, SourceConfig, StageConfig
 from bench.data.cards import load_card, open_dataset
 from bench.data.dataset import Dataset
 from bench.data.perception import PERCEPTION_TASKS, PerceptionSet
-from bench.data.readers import READERS
 from bench.data.sampler import MixtureComponent
 from methods.base import UserError
 from methods.registry import stage_spec
@@ -56,7 +55,9 @@ def component_configs(profile: Profile, stage: StageConfig | None = None) -> dic
 def _serves(dataset: str, task: str) -> bool:
     """Whether a dataset is made for a task; the embedded one is for all."""
     card = load_card(dataset)
-    return card.kind == "synthetic" or (task in TEXT_TASKS) == (READERS[card.reader].serves == "texts")
+    if card.serves == "boxes":
+        return task == "box"
+    return card.kind == "synthetic" or (task in TEXT_TASKS) == (card.serves == "texts")
 
 
 def task_shares(profile: Profile, stage: StageConfig) -> dict[str, float]:

@@ -13,7 +13,6 @@ from rich.table import Table
 from bench.config import load_profile
 from bench.data.cards import load_card, of_label, open_dataset
 from bench.data.dataset import Dataset
-from bench.data.readers import READERS
 from bench.evaluate.scoring import (
     UNANSWERED,
     check_scores,
@@ -163,7 +162,7 @@ def open_truth(name: str, split: str, place: Place) -> Dataset:
         if place.profile or data.dataset == name:
             root = Path(data.root) / "eval" if load_card(name).kind == "synthetic" else Path(data.root)
         split_by = split_by or (data.split_by if data.dataset == name else "")
-    if READERS[load_card(name).reader].serves != "masks":
+    if load_card(name).serves != "masks":
         raise UserError(f"{name} holds no referents with masks, so that its answers have no score here.")
     return open_dataset(name, root, split, bool(place.images), images=place.images, split_by=split_by)
 

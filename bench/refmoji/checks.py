@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.data.readers.refer import SMALL
+from bench.data.readers.referents import SMALL
 from bench.data.rle import rasterize
 from bench.refmoji.build import CAPTIONS, INSTANCES, REFS, SUMMARY, read_json
 from bench.refmoji.draft import pack_of

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from bench.data.dataset import Dataset, SampleInfo
-from bench.data.readers.refer import path_under
+from bench.data.readers.image_files import path_under
 from methods.base import Example, UserError
 from methods.files import read_json
 
@@ -90,3 +90,6 @@ class CaptionDataset(Dataset):
         """Every question and every answer, for a text tokenizer that is trained from nothing."""
         for record in self._records:
             yield from (record["question"], record["answer"])
+
+
+READER = CaptionDataset

@@ -56,3 +56,6 @@ class FolderDataset(Dataset):
     def texts(self) -> Iterator[str]:
         """None."""
         return iter(())
+
+
+READER = FolderDataset

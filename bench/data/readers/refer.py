@@ -7,9 +7,6 @@ annotations record it.
 from __future__ import annotations
 
 import copy
-import hashlib
-import os
-import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -17,27 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bench.data import rle
-from bench.data.boxes import COCO, FORMS, SURE, WRONG, box_iou, is_box, is_number, read_as
+from bench.data.boxes import COCO, FORMS, SURE, WRONG, box_iou, coco_union, is_box, is_number, read_as
 from bench.data.dataset import Dataset, SampleInfo
+from bench.data.readers.image_files import ImageFiles
+from bench.data.readers.referents import UNUSABLE, digest_of, is_side, size_facts
 from bench.data.readers.refs import find_folder, find_refs, load, of_split
-from methods.base import Box, Example, UserError, open_image
+from methods.base import Box, Example, UserError
 from methods.files import read_object
 
-SMALL = 0.04  # share of the image below which a referent counts as small
 BUCKETS = 254  # of classes, in a class map of 8 bits
 NEAR = 3.0  # pixels by which an annotated box may always differ from its segmentation
 Record = Mapping[str, Any]
-
-
-def path_under(folder: Path, name: str) -> Path | None:
-    """The absolute path of a file that is named relative to a folder; None if the name leads out of it. Links that
-    the user laid there are followed."""
-    root = os.path.abspath(folder)
-    path = Path(os.path.abspath(os.path.join(root, name)))
-    return path if path.is_relative_to(root) and "\0" not in name else None
 
 
 class ReferDataset(Dataset):
@@ -53,6 +42,8 @@ class ReferDataset(Dataset):
     "bucket" puts the categories into BUCKETS by a digest of their names, alike in every dataset.
     """
 
+    layout = "refs(<split_by>).p or .json with instances.json in <root> or <root>/<name>"
+
     def __init__(
         self, root: Path | str, split: str, name: str = "refmoji", split_by: str | None = None,
         images: Path | str | None = None, semantic: bool | str = False, styles: Collection[str] | None = None,
@@ -62,33 +53,35 @@ class ReferDataset(Dataset):
         self.name, self.split = name, split
         self.refs_path = find_refs(folder, split_by)
         self.instances_path = folder / "instances.json"
-        self.images = Path(images) if images is not None else folder / "images"
+        self.images = ImageFiles(Path(images) if images is not None else folder / "images", opens_images)
         refs, self._wordless = of_split(load(self.refs_path), split, self.refs_path, styles)
         self._refs = refs[:limit]
         self._digest = ""
-        self._opens, self._skip_crowd = opens_images, skip_crowd
-        self._file_sizes: dict[Any, tuple[int, int]] = {}  # (H, W) of images that were opened
+        self._skip_crowd = skip_crowd
         self._unusable: dict[Any, str] = {}  # annotations that no sample needs -> what is wrong with them
         self._astray: set[Any] = set()  # annotations whose box does not lie around their segmentation
-        self._resized: tuple[Any, Image.Image] | None = None  # the last image that was brought to its recorded size
         self._read_instances(load(self.instances_path), {ref["image_id"] for ref in self._refs})
         self.classes, self._class_of = self._semantic_classes(semantic) if semantic else ((), {})
+
+    @classmethod
+    def find(cls, root: Path | str, name: str, split: str) -> Path | None:
+        folder = find_folder(Path(root), name)
+        return folder if any(folder.glob("*refs(*).*")) else None
 
     def __len__(self) -> int:
         return len(self._refs)
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]
         ref = self._refs[index]
-        image = self._images[ref["image_id"]]
-        opened = self._image(image, ref)
+        name, shape, where = self._image_name(ref)
+        image = self.images.open(name, shape, where)
         annotations = self._anchors(index)
-        shape = (image["height"], image["width"])
         mask = np.zeros(shape, bool)
         for annotation in annotations:
             mask |= self._mask(annotation, shape, ref)
         return Example(
-            image=opened, expressions=self.info(index).expressions, mask=mask,
-            box=_union([annotation["bbox"] for annotation in annotations]), dataset=self.name, split=self.split,
+            image=image, expressions=self.info(index).expressions, mask=mask,
+            box=coco_union([annotation["bbox"] for annotation in annotations]), dataset=self.name, split=self.split,
             image_id=ref["image_id"], ref_id=ref["ref_id"], task="segment", facts=self._facts(ref, annotations, mask),
             semantic=self._semantic(ref, shape) if self._class_of else None, no_target=not self._ann_ids[index],
         )  # fmt: skip
@@ -111,7 +104,7 @@ class ReferDataset(Dataset):
 
     def image_paths(self) -> list[Path]:
         """Where the split's images are to lie, as the annotations say; none is looked for."""
-        return [self.images / str(image["file_name"]) for image in self._images.values()]
+        return [self.images.folder / str(image["file_name"]) for image in self._images.values()]
 
     def objects(self, image_id: int | str) -> list[np.ndarray]:
         """The masks bool [H, W] of all annotated objects of an image, referred to or not. An unusable annotation is
@@ -121,7 +114,7 @@ class ReferDataset(Dataset):
         for annotation in self._of_image.get(image_id, ()):
             try:
                 masks.append(rle.rasterize(annotation["segmentation"], *shape))
-            except (KeyError, ValueError, TypeError, OverflowError):
+            except UNUSABLE:
                 continue
         return masks
 
@@ -131,17 +124,17 @@ class ReferDataset(Dataset):
         indices = range(len(self)) if indices is None else indices
         for index in indices:
             ref = self._refs[index]
-            image = self._images[ref["image_id"]]
-            self._image(image, ref, whole=False)
+            name, shape, where = self._image_name(ref)
+            self.images.look(name, shape, where)
             for annotation in self._anchors(index):
-                self._check_annotation(annotation, (image["height"], image["width"]), ref)
+                self._check_annotation(annotation, shape, ref)
         needed = {ann_id for ids in self._ann_ids for ann_id in ids}
         for image_id in {self._refs[index]["image_id"] for index in indices}:
             for annotation in self._of_image.get(image_id, ()):
                 try:
                     if annotation["id"] not in needed:
                         rle.extent(annotation["segmentation"], *self._shape(image_id))
-                except (KeyError, ValueError, TypeError, OverflowError) as error:
+                except UNUSABLE as error:
                     self._unusable[annotation["id"]] = str(error)
 
     def digest(self) -> str:
@@ -150,25 +143,14 @@ class ReferDataset(Dataset):
         if summary.exists():
             return str(read_object(summary, "build the dataset again").get("digest"))
         if not self._digest:
-            total = hashlib.sha256()
-            for path in (self.refs_path, self.instances_path):
-                total.update(path.read_bytes())
-            self._digest = total.hexdigest()[:16]
+            self._digest = digest_of([self.refs_path, self.instances_path])
         return self._digest
 
     def file_size(self, image_id: int | str) -> tuple[int, int] | None:
-        size = self._file_sizes.get(image_id)
-        return size if size and size != self._shape(image_id) else None
+        return self.images.other_size(str(self._images[image_id]["file_name"])) if image_id in self._images else None
 
     def remarks(self) -> list[str]:
-        other = [image_id for image_id in self._file_sizes if self.file_size(image_id)]
-        found = []
-        if other:
-            (h, w), (height, width) = self._file_sizes[other[0]], self._shape(other[0])
-            found.append(
-                f"{len(other)} of {len(self._images)} images have another size than recorded and are resized to it "
-                f"({self._images[other[0]]['file_name']}: {w}x{h}, recorded {width}x{height})"
-            )
+        found = self.images.remarks(len(self._images))
         if self._unusable:
             name, fault = next(iter(self._unusable.items()))
             found.append(f"{len(self._unusable)} unusable annotations that no expression names are left out "
@@ -199,7 +181,7 @@ class ReferDataset(Dataset):
             raise UserError(
                 f"{self.instances_path}: several annotations have the id {doubled[0]}; give each its own number."
             )
-        self._check_fields("image", self._images.values(), file_name=_is_word, width=_is_side, height=_is_side)
+        self._check_fields("image", self._images.values(), file_name=_is_word, width=is_side, height=is_side)
         fields = {"bbox": is_box, "category_id": _is_word}
         self._check_fields("annotation", [self._annotations[name] for name in needed], **fields)
         for annotation in annotations:
@@ -253,28 +235,15 @@ class ReferDataset(Dataset):
         image = self._images[image_id]
         return image["height"], image["width"]
 
-    def _image(self, image: Record, ref: Record, whole: bool = True) -> Path | Image.Image:
-        """The path of an image, which must lie under the image folder; resized if its size is not the recorded one."""
-        path = path_under(self.images, str(image["file_name"]))
-        if path is None:
-            raise UserError(
-                f"{self.instances_path}: image {image['id']} has the path {image['file_name']!r}, which leaves "
-                f"{self.images}; correct file_name."
-            )
-        if not self._opens:
-            return path
-        if image["id"] not in self._file_sizes:
-            self._file_sizes[image["id"]] = _size_of(path, ref)
-        if not whole or self.file_size(image["id"]) is None:
-            return path
-        if self._resized is None or self._resized[0] != path:  # the same image for all its samples in a row
-            self._resized = path, open_image(path).resize((image["width"], image["height"]), Image.Resampling.BICUBIC)
-        return self._resized[1]
+    def _image_name(self, ref: Record) -> tuple[str, tuple[int, int], str]:
+        """A referent's image as `ImageFiles` asks for it."""
+        name = str(self._images[ref["image_id"]]["file_name"])
+        return name, self._shape(ref["image_id"]), f"referent {ref['ref_id']} of {self.refs_path}"
 
     def _check_annotation(self, annotation: Record, shape: tuple[int, int], ref: Record) -> None:
         try:
             around = rle.extent(annotation["segmentation"], *shape)
-        except (KeyError, ValueError, TypeError, OverflowError) as error:
+        except UNUSABLE as error:
             raise self._bad_segmentation(annotation, ref, error) from None
         form, fit = _box_form(annotation["bbox"], around, shape)
         if form != COCO:
@@ -288,7 +257,7 @@ class ReferDataset(Dataset):
     def _mask(self, annotation: Record, shape: tuple[int, int], ref: Record) -> np.ndarray:
         try:
             return rle.rasterize(annotation["segmentation"], *shape)
-        except (KeyError, ValueError, TypeError, OverflowError) as error:
+        except UNUSABLE as error:
             raise self._bad_segmentation(annotation, ref, error) from None
 
     def _bad_segmentation(self, annotation: Record, ref: Record, error: Exception) -> UserError:
@@ -300,13 +269,12 @@ class ReferDataset(Dataset):
     # ------------------------------------------------------------------------------------------------- derived
     def _facts(self, ref: Record, annotations: Sequence[Record], mask: np.ndarray) -> dict[str, Any]:
         """What breakdowns group by. Lists run along the sentences; None where the data does not say."""
-        share = float(mask.mean())
         names = [self._names.get(annotation["category_id"]) for annotation in annotations]
         facts: dict[str, Any] = {
             key: [sentence.get(key) for sentence in ref["sentences"]] for key in ("style", "kind", "distractors")
         }
-        facts |= {"area_fraction": share, "small": 0 < share < SMALL, "targets": len(annotations),
-                  "category": names[0] if len(set(names)) == 1 else None}  # fmt: skip
+        category = names[0] if len(set(names)) == 1 else None
+        facts |= size_facts(mask) | {"targets": len(annotations), "category": category}
         if len(annotations) == 1:
             facts |= {key: annotations[0][key] for key in ("visibility", "color") if key in annotations[0]}
         return facts
@@ -344,20 +312,6 @@ class ReferDataset(Dataset):
         return classes
 
 
-def _size_of(path: Path, ref: Record) -> tuple[int, int]:
-    """(H, W) of an image file as it is shown."""
-    try:
-        with Image.open(path) as handle:
-            turned = handle.getexif().get(0x0112) in (5, 6, 7, 8)
-            return handle.size if turned else handle.size[::-1]
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: missing image of referent {ref['ref_id']}; download it or set the folder of the images."
-        ) from None
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: unreadable image of referent {ref['ref_id']} ({error}); get it again.") from None
-
-
 def _box_form(bbox: Sequence[float], around: Box | None, shape: tuple[int, int]) -> tuple[str, float]:
     """The form that an annotated box seems to have beside the extent of its segmentation, and its IoU with it as it
     stands (1 where the two are as near as they ever are, or cannot be compared)."""
@@ -377,18 +331,8 @@ def _within(box: Box, shape: tuple[int, int]) -> Box:
     return max(0.0, box[0]), max(0.0, box[1]), min(float(width), box[2]), min(float(height), box[3])
 
 
-def _is_side(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1e5
-
-
 def _is_word(value: Any) -> bool:
     return isinstance(value, str | int)
 
 
-def _union(boxes: Sequence[Sequence[float]]) -> Box | None:
-    """COCO boxes (x, y, width, height) -> the box around all of them as xyxy with exclusive ends."""
-    if not boxes:
-        return None
-    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
-    right, bottom = max(box[0] + box[2] for box in boxes), max(box[1] + box[3] for box in boxes)
-    return float(left), float(top), float(right), float(bottom)
+READER = ReferDataset

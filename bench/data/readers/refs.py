@@ -12,12 +12,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from bench.data.readers.places import NotThere
 from methods.base import UserError
 from methods.files import parse_json, read_bytes
-
-
-class NotThere(UserError):
-    """A dataset, or a split of it, is not there; nothing that is there is wrong."""
 
 
 def find_refs(folder: Path, split_by: str | None) -> Path:

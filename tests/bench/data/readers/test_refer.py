@@ -227,8 +227,8 @@ def test_two_referents_of_one_id_are_refused(tmp_path):
 
 def test_a_path_may_not_leave_the_images(tmp_path):
     Image.new("RGB", (20, 16)).save(tmp_path / "secret.png")
-    fails(write(tmp_path, image={"file_name": "../secret.png"}), "leaves .*images; correct file_name")
-    fails(write(tmp_path, image={"file_name": str(tmp_path / "secret.png")}), "leaves .*images; correct file_name")
+    fails(write(tmp_path, image={"file_name": "../secret.png"}), "leaves .*images; correct the path")
+    fails(write(tmp_path, image={"file_name": str(tmp_path / "secret.png")}), "leaves .*images; correct the path")
 
 
 def test_masks_of_another_size(tmp_path):
