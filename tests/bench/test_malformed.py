@@ -155,6 +155,40 @@ def test_datasets(refcoco, name, document):
     assert refused > 50
 
 
+TOKENS = "<|mt_start|><|mt_7|><|mt_end|>"
+FORMS = {
+    "refcoco": ("refcoco_val.json", [
+        {"image_info": {"file_name": "a.png", "height": 12, "width": 16, "id": 4}, "instruction": [{"sent": "the box"}],
+         "anns": [{"segmentation": [SQUARE], "bbox": [3, 2, 6, 6], "iscrowd": 0}]}]),
+    "refcoco-rec": ("refcoco_val.jsonl", {"image": "data/a.png", "sent": "the box", "bbox": [3, 2, 9, 8], "height": 12,
+                                          "width": 16}),
+    "mask-perception": ("mask_perception.json", [
+        {"image": "data/a.png", "question": f"What is {TOKENS}? A. a box B. a star", "answer": "B"}]),
+    "reasonseg": ("val/a.json", {"text": ["the box"], "is_sentence": False,
+                                 "shapes": [{"label": "ignore", "points": [[1, 2], [7, 2], [7, 9.5]]}]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_of_datasets(name, tmp_path):
+    def read() -> None:
+        dataset = open_dataset(name, tmp_path, images=tmp_path / "images")
+        dataset.check()
+        list(dataset), list(dataset.texts()), dataset.by_image(), dataset.remarks()
+
+    file, document = FORMS[name]
+    for folder in ("images", "val"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (16, 12)).save(tmp_path / "images" / "a.png")
+    (tmp_path / file).write_text(json.dumps(document))
+    assert not is_a_sentence(read)
+    refused = 0
+    for content in islice(contents(document), 0, None, 3):
+        (tmp_path / file).write_bytes(content)
+        refused += is_a_sentence(read)
+    assert refused > 25
+
+
 LINE = {"dataset": "refcoco", "split": "val", "protocol": "per_expression", "ref_id": 0, "sent_id": 0, "image_id": 1,
         "expression": "the box", "size": [12, 16], "mask": encode(MASK), "box": [3, 2, 9, 8], "text": "x",
         "token_ids": [1], "steps": 3, "failure": None}  # fmt: skip

@@ -48,8 +48,8 @@ class ImageFiles:
                     f"{where} has an image with the path {printable(repr(name), 80)}, which leaves {self.folder}; "
                     "correct the path."
                 )
-            ends = [whole] if not self.opens or whole.exists() else self._ends(name)
-            self._paths[name] = next((path for path in ends if path.exists()), whole)
+            ends = [whole] if not self.opens or os.path.exists(whole) else self._ends(name)
+            self._paths[name] = next((path for path in ends if os.path.exists(path)), whole)
         return self._paths[name]
 
     def _ends(self, name: str) -> list[Path]:
