@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.data.cards import card_names, load_card, open_dataset
+from bench.data.cards import COUNTED, card_names, load_card, open_dataset
 from bench.data.readers.places import NotThere
+from bench.data.status import FOUND, MISSING, WRONG, SplitStatus, archives_of, how_to_get, status_of
 from bench.images import write_image
 from bench.refmoji.build import build
 from bench.refmoji.checks import check_refmoji
@@ -22,10 +23,11 @@ from bench.refmoji.sheet import sheet
 from methods.base import UserError
 
 __all__ = ["build", "check", "list_cards", "show"]
+COLUMNS = (*COUNTED, "no target")
 
 
 def list_cards() -> list[dict[str, Any]]:
-    """One row per known dataset: name, title, kind, levels, splits, source."""
+    """One row per known dataset: name, title, kind, what it serves, its forms, levels, splits, counts, source."""
     rows = []
     for name in card_names():
         try:
@@ -33,23 +35,68 @@ def list_cards() -> list[dict[str, Any]]:
         except UserError as error:  # of one card, which is no reason to keep silent about the others
             print(f"{error}", file=sys.stderr)
             continue
-        rows.append({"name": name, "title": card.title, "kind": card.kind, "levels": list(card.levels),
-                     "splits": list(card.splits), "source": card.source})  # fmt: skip
-    _print_table("datasets", [{key: row[key] for key in row if key != "source"} for row in rows])
+        rows.append({"name": name, "title": card.title, "kind": card.kind, "serves": card.serves,
+                     "forms": list(card.readers), "levels": list(card.levels), "splits": list(card.splits),
+                     "counts": dict(card.counts), "source": card.source})  # fmt: skip
+    _print_table("datasets, with the counts of the releases", [line for row in rows for line in _split_lines(row)])
     return rows
 
 
+def _split_lines(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The lines of a dataset in the table: one per split, of which the first names it."""
+    head = {"name": row["name"], "serves": row["serves"]}
+    lines = [dict.fromkeys(head, "") | {"split": split} | _columns(row["counts"].get(split, {}), COUNTED)
+             for split in row["splits"]]  # fmt: skip
+    return [lines[0] | head, *lines[1:]]
+
+
+def _columns(counts: Mapping[str, int], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: counts.get(key, "") for key in keys}
+
+
 def check(root: Path | str, name: str = "refmoji", **where: str) -> list[dict[str, Any]]:
-    """Check a dataset; one table row per split, or a UserError that names the first broken sample. A built RefMoji is
-    compared with its rules too. where: images and split_by, if they are not the card's."""
-    if load_card(name).kind != "synthetic":
-        return _check_splits(root, name, where)
-    root = Path(root)
+    """Check a dataset: one table row per split with what is found, missing or wrong, and how to mend it below.
+
+    A built RefMoji is compared with its rules too. where: images and split_by, if they are not the card's. Raises
+    UserError at the end if a split is wrong, or none is there.
+    """
+    card = load_card(name)
+    if card.kind == "synthetic":
+        return _check_built(Path(root))
+    splits = status_of(card, root, where)
+    rows = [{"split": each.split, "state": each.state, "form": each.form} | _columns(each.counts, COLUMNS)
+            for each in splits]  # fmt: skip
+    _print_table(f"{name} in {root}", rows)
+    notes = [f"{each.split}: {note}." for each in splits for note in (each.notes if each.state != WRONG else ())]
+    notes += [f"{archive}: {'as released' if whole else 'not the released file, download it again'}."
+              for archive, whole in archives_of(card, root).items()]  # fmt: skip
+    missing = [each.split for each in splits if each.state == MISSING]
+    notes += [f"not there: {', '.join(missing)} ({how_to_get(card)})."] if missing else []
+    print("\n".join(notes))
+    _refuse(splits, f"{root}: has no split of {name}; give the folder that holds it as root.")
+    return [row | {"notes": list(each.notes)} for row, each in zip(rows, splits, strict=True)]
+
+
+def _refuse(splits: Sequence[SplitStatus], nothing: str) -> None:
+    """Raise UserError if a split is wrong, with what is wrong in the first, or if nothing is there."""
+    wrong = [each for each in splits if each.state == WRONG]
+    if wrong:
+        others = f"; wrong as well: {', '.join(each.split for each in wrong[1:])}" if len(wrong) > 1 else ""
+        raise UserError(f"split {wrong[0].split}: {wrong[0].notes[-1].rstrip('.')}{others}.")
+    if all(each.state == MISSING for each in splits):
+        raise NotThere(nothing)
+
+
+def _check_built(root: Path) -> list[dict[str, Any]]:
+    """Compare a built RefMoji with its rules."""
     if not (root / "dataset.json").exists():
         raise UserError(f"{root}: no finished RefMoji (dataset.json is missing); {_advice(root)}.")
     rows = check_refmoji(root)
     kinds = sum((Counter(row["kinds"]) for row in rows), Counter())
-    _print_table(str(root), [{key: row[key] for key in row if key not in ("styles", "kinds")} for row in rows])
+    shown = [key for key in rows[0] if key not in ("split", "styles", "kinds")]
+    _print_table(
+        str(root), [{"split": row["split"], "state": FOUND} | {key: row[key] for key in shown} for row in rows]
+    )
     print("kinds of expressions: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
     return rows
 
@@ -76,30 +123,10 @@ def show(
     return out
 
 
-def _check_splits(root: Path | str, name: str, where: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row per split of a downloaded dataset that is there: samples, expressions, and what is to be remarked."""
-    rows, missing = [], None
-    for split in load_card(name).splits:
-        try:
-            dataset = open_dataset(name, root, split, **where)
-        except NotThere as error:
-            missing = error
-            continue
-        dataset.check()
-        infos = [dataset.info(index) for index in range(len(dataset))]
-        rows.append({"split": split, "images": len({info.image_id for info in infos}), "samples": len(infos),
-                     "expressions": sum(len(info.expressions) for info in infos),
-                     "no target": sum(info.no_target for info in infos),
-                     "remarks": "; ".join(dataset.remarks())})  # fmt: skip
-    if not rows and missing:
-        raise missing
-    _print_table(f"{name} in {root}", rows)
-    return rows
-
-
 def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(*rows[0], title=escape(title))
+    table = Table(title=escape(title))
+    for number, name in enumerate(rows[0]):
+        table.add_column(name, no_wrap=number == 0)
     for row in rows:
-        cells = (", ".join(value) if isinstance(value, list) else str(value) for value in row.values())
-        table.add_row(*map(escape, cells))
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else escape(str(value)) for value in row.values()))
     Console().print(table)

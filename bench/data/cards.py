@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from methods.files import fill, read_text
 FOLDER = asset("datasets")
 KINDS = ("synthetic", "real")
 COUNTED = ("images", "referents", "expressions")
+DIGESTS = {"md5": "[0-9a-f]{32}", "sha256": "[0-9a-f]{64}"}
 REPAIR = "correct the card"
 
 
@@ -73,14 +75,27 @@ def load_card(name: str) -> Card:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a dataset card ({' '.join(str(error).split())}); {REPAIR}.") from None
     card = fill(Card, row, path, REPAIR)
+    fault = _fault(card)
+    if fault:
+        raise UserError(f"{path}: {fault}.")
+    return replace(card, levels=tuple(card.levels))
+
+
+def _fault(card: Card) -> str | None:
+    """What is wrong in a card, and the repair."""
     for value, known in ((card.kind, KINDS), *((reader, READERS) for reader in card.readers)):
         if value not in known:
-            raise UserError(f"{path}: {value!r} is unknown; use one of {', '.join(known)}.")
-    wrong = [key for counts in card.counts.values() for key in counts if key not in COUNTED]
-    wrong += [split for split in card.counts if split not in card.splits]
-    if wrong or not card.readers or not card.splits:
-        raise UserError(f"{path}: {f'unknown count {wrong[0]!r}' if wrong else 'no reader or no split'}; {REPAIR}.")
-    return replace(card, levels=tuple(card.levels))
+            return f"{value!r} is unknown; use one of {', '.join(known)}"
+    for archive, digest in card.archives.items():
+        kind, _, value = digest.partition(" ")
+        if not re.fullmatch(DIGESTS.get(kind, "-"), value):
+            return f"the digest of {archive} is none of {', '.join(DIGESTS)}; {REPAIR}"
+    options = {key for reader in card.readers for key in inspect.signature(READERS[reader]).parameters}
+    for found, allowed in ((card.counts, card.splits), *((each, COUNTED) for each in card.counts.values()),
+                           (card.options, options)):  # fmt: skip
+        if unknown := [key for key in found if key not in allowed]:
+            return f"{unknown[0]!r} is unknown; use one of {', '.join(sorted(allowed))}"
+    return None if card.readers and card.splits else f"no reader or no split; {REPAIR}"
 
 
 def open_dataset(
@@ -123,9 +138,24 @@ def reader_of(card: Card, root: Path | str, split: str) -> str:
         places = " and ".join(map(str, found.values()))
         raise UserError(f"{root}: holds {card.name} {split} in several forms ({places}); give one of them as root.")
     if not found:
-        forms = "; or ".join(READERS[reader].layout for reader in card.readers)
-        raise NotThere(f"{root}: has no {card.name} {split}; it may be there as {forms}.")
+        raise NotThere(f"{root}: has no {card.name} {split}; it may be there as {layout_of(card)}.")
     return next(iter(found))
+
+
+def layout_of(card: Card) -> str:
+    """How the files of a dataset lie under <root>, in each of its forms."""
+    values = _Values(
+        {key: ", ".join(value) if isinstance(value, list) else value for key, value in card.options.items()}
+    )
+    values["name"] = card.name
+    return "; or ".join(READERS[reader].layout.format_map(values) for reader in card.readers)
+
+
+class _Values(dict[str, Any]):
+    """What layouts name; <key> for what a card leaves open."""
+
+    def __missing__(self, key: str) -> str:
+        return f"<{key}>"
 
 
 def label_of(name: str, split_by: str | None) -> str:

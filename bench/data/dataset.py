@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Dataset(ABC, Sequence[Example]):
     decoding a mask; what is given here takes the examples."""
 
     serves: ClassVar[str] = "masks"  # what its samples teach and test: one of SERVES
-    layout: ClassVar[str] = ""  # where the reader's files lie under <root>, in words
+    layout: ClassVar[str] = ""  # where its files lie under <root>; {name} and the like stand for options of the card
     name: str  # in records and file names
     classes: tuple[str, ...] = ()  # that samples are divided into, where it was opened with them
     card: str = ""  # that describes it
@@ -83,6 +84,10 @@ class Dataset(ABC, Sequence[Example]):
     def image_paths(self) -> Sequence[Path]:
         """Where the split's images are to lie, as its files say; none is looked for."""
         return [image for image in (self[index].image for index in range(len(self))) if isinstance(image, Path)]
+
+    def missing_images(self) -> list[Path]:
+        """Those of the split's images that are not where the dataset looks for them."""
+        return [path for path in dict.fromkeys(self.image_paths()) if not os.path.exists(path)]
 
     def with_targets(self) -> Dataset:
         """The same without samples that refer to nothing, which have no box and no points."""

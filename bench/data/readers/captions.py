@@ -19,6 +19,7 @@ class CaptionDataset(Dataset):
     of the images (default `<root>/images`)."""
 
     serves = "texts"
+    layout = "captions.json with images/ in <root>"
 
     def __init__(
         self, root: Path | str, split: str, name: str = "refmoji", kinds: Collection[str] | None = None,

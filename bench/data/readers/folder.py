@@ -21,6 +21,7 @@ class FolderDataset(Dataset):
     """
 
     serves = "images"
+    layout = "any folders of images below <root>"
 
     def __init__(self, root: Path | str, split: str, name: str = "images", images: Any = None) -> None:
         self.root, self.split, self.name = Path(root), split, name

@@ -27,7 +27,7 @@ class PsalmDataset(ReferentDataset):
     referents only.
     """
 
-    layout = "<name>_<split>.json in <root>, <root>/<name> or <root>/res/<name>"
+    layout = "{name}_<split>.json in <root>, <root>/{name} or <root>/res/{name}"
 
     def __init__(
         self, root: Path | str, split: str, name: str = "refcoco", images: Path | str | None = None,

@@ -26,7 +26,7 @@ class RecDataset(ReferentDataset):
     """
 
     serves = "boxes"
-    layout = "<file>_<split>.jsonl in <root> or <root>/rec"
+    layout = "{file}_<split>.jsonl in <root> or <root>/rec"
 
     def __init__(
         self, root: Path | str, split: str, name: str = "refcoco-rec", images: Path | str | None = None,

@@ -42,7 +42,7 @@ class ReferDataset(Dataset):
     "bucket" puts the categories into BUCKETS by a digest of their names, alike in every dataset.
     """
 
-    layout = "refs(<split_by>).p or .json with instances.json in <root> or <root>/<name>"
+    layout = "*refs({split_by}).p or .json with instances.json in <root> or <root>/{name}"
 
     def __init__(
         self, root: Path | str, split: str, name: str = "refmoji", split_by: str | None = None,

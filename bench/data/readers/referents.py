@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -106,6 +107,11 @@ class ReferentDataset(Dataset):
     def image_paths(self) -> list[Path]:
         names = dict.fromkeys(referent.image for referent in self.referents)
         return [self.images.folder / name for name in names]
+
+    def missing_images(self) -> list[Path]:
+        needed = {referent.image: self.where(referent) for referent in self.referents}
+        paths = (self.images.path(name, where) for name, where in needed.items())
+        return [path for path in paths if not os.path.exists(path)]
 
     def check(self, indices: Sequence[int] | None = None) -> None:
         for referent in self._chosen(indices):

@@ -34,7 +34,7 @@ class SemanticDataset(ReferentDataset):
     another. limit: the first samples only.
     """
 
-    layout = "image and label files as the card says, in <root> or below"
+    layout = "{image_files} with {label_files} in <root> or <root>/({below})"
 
     def __init__(
         self, root: Path | str, split: str, name: str = "semantic", images: Path | str | None = None,
