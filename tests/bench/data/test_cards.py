@@ -1,6 +1,7 @@
 """Cards, and how a further dataset is added: one reader file and one card."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,3 +96,27 @@ def test_the_cards_that_come_along():
     assert {"refmoji", "refcoco", "refcoco+", "refcocog", "grefcoco", "captions", "images"} <= set(card_names())
     for name in card_names():
         assert load_card(name).name == name
+
+
+DOCS = Path(__file__).parents[3] / "docs" / "data.md"
+
+
+def test_the_documentation_names_every_form_and_dataset():
+    table = {row.split("|")[1].strip(" `"): row for row in DOCS.read_text().splitlines() if row.startswith("| `")}
+    assert table.keys() == READERS.keys()
+    for name in card_names():
+        for reader in load_card(name).readers:
+            assert name in table[reader]
+
+
+def test_the_reader_of_the_documentation_reads(folder, monkeypatch):
+    made = {}
+    exec(DOCS.read_text().split("```python")[1].split("```")[0], made)
+    monkeypatch.setitem(READERS, "mine", made["READER"])
+    (folder / "mine.yaml").write_text(yaml.safe_dump(CARD | {"name": "mine", "reader": "mine", "options": {}}))
+    (folder / "images").mkdir()
+    Image.new("RGB", (20, 16)).save(folder / "images/a.png")
+    row = {"image": "a.png", "height": 16, "width": 20, "text": "it", "segmentation": [[2, 2, 10, 2, 10, 8, 2, 8]]}
+    (folder / "mine.jsonl").write_text(json.dumps(row))
+    (example,) = open_dataset("mine", folder)
+    assert (example.expressions, example.mask.sum(), example.image.name) == (("it",), 48, "a.png")

@@ -84,8 +84,8 @@ def test_every_card_says_what_is_missing_and_how_to_mend_it(name, tmp_path, caps
 def test_archives_are_compared_with_their_digests(tmp_path, monkeypatch):
     (tmp_path / "cards").mkdir()
     digests = {"a.zip": hashlib.sha256(b"a"), "b.zip": hashlib.md5(b"b"), "c.zip": hashlib.md5(b"c")}
-    card = {"name": "mine", "title": "mine", "kind": "real", "reader": "folder", "licence": "mine",
-            "splits": {"a": "x"}, "archives": {name: f"{digest.name} {digest.hexdigest()}" for name, digest in digests.items()}}  # fmt: skip
+    card = {"name": "mine", "title": "mine", "kind": "real", "reader": "folder", "licence": "mine"}
+    card |= {"splits": {"a": "x"}, "archives": {name: f"{d.name} {d.hexdigest()}" for name, d in digests.items()}}
     (tmp_path / "cards/mine.yaml").write_text(json.dumps(card))
     monkeypatch.setattr(cards, "FOLDER", tmp_path / "cards")
     for name, content in (("a.zip", b"a"), ("b.zip", b"else")):
