@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Box = tuple[float, float, float, float]
+READINGS = ("upright", "stored", "rotated")  # of image files, see open_image
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # that are read; none starts another program
 MOST_PIXELS = 50_000_000  # of an image that is read
 
@@ -38,19 +39,23 @@ class UserError(Exception):
     the command line prints it alone and exits with code 2."""
 
 
-def open_image(source: Path | str | Image.Image) -> Image.Image:
-    """An upright RGB image from a path or an opened image.
+def open_image(source: Path | str | Image.Image, reading: str = "upright") -> Image.Image:
+    """An RGB image from a path or an opened image, by one of READINGS.
 
-    Palette, grey, 16-bit and RGBA images are converted (transparency over white), EXIF rotation is undone.
+    "upright": palette, grey, 16-bit and RGBA images are converted (transparency over white), EXIF rotation is undone.
+    "stored": as official evaluations read images, Pillow's `convert("RGB")` of the stored pixels: no rotation, and what
+    lies under transparency. "rotated": the same after EXIF rotation.
     Raises UserError if the file is missing, is no image of the FORMATS, or has more than MOST_PIXELS.
     """
     if isinstance(source, Image.Image):
         _check_pixels(source.size, "The image")
-        return _upright_rgb(source)
+        return _upright_rgb(source) if reading == "upright" else _plain_rgb(source, reading)
     try:
         with open_header(source) as handle:
             _check_pixels(handle.size, str(source))
             handle.load()
+            if reading != "upright":
+                return _plain_rgb(handle, reading)
             return _upright_rgb(handle.copy() if _orientation(handle) == 1 else handle)
     except FileNotFoundError:
         raise UserError(f"{source}: no such file; give the path of an image.") from None
@@ -95,6 +100,14 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _plain_rgb(image: Image.Image, reading: str) -> Image.Image:
+    """Marked as upright, so that whoever opens it again leaves it as it is."""
+    image = ImageOps.exif_transpose(image) if reading == "rotated" else image
+    image = image.convert("RGB")
+    image.info.clear()
+    return image
+
+
 @dataclass(frozen=True)
 class Example:
     """One referent (or other sample) of a dataset, with its ground truth."""
@@ -116,11 +129,45 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Asking:
+    """How a question is put and its answer is read, where an evaluation protocol says so. The defaults leave all of it
+    to the method and its checkpoint.
+
+    question: the user's words, whole. size: (H, W) of mask and box, the image's own if None. tiles: that the image is
+    cut into at most. letterbox: the image stands in the middle of a square instead of being squashed to one, and the
+    mask is cut out of it again. mask_resize: how a soft mask comes to its size, "bilinear" or "official" (as the
+    method's official evaluation does it).
+    box: how a box is read, one of BOXES: "strict", a box that has an area, on the model's scale; "loose", the first
+    four numbers in brackets, which are fractions if they sum to less than 4; "loose_square", the same, of an image in
+    the middle of a square.
+    """
+
+    question: str = ""
+    size: tuple[int, int] | None = None
+    tiles: int | None = None
+    letterbox: bool = False
+    mask_resize: str = ""
+    box: str = "strict"
+
+    def __post_init__(self) -> None:
+        for name, allowed in ASKING_CHOICES.items():
+            if getattr(self, name) not in allowed:
+                known = ", ".join(filter(None, allowed))
+                raise UserError(f"There is no {name} {getattr(self, name)!r} of a protocol; choose {known}.")
+
+
+MASK_RESIZES, BOXES = ("bilinear", "official"), ("strict", "loose", "loose_square")
+ASKING_CHOICES = {"mask_resize": ("", *MASK_RESIZES), "box": BOXES}
+USUAL = Asking()
+
+
+@dataclass(frozen=True)
 class Request:
     """What a user asks of a method: the mask and/or the box of what the expressions describe, or of what he points at.
 
-    want: of "mask" and "box", in the order in which they shall be written where the method has a choice; or "choice"
-    ("choices" if several may be right): the letters of those expressions that fit `mask`, in the prediction's text.
+    want: of "mask" and "box", in the order in which they shall be written where the method has a choice; "choice"
+    ("choices" if several may be right): the letters of those expressions that fit `mask`, in the prediction's text; or
+    "text", the answer to the question that `asking` has.
     """
 
     image: Path | Image.Image
@@ -131,6 +178,7 @@ class Request:
     mask: np.ndarray | None = None  # bool [H, W]; this and the next two are given by the user instead of words
     box: Box | None = None
     points: tuple[tuple[float, float], ...] = ()  # x, y in pixels
+    asking: Asking = USUAL
 
 
 RULES = ("hard", "official", "expected")  # of decoding
@@ -138,7 +186,8 @@ RULES = ("hard", "official", "expected")  # of decoding
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are computed. What is answered depends on `rule` alone (and on `answer_text="forced"`).
+    """How answers are computed. What is answered depends on `rule` and `constrained` alone (and on
+    `answer_text="forced"`, and on the numbers beside them).
 
     backend: "fast"; "cuda_graphs", the same with the steps of a mask block recorded as CUDA graphs and replayed; or
         "official", the way of the official codes, which every speed is compared with.
@@ -149,6 +198,9 @@ class Decoding:
         decoded; "official": as the method's official code does it; "expected" (ours): the expected code vector under a
         softmax at `temperature` is fed and decoded, so that what is nearly as likely counts too.
     watch: called with the name of each stage (and step) for a context that is entered around it.
+    constrained: mask tokens stand in mask blocks alone, and nothing else in them. Without, each token is the likeliest
+        of the whole vocabulary, as in the official evaluations, and a mask is whatever such an answer holds of one.
+    most_tokens: that one answer may have, mask tokens included where it is not constrained.
     """
 
     backend: str = "fast"
@@ -157,11 +209,15 @@ class Decoding:
     rule: str = "official"
     temperature: float = 1.0
     watch: Callable[[str], AbstractContextManager] | None = None
+    constrained: bool = True
+    most_tokens: int = 64
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"There is no {name} {getattr(self, name)!r} of decoding; choose {', '.join(allowed)}.")
+        if not self.constrained and self.rule != "official":
+            raise UserError(f"An answer that is not constrained is decoded as officially, not by {self.rule!r}.")
         if not self.temperature > 0:
             raise UserError(f"The temperature of decoding is {self.temperature}; give a number above 0.")
 
@@ -184,6 +240,7 @@ class Prediction:
     box: Box | None = None  # as written in the text
     text: str = ""
     token_ids: tuple[int, ...] = ()  # of the mask, counted from 0 in the mask vocabulary
+    written: tuple[int, ...] = ()  # all ids of the answer, its end included, as the official code lists them
     steps: int = 0  # forward passes of the language model, prefill included
     seconds: dict[str, float] = field(default_factory=dict)  # per stage
     failure: str | None = None
@@ -231,8 +288,9 @@ class MaskTokenizer(Protocol):
     def decode_soft(self, probabilities: Tensor) -> Tensor:
         """float [B, T, V] -> mask probabilities float [B, R, R], differentiable."""
 
-    def postprocess_mask(self, probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
-        """Probabilities [R, R] -> the mask bool [H, W] at the image's size = (H, W)."""
+    def postprocess_mask(self, probabilities: Tensor, size: tuple[int, int], mask_resize: str = "") -> np.ndarray:
+        """Probabilities [R, R] -> the mask bool [H, W] at the image's size = (H, W); mask_resize: as in Asking, the
+        tokenizer's own if it is empty."""
 
 
 class Schedule(Protocol):
@@ -281,8 +339,10 @@ class Trainee(Protocol):
         """Write config.json, the tokenizer and safetensors (floating tensors as dtype, files up to a size)."""
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> Trainee:
-        """The inverse. Raises UserError with the names of missing or unexpected tensors."""
+    def from_pretrained(cls, folder: Path, mask_tokenizer: Path | None = None) -> Trainee:
+        """The inverse; reads official folders too, and takes the mask tokenizer of an official file if one is given.
+
+        Raises UserError with the names of missing or unexpected tensors."""
 
 
 class Model(Trainee, Protocol):
@@ -325,7 +385,9 @@ class MethodSpec:
     image_generation, int8: the model has `generate`, or `quantise`.
     estimate: function (trainee, load, precision) -> cost of a micro-batch (methods.common.cost).
     reference_checks: modules with `recognises(folder)` and `check(folder)` for reference vectors.
-    convert: function (source, target) between official checkpoints and ours.
+    convert: function (source, target) between official checkpoints and ours. official: function (folder, settings,
+    mask_tokenizer) -> config.json and tensors in our layout, of an official folder with these settings in its
+    config.json and perhaps the file of another mask tokenizer. architectures: names in an official config.json.
     """
 
     name: str
@@ -340,3 +402,5 @@ class MethodSpec:
     estimate: Reference | None = None
     reference_checks: tuple[Reference, ...] = ()
     convert: Reference | None = None
+    official: Reference | None = None
+    architectures: tuple[str, ...] = ()

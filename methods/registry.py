@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from methods.base import MethodSpec, Reference, StageSpec, UserError
+from methods.files import quoted, read_object
 
 METHODS: dict[str, Reference] = {
     "boxes": "methods.boxes.spec:SPEC",
@@ -32,6 +34,23 @@ def stage_spec(method: str, stage: str) -> StageSpec:
 def method_class(name: str) -> Any:
     """The class of a method's models (methods.base.Model), imported on demand."""
     return resolve(method_spec(name).model)
+
+
+def method_of(folder: Path) -> str:
+    """The method whose model a folder holds, by its config.json: in our layout or an official one. Imports no torch.
+
+    Raises UserError if it is none of them.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: holds no config.json; give the folder of a checkpoint.")
+    settings = read_object(path, "copy it again from where the checkpoint came from")
+    named, architectures = settings.get("method"), settings.get("architectures")
+    for name in METHODS:
+        if named == name or (named is None and architectures in [[each] for each in method_spec(name).architectures]):
+            return name
+    told = quoted(named if named is not None else architectures)
+    raise UserError(f"{folder}: holds a model of {told}; known are the models of {', '.join(METHODS)}.")
 
 
 def resolve(reference: Reference) -> Any:

@@ -189,11 +189,11 @@ class VQVAE(nn.Module):
     def preprocess_mask(self, mask: np.ndarray) -> np.ndarray:
         return preprocess_mask(mask, self.resolution, self.config.mask_resize, "The mask")
 
-    def postprocess_mask(self, probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
+    def postprocess_mask(self, probabilities: Tensor, size: tuple[int, int], mask_resize: str = "") -> np.ndarray:
         """The official conversion takes the image in colours [3, R, R] too; from its mean, as the tokenizer's own round
         trip gives it, levels may differ by one."""
-        if self.config.mask_resize == "bilinear":
-            return bilinear_mask(probabilities, size)
+        if (mask_resize or self.config.mask_resize) == "bilinear":
+            return bilinear_mask(probabilities.mean(0) if probabilities.ndim == 3 else probabilities, size)
         return official_grey(truncated(probabilities.float().expand(3, -1, -1)), size) > 127
 
     def features(self, images: Tensor) -> Tensor:

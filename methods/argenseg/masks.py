@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from methods.base import UserError
+from methods.common.resize import letterbox_place
 
 FIRST_SIDE = 512  # of the official code's two resizes, whatever the VQ-VAE's side
 BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
@@ -46,16 +47,6 @@ def mask_image(mask: Image.Image, side: int, mask_resize: str, letterbox: bool =
     return square
 
 
-def letterbox_place(size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
-    """Where an image of size (W, H) lies in the square that it fills: left, top, width, height.
-
-    The longer side is exactly the square's; the shorter one is cut to a whole number, by the released arithmetic, since
-    the reciprocal of a rounded ratio may fall a pixel short."""
-    ratio = size[0] / size[1]
-    width, height = (side, max(1, int(side / ratio))) if ratio > 1 else (max(1, int(side * ratio)), side)
-    return (side - width) // 2, (side - height) // 2, width, height
-
-
 def to_bytes(image: Tensor) -> np.ndarray:
     """Decoder output [3, S, S] -> uint8 [S, S, 3], clamped to -1..1 and truncated as in the release."""
     return truncated((image.float().clamp(-1, 1) + 1) / 2)
@@ -66,11 +57,7 @@ def truncated(colours: Tensor) -> np.ndarray:
     return (colours * 255).permute(1, 2, 0).byte().cpu().numpy()
 
 
-def official_grey(image: np.ndarray, size: tuple[int, int], letterbox: bool = False) -> np.ndarray:
-    """uint8 [S, S, 3] -> grey levels uint8 [H, W] for size = (H, W); a pixel over 127 belongs to the mask."""
+def official_grey(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [h, w, 3] -> grey levels uint8 [H, W] for size = (H, W); a pixel over 127 belongs to the mask."""
     height, width = size
-    image = Image.fromarray(image)
-    if letterbox:
-        left, top, wide, high = letterbox_place((width, height), image.width)
-        image = image.crop((left, top, left + wide, top + high))
-    return np.asarray(image.resize((width, height), BILINEAR).convert("L"))
+    return np.asarray(Image.fromarray(image).resize((width, height), BILINEAR).convert("L"))

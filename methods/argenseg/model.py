@@ -32,7 +32,7 @@ from methods.argenseg.processor import CONTEXT, END, PLACEHOLDER, START, ARGenSe
 from methods.argenseg.schedule import Guided, HiddenMap, ScaleByScale, TokenByToken
 from methods.argenseg.token_cache import TokenCache
 from methods.argenseg.tokenizer_training import load_mask_tokenizer
-from methods.base import Decoding, Prediction, UserError
+from methods.base import USUAL, Asking, Decoding, Prediction, UserError
 from methods.internvl import checkpoint
 from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED, Turn
@@ -249,12 +249,23 @@ class ARGenSeg(InternVLModel):
         bidirectional, start = self.variant.intra_scale == "bidirectional", self.processor.start_id
         return Block(start, lambda: kind(self, scales, decoding), self.variant.masks, bidirectional)
 
-    def read_mask(self, answer: Answer, prediction: Prediction) -> list[str]:
+    def free_block(self, decoding: Decoding) -> Block:
+        """Any number of images, of which the first counts."""
+        return replace(self.block(None, decoding), most=decoding.most_tokens)
+
+    def first_mask(self, answer: Answer) -> Answer:
+        return replace(answer, masks=answer.masks[:1], mask_ids=answer.mask_ids[:1])
+
+    def block_ids(self, mask_ids: Sequence[int]) -> list[int]:
+        """The end token alone: the release writes images beside the text."""
+        return [self.processor.end_id]
+
+    def read_mask(self, answer: Answer, prediction: Prediction, asking: Asking = USUAL) -> list[str]:
         """The union of all masks of the answer."""
         if len(answer.masks) > 1:
             ids = [number for block in answer.mask_ids for number in block]
             answer = replace(answer, masks=[torch.stack(answer.masks).amax(0)], mask_ids=[ids])
-        failures = super().read_mask(answer, prediction)
+        failures = super().read_mask(answer, prediction, asking)
         if prediction.probabilities is not None and prediction.probabilities.ndim == 3:
             prediction.probabilities = prediction.probabilities.mean(0)
         return failures

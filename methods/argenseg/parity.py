@@ -26,6 +26,7 @@ from methods.argenseg.parity_model import OVERRIDES, load, scripted
 from methods.argenseg.schedule import Guided, ScaleByScale, TokenByToken
 from methods.argenseg.state_dict import OWN
 from methods.base import UserError
+from methods.common.resize import without_letterbox
 from methods.internvl.chat import IGNORED, Chat, Turn
 from methods.internvl.checkpoint import opengvlab
 from methods.internvl.generation.engine import Answer, Block, decode
@@ -278,8 +279,10 @@ def _images(method: ARGenSeg, io: dict[str, Tensor]) -> list[Check]:
     for name, reference in sorted(io.items()):
         if name.startswith("eval_"):
             kind, _, number = name.removeprefix("eval_").rpartition("_")
-            image = io["picture_u8"][int(number)].numpy()
-            grey = official_grey(image, tuple(reference.shape), letterbox=kind.startswith("pad"))
+            image, size = io["picture_u8"][int(number)], tuple(reference.shape)
+            if kind.startswith("pad"):
+                image = without_letterbox(image.permute(2, 0, 1), size).permute(1, 2, 0)
+            grey = official_grey(image.numpy(), size)
             ours = torch.from_numpy(grey.copy()) if kind.endswith("L") else torch.from_numpy(grey > 127)
             checks.append(same(f"image {number} to {kind}", ours, reference))
     return checks

@@ -22,4 +22,6 @@ SPEC = MethodSpec(
     estimate="methods.argenseg.cost:estimate",
     reference_checks=("methods.argenseg.parity",),
     convert="methods.argenseg.state_dict:convert",
+    official="methods.argenseg.state_dict:official",
+    architectures=("InternVLGenSeg",),
 )  # fmt: skip

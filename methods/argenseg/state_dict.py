@@ -53,6 +53,19 @@ def convert(source: Path, target: Path) -> Path:
     return io.write_folder(target, *model_to_ours(tensors, source, tokenizer), tokenizer)
 
 
+def official(
+    source: Path, settings: Mapping[str, Any], mask_tokenizer: Path | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """MethodSpec.official: an official folder as it is read without a conversion. The official evaluation does not use
+    the checkpoint's own VQ-VAE, which was rounded to bfloat16, but VAR's file in float32."""
+    tensors = io.read_tensors(source)
+    if mask_tokenizer is not None:
+        tensors = io.replaced(tensors, OFFICIAL_TOKENIZER, io.read_file(mask_tokenizer))
+    elif not any(name.startswith(OFFICIAL_TOKENIZER) for name in tensors):
+        raise UserError(f"{source}: holds no VQ-VAE; give the file of VAR's with mask_tokenizer=.")
+    return model_to_ours(tensors, source, load_tokenizer(source))
+
+
 # ---- names and sizes ------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.base import Example, Prediction, TrainingSample, UserError
+from methods.base import USUAL, Asking, Example, Prediction, TrainingSample, UserError
 from methods.boxes.pretraining import PretrainingHeads, patch_targets
 from methods.internvl import checkpoint
 from methods.internvl.backbone import Backbone
@@ -79,7 +79,7 @@ class BoxesModel(InternVLModel):
             losses |= self.heads(grids, patches, batch)
         return losses
 
-    def read_mask(self, answer: Answer, prediction: Prediction) -> list[str]:
+    def read_mask(self, answer: Answer, prediction: Prediction, asking: Asking = USUAL) -> list[str]:
         """The filled box."""
         if prediction.box is not None:
             x1, y1, x2, y2 = (round(value) for value in prediction.box)

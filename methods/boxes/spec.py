@@ -20,4 +20,6 @@ SPEC = MethodSpec(
     estimate="methods.internvl.cost:estimate",
     reference_checks=("methods.internvl.parity",),
     convert="methods.internvl.checkpoint.native:convert",
+    official="methods.internvl.checkpoint.native:official",
+    architectures=("InternVLChatModel", "InternVLForConditionalGeneration"),
 )  # fmt: skip

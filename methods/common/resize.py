@@ -22,6 +22,22 @@ def nearest_mask(probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
     return soft[rows][:, columns]
 
 
+def letterbox_place(size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
+    """Where an image of size (W, H) lies in the square that it fills: left, top, width, height.
+
+    The longer side is exactly the square's; the shorter one is cut to a whole number, by ARGenSeg's arithmetic, since
+    the reciprocal of a rounded ratio may fall a pixel short."""
+    ratio = size[0] / size[1]
+    width, height = (side, max(1, int(side / ratio))) if ratio > 1 else (max(1, int(side * ratio)), side)
+    return (side - width) // 2, (side - height) // 2, width, height
+
+
+def without_letterbox(square: Tensor, size: tuple[int, int]) -> Tensor:
+    """[..., S, S] -> the part [..., h, w] of it in which an image of size = (H, W) lies."""
+    left, top, width, height = letterbox_place((size[1], size[0]), square.shape[-1])
+    return square[..., top : top + height, left : left + width]
+
+
 def nearest_indices(source: int, target: int) -> np.ndarray:
     """The index among `source` pixels that each of `target` pixels takes, int64 [target].
 

@@ -221,10 +221,10 @@ class MaskTokenizer(nn.Module):
     def preprocess_mask(self, mask: np.ndarray) -> np.ndarray:
         return preprocess_mask(mask, self.resolution, "The mask")
 
-    def postprocess_mask(self, probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
+    def postprocess_mask(self, probabilities: Tensor, size: tuple[int, int], mask_resize: str = "") -> np.ndarray:
         """The official evaluation takes the nearest probability for each pixel, which the boundary of a small object
         shows: with 256 pixels a side no mask of less than 1 % of the image can then reach more than some .92 IoU."""
-        if self.config.mask_resize == "bilinear":
+        if (mask_resize or self.config.mask_resize) == "bilinear":
             return bilinear_mask(probabilities, size)
         return nearest_mask(probabilities, size)
 

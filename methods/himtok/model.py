@@ -39,7 +39,7 @@ from methods.internvl import checkpoint
 from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED, MASK, Turn
 from methods.internvl.config import ProcessorConfig
-from methods.internvl.generation.engine import Block
+from methods.internvl.generation.engine import Answer, Block
 from methods.internvl.generation.timing import Clock
 from methods.internvl.model import InternVLModel, changed, check_keys, made
 from methods.internvl.vocabulary import add_tokens
@@ -339,6 +339,31 @@ class HiMTok(InternVLModel):
             )  # fmt: skip
 
         return Block(processor.start_id, schedule)
+
+    # ---- answers that are not constrained ---------------------------------------------------------------------
+
+    @property
+    def watched(self) -> tuple[int, int]:
+        return self.text_rows, self.text_rows + self.mask_tokenizer.size
+
+    def first_mask(self, answer: Answer) -> Answer:
+        """The official code decodes the T tokens after the first start token from their probabilities, if one more
+        follows, whatever tokens they are."""
+        ids, length = answer.text_ids, self.mask_tokenizer.length
+        whole = [*ids, self.processor.chat.stop_id] if answer.finished else ids
+        if self.processor.start_id not in ids:
+            return answer
+        first = ids.index(self.processor.start_id) + 1
+        if len(whole) <= first + length:
+            return answer
+        logits = torch.stack(answer.logits[first : first + length]).float()
+        soft = self.mask_tokenizer.decode_soft((logits / self.hierarchy.temperature).softmax(-1)[None])[0]
+        text = [*ids[: first - 1], -1, *ids[first + length + (ids[first + length :][:1] == [self.processor.end_id]) :]]
+        return replace(answer, text_ids=text, masks=[soft], mask_ids=[logits.argmax(-1).tolist()])
+
+    def block_ids(self, mask_ids: Sequence[int]) -> list[int]:
+        low, processor = self.processor.mask_token_offset, self.processor
+        return [processor.start_id, *(low + number for number in mask_ids), processor.end_id]
 
 
 class Blocks(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,12 @@ class HiMTokProcessor(InternVLProcessor):
         return sample
 
     # ---- answering ------------------------------------------------------------------------------------------
+
+    def check_words(self, request: Request) -> None:
+        """A protocol's question may spell out a mask's tokens."""
+        asking = replace(request.asking, question=prompts.SPELLED.sub("", request.asking.question))
+        spelled = "text" in request.want  # the words of such a request are the question itself
+        super().check_words(replace(request, expressions=() if spelled else request.expressions, asking=asking))
 
     def instructions(self, request: Request, past: Sequence[Turn] = ()) -> list[tuple[tuple[str, ...], str]]:
         """One; a mask that the request gives stands as `<mask>` in it."""

@@ -28,6 +28,8 @@ POINTS = 3  # at most, on the object
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIALOGUES = (("segment", "then_box"), ("box", "then_segment"))
 
+SPELLED = re.compile(r"<\|mt_start\|>(?:<\|mt_\d+\|>)*<\|mt_end\|>")  # a mask as text
+
 # what a text may say in place of a slot: the expression twice, and the right expressions instead of their letters
 INSTEAD = {"repeated": "phrase", "words": "letters"}
 

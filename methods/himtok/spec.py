@@ -24,4 +24,6 @@ SPEC = MethodSpec(
     estimate="methods.himtok.cost:estimate",
     reference_checks=("methods.himtok.parity",),
     convert="methods.himtok.state_dict:convert",
+    official="methods.himtok.state_dict:official",
+    architectures=("InternVLWithHiMTok",),
 )  # fmt: skip

@@ -53,6 +53,16 @@ def convert(source: Path, target: Path) -> Path:
     return io.write_folder(target, *model_to_ours(io.read_tensors(source), source, tokenizer), tokenizer)
 
 
+def official(
+    source: Path, settings: Mapping[str, Any], mask_tokenizer: Path | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """MethodSpec.official: an official folder as it is read without a conversion."""
+    tensors = io.read_tensors(source)
+    if mask_tokenizer is not None:
+        tensors = io.replaced(tensors, OFFICIAL_TOKENIZER, io.read_file(mask_tokenizer))
+    return model_to_ours(tensors, source, load_tokenizer(source))
+
+
 # ---- names ----------------------------------------------------------------------------------------------------------
 
 

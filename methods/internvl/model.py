@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint as checkpoint_pass
 
 from methods.base import (
     DEFAULT,
+    USUAL,
+    Asking,
     Decoding,
     Example,
     MaskTokenizer,
@@ -27,6 +29,7 @@ from methods.base import (
     UserError,
     open_image,
 )
+from methods.common.resize import without_letterbox
 from methods.internvl import checkpoint, prompts
 from methods.internvl.attention import sample_lengths
 from methods.internvl.backbone import Backbone
@@ -36,7 +39,6 @@ from methods.internvl.generation.engine import Answer, Block, Draft, decode
 from methods.internvl.generation.int8 import quantise
 from methods.internvl.generation.timing import Clock
 from methods.internvl.processor import InternVLProcessor
-from methods.internvl.tiles import make_tiles
 from methods.internvl.vocabulary import SPECIALS, stand_in
 
 RANDOM = "random:"  # in front of a size, where a backbone's folder is asked for
@@ -90,8 +92,8 @@ class InternVLModel(nn.Module):
         checkpoint.save(self, Path(folder), dtype, max_shard_size)
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> Self:
-        return checkpoint.load(cls, Path(folder))
+    def from_pretrained(cls, folder: Path, mask_tokenizer: Path | None = None) -> Self:
+        return checkpoint.load(cls, Path(folder), mask_tokenizer)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
@@ -173,6 +175,36 @@ class InternVLModel(nn.Module):
         """Vocabulary rows that may stand in text: all but the mask tokens, which come last."""
         return self.backbone.vocabulary
 
+    @property
+    def watched(self) -> tuple[int, int] | None:
+        """Rows of the head whose logits `first_mask` needs of each step of an answer that is not constrained."""
+        return None
+
+    def writing(self, tokens: int | None, decoding: Decoding) -> tuple[Block | None, int]:
+        """The blocks of masks that an answer may hold, and the number of rows among which its other tokens are."""
+        if decoding.constrained:
+            return self.block(tokens, decoding), self.text_rows
+        return self.free_block(decoding), self.backbone.vocabulary
+
+    def free_block(self, decoding: Decoding) -> Block | None:
+        """What the official code does when an answer that is not constrained begins a mask; None if nothing."""
+        return None
+
+    def first_mask(self, answer: Answer) -> Answer:
+        """An answer that was not constrained, with the one mask that the official code takes of it."""
+        return answer
+
+    def written_ids(self, answer: Answer) -> tuple[int, ...]:
+        """All ids of an answer, as the official code lists them."""
+        blocks, ids = iter(answer.mask_ids), []
+        for token in answer.text_ids:
+            ids += self.block_ids(next(blocks)) if token == -1 else [token]
+        return (*ids, self.processor.chat.stop_id) if answer.finished else tuple(ids)
+
+    def block_ids(self, mask_ids: Sequence[int]) -> list[int]:
+        """The ids of a block of mask tokens, likewise."""
+        return []
+
     def quantise(self) -> None:
         """Keep the weights of the language model's blocks as 8-bit integers from now on, for decoding only."""
         quantise(self.backbone.language_model)
@@ -190,39 +222,51 @@ class InternVLModel(nn.Module):
     def _segment(self, requests: Sequence[Request], tokens: int | None, decoding: Decoding) -> list[Prediction]:
         clock, processor = Clock(self.device, decoding), self.processor
         for request in requests:
-            processor.chat.check(request.expressions, f"The expression {' '.join(request.expressions)!r}")
+            processor.check_words(request)
         with clock.stage("preprocess"):
-            images = {id(r.image) if not isinstance(r.image, Path) else r.image: r.image for r in requests}
-            opened = {key: open_image(image) for key, image in images.items()}
-            side = self.backbone.size.image_size
-            tiles = {key: make_tiles(image, side, processor.config.max_tiles) for key, image in opened.items()}
+            keys = [_view(request) for request in requests]
+            views = dict(zip(keys, requests, strict=True))
+            opened = {key: open_image(request.image) for key, request in views.items()}
+            tiles = {key: processor.pixels(opened[key], request.asking) for key, request in views.items()}
             pixels = torch.from_numpy(np.concatenate(list(tiles.values()))).to(self.device)
         with clock.stage("vision"):
             tokens_of_image = self._image_tokens(pixels, tiles)
-        keys = [id(r.image) if not isinstance(r.image, Path) else r.image for r in requests]
         asked = [(i, *each) for i, request in enumerate(requests) for each in self.instructions(request)]
         with clock.stage("preprocess"):
             prompts_ = [processor.prompt(text, len(tiles[keys[i]]), self._past) for i, _, text in asked]
-            prefix, rest = self._common_prefix(prompts_, len(images), decoding)
+            prefix, rest = self._common_prefix(prompts_, len(views), decoding)
             tokens_of_row = [tokens_of_image[keys[i]] for i, _, _ in asked]
             embeddings, valid = self._left_padded(rest, [] if prefix else tokens_of_row)
             shared = self._left_padded([prefix], tokens_of_row[:1])[0] if prefix else None
+        drafted = self._draft([(requests[i], want) for i, want, _ in asked]) if decoding.constrained else None
         answers = decode(
-            self.backbone, embeddings, valid, processor.chat.stop_id, self.block(tokens, decoding), self.text_rows,
-            clock=clock, decoding=decoding, draft=self._draft([(requests[i], want) for i, want, _ in asked]),
-            prefix=shared,
+            self.backbone, embeddings, valid, processor.chat.stop_id, *self.writing(tokens, decoding),
+            most_text=decoding.most_tokens, clock=clock, decoding=decoding, draft=drafted, prefix=shared,
+            watched=None if decoding.constrained else self.watched,
         )  # fmt: skip
         with clock.stage("resize"):
-            predictions = [Prediction(np.zeros(opened[key].size[::-1], bool)) for key in keys]
+            sizes = [r.asking.size or opened[key].size[::-1] for r, key in zip(requests, keys, strict=True)]
+            predictions = [Prediction(np.zeros(size, bool)) for size in sizes]
             for (i, want, _), answer in zip(asked, answers, strict=True):
-                self.read_answer(answer, want, predictions[i])
+                predictions[i].written += self.written_ids(answer)
+                answer = answer if decoding.constrained else self.first_mask(answer)
+                self.read_answer(answer, want, predictions[i], requests[i].asking)
         for prediction in predictions:
             prediction.seconds = {stage: value / len(requests) for stage, value in clock.seconds.items()}
         return predictions
 
     def instructions(self, request: Request) -> list[tuple[tuple[str, ...], str]]:
-        """The processor's, with what only weights can say: see HiMTok's mask prompts."""
+        """The protocol's question, or the processor's with what only weights can say: see HiMTok's mask prompts."""
+        if request.asking.question:
+            return [(request.want, request.asking.question)]
         return self.processor.instructions(request, self._past)
+
+    def inputs(self, request: Request) -> list[tuple[str, list[int], np.ndarray]]:
+        """What a request is to the language model and the vision tower: of each of its instructions the text, the ids
+        of the whole prompt, and the pixels float32 [tiles, 3, S, S]."""
+        pixels = self.processor.pixels(open_image(request.image), request.asking)
+        asked = self.instructions(request)
+        return [(text, self.processor.prompt(text, len(pixels), self._past), pixels) for _, text in asked]
 
     def _image_tokens(self, pixels: Tensor, tiles: Mapping[Any, np.ndarray]) -> dict[Any, Tensor]:
         features = self.backbone.project(self.backbone.patches(pixels))
@@ -258,7 +302,9 @@ class InternVLModel(nn.Module):
             embeddings = self.backbone.place_images(embeddings, ids, torch.cat(image_tokens))
         return embeddings, valid
 
-    def read_answer(self, answer: Answer, want: tuple[str, ...], prediction: Prediction) -> None:
+    def read_answer(
+        self, answer: Answer, want: tuple[str, ...], prediction: Prediction, asking: Asking = USUAL
+    ) -> None:
         """Fill a prediction from a decoded answer; what is asked for and missing becomes its failure."""
         height, width = prediction.mask.shape
         text = self.processor.answer_text(answer.text_ids)
@@ -266,23 +312,34 @@ class InternVLModel(nn.Module):
         prediction.steps = max(prediction.steps, answer.steps)  # the instructions of a request share one batch
         failures = []
         if "box" in want:
-            prediction.box = prompts.read_box(text, width, height, self.processor.config.box_scale)
+            place = text, width, height, self.processor.config.box_scale
+            loosely = asking.box != "strict"
+            square = asking.box == "loose_square"
+            prediction.box = prompts.read_box_loosely(*place, square) if loosely else prompts.read_box(*place)
             if prediction.box is None:
                 failures.append("no box in the answer")
         if "mask" in want:
-            failures += self.read_mask(answer, prediction)
+            failures += self.read_mask(answer, prediction, asking)
         if not answer.finished:
             failures.append("the answer was cut off")
         prediction.failure = "; ".join(filter(None, [prediction.failure, *failures])) or None
 
-    def read_mask(self, answer: Answer, prediction: Prediction) -> list[str]:
+    def read_mask(self, answer: Answer, prediction: Prediction, asking: Asking = USUAL) -> list[str]:
         """Set the prediction's mask to the first one written. Returns what went wrong."""
         if not answer.masks:
             return ["no mask in the answer"]
-        prediction.mask = self.mask_tokenizer.postprocess_mask(answer.masks[0], prediction.mask.shape)
+        size = prediction.mask.shape
+        soft = without_letterbox(answer.masks[0], size) if asking.letterbox else answer.masks[0]
+        prediction.mask = self.mask_tokenizer.postprocess_mask(soft, size, asking.mask_resize)
         prediction.probabilities = answer.masks[0].float().cpu().numpy()
         prediction.token_ids = tuple(answer.mask_ids[0])
         return []
+
+
+def _view(request: Request) -> tuple[Any, int | None, bool]:
+    """Requests of the same view share one pass of the vision tower."""
+    image = request.image if isinstance(request.image, Path) else id(request.image)
+    return image, request.asking.tiles, request.asking.letterbox
 
 
 def load_backbone(folder: Path) -> Start:

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from methods.base import Example, Request, TrainingSample, UserError, open_image
+from methods.base import Asking, Example, Request, TrainingSample, UserError, open_image
 from methods.internvl import prompts
 from methods.internvl.chat import IGNORED, MASK, Chat, Turn
 from methods.internvl.config import BackboneSize, ProcessorConfig
-from methods.internvl.tiles import make_tiles
+from methods.internvl.tiles import in_square, make_tiles
 
 
 class InternVLProcessor:
@@ -91,6 +92,16 @@ class InternVLProcessor:
         return batch
 
     # ---- answering ------------------------------------------------------------------------------------------
+
+    def pixels(self, image: Image.Image, asking: Asking) -> np.ndarray:
+        """An opened image as the model is to see it: float32 [tiles, 3, S, S]."""
+        image = in_square(image) if asking.letterbox else image
+        return make_tiles(image, self.size.image_size, asking.tiles or self.config.max_tiles)
+
+    def check_words(self, request: Request) -> None:
+        """Raise UserError if a text of the request holds what has a meaning of its own in a conversation."""
+        for text in (*request.expressions, *filter(None, [request.asking.question])):
+            self.chat.check([text], f"The expression {text!r}")
 
     def instructions(self, request: Request, past: Sequence[Turn] = ()) -> list[tuple[tuple[str, ...], str]]:
         """What to ask for a request: (what the answer yields, the user's text without the image). `past` are the

@@ -20,6 +20,8 @@ BOX_REQUESTS = (
 )
 BOX_ANSWER = "<box>{box}</box>"
 BOX_PATTERN = re.compile(r"\[?\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]\]?")
+NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
+LOOSE_PATTERN = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]")
 
 
 def join_expressions(expressions: tuple[str, ...], listed: bool = False) -> str:
@@ -54,6 +56,21 @@ def read_box(text: str, width: int, height: int, scale: int) -> Box | None:
     if x2 <= x1 or y2 <= y1:
         return None
     return x1 * width, y1 * height, x2 * width, y2 * height
+
+
+def read_box_loosely(text: str, width: int, height: int, scale: int, square: bool = False) -> Box | None:
+    """As official evaluations read a box: the first four numbers in brackets, as fractions of the image if they sum to
+    less than 4, in float32. square: the image lies in the middle of a square."""
+    found = LOOSE_PATTERN.search(text)
+    if not found:
+        return None
+    sides = np.array(found.groups(), np.float32)
+    sides = sides / np.float32(scale) if sides.sum() >= 4 else sides
+    whole = max(width, height)
+    place = np.array([whole, whole] if square else [width, height], np.float32)
+    empty = np.array([whole - width, whole - height], np.float32) / 2 if square else np.zeros(2, np.float32)
+    x1, y1, x2, y2 = (sides.reshape(2, 2) * place - empty).ravel().tolist()
+    return x1, y1, x2, y2
 
 
 def converse(

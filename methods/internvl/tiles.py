@@ -42,6 +42,14 @@ def choose_grid(width: int, height: int, side: int, max_tiles: int) -> tuple[int
     return best
 
 
+def in_square(image: Image.Image) -> Image.Image:
+    """An RGB image in the middle of a square of the mean colour."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), tuple(int(255 * mean) for mean in MEAN))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
 def make_tiles(image: Image.Image, side: int, max_tiles: int, thumbnail: bool = True) -> np.ndarray:
     """float32 [tiles, 3, side, side], row-major, normalised; a thumbnail follows if there is more than one tile."""
     columns, rows = choose_grid(image.width, image.height, side, max_tiles)

@@ -220,6 +220,12 @@ def _files_of(folder: Path) -> tuple[dict[str, str], list[Path]]:
     raise UserError(f"{folder}: {WEIGHTS_FILE} is missing; give a folder with all its files of weights.")
 
 
+def replaced(tensors: Mapping[str, Tensor], prefix: str, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with others under a prefix in place of those that were there."""
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
+    return kept | {prefix + name: tensor for name, tensor in others.items()}
+
+
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 

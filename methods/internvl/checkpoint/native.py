@@ -46,6 +46,15 @@ def convert(source: Path, target: Path) -> Path:
     return io.write_folder(target, *layout(source, settings, tokenizer), tokenizer)
 
 
+def official(
+    source: Path, settings: Mapping[str, Any], mask_tokenizer: Path | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """MethodSpec.official of the backbone alone."""
+    if mask_tokenizer is not None:
+        raise UserError(f"{mask_tokenizer}: a backbone alone has no mask tokenizer; leave it out.")
+    return to_ours(source, settings, load_tokenizer(source))
+
+
 def to_ours(source: Path, settings: Mapping[str, Any], tokenizer: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A folder with these settings in its config.json -> our config.json and tensors.
 

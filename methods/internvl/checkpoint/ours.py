@@ -32,6 +32,7 @@ from methods.internvl.checkpoint.io import (
 )
 from methods.internvl.config import ROWS, BackboneSize
 from methods.internvl.vocabulary import IMAGE_CONTEXT, load_tokenizer, token_id
+from methods.registry import method_spec, resolve
 
 if TYPE_CHECKING:
     from methods.internvl.model import InternVLModel
@@ -107,18 +108,22 @@ def save(trainee: Any, folder: Path, dtype: str, max_shard_size: str) -> None:
     write_folder(folder, trainee.config(), tensors, tokenizer, max_shard_size)
 
 
-def load(kind: type[Loaded], folder: Path) -> Loaded:
-    """The model in a folder. Raises UserError, naming file and field or tensor, for everything that does not fit."""
-    config, tensors = checked(kind, folder)
+def load(kind: type[Loaded], folder: Path, mask_tokenizer: Path | None = None) -> Loaded:
+    """The model in a folder, perhaps with the mask tokenizer of an official file.
+
+    Raises UserError, naming file and field or tensor, for everything that does not fit."""
+    config, tensors = checked(kind, folder, mask_tokenizer)
     model = kind.from_config(config, folder)
     model.load_state_dict(tensors)  # copies into float32 tensor by tensor, so that the file need not fit in memory
     return model.eval()
 
 
-def checked(kind: type[Loaded], folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def checked(
+    kind: type[Loaded], folder: Path, mask_tokenizer: Path | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """config.json and the tensors that fit it; before any memory is asked for, because config.json may ask for any
     amount."""
-    config, tensors = read(folder, kind.name)
+    config, tensors = read(folder, kind.name, mask_tokenizer)
     with torch.device("meta"):
         check_tensors(tensors, kind.from_config(config, folder).state_dict(), folder)
     return config, tensors
@@ -136,17 +141,20 @@ def load_part(folder: Path, method: str, prefix: str, build: Callable[[Mapping[s
     return module.eval()
 
 
-def read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """config.json and the tensors of a folder; a backbone alone may also be in the two other layouts.
+def read(folder: Path, name: str, mask_tokenizer: Path | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """config.json and the tensors of a folder in our layout or an official one. mask_tokenizer: an official file whose
+    tensors stand in place of the folder's, which then needs none.
 
     Raises UserError if it is not one of method `name`.
     """
     config = read_settings(folder)
-    if name == native.BACKBONE_ALONE and str(config.get("model_type")).startswith("internvl"):
-        return native.to_ours(folder, config, load_tokenizer(folder))
     found = config.get("method")
+    if found is None and str(config.get("model_type")).startswith("internvl"):
+        return resolve(method_spec(name).official)(folder, config, mask_tokenizer)
+    if mask_tokenizer is not None:
+        raise UserError(f"{folder}: already has the mask tokenizer that it was made with; give no other one.")
     if found is None:
-        raise UserError(f"{folder}: config.json names no method of ours; convert a released model (`genseg convert`).")
+        raise UserError(f"{folder}: config.json names no method and no InternVL; give a checkpoint's folder.")
     if found != name:
         raise UserError(f"{folder}: holds a {quoted(found)} model, not {name!r}; choose the other method.")
     made = number(config.get("format"), f"{folder}/{CONFIG_FILE}: format", 1, whole=True, repair=COPY)

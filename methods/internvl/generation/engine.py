@@ -57,6 +57,7 @@ class Answer:
     """What one row wrote. In `text_ids` the value -1 stands for a block; `masks` and `mask_ids` hold the blocks."""
 
     text_ids: list[int] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)  # of the rows that are watched, at each of text_ids
     masks: list[Tensor] = field(default_factory=list)  # float [R, R], the mask tokenizer's probabilities
     mask_ids: list[list[int]] = field(default_factory=list)
     steps: int = 0
@@ -76,6 +77,7 @@ class Writer:
     decoding: Decoding
     draft: Draft | None
     prefix: Tensor | None
+    watched: tuple[int, int] | None = None
 
     # ---- expected words -----------------------------------------------------------------------------------------
 
@@ -137,6 +139,8 @@ class Writer:
         for row, token in enumerate(chosen):
             if phase[row] != TEXT:
                 continue
+            if self.watched is not None:
+                answers[row].logits.append(logits[row, slice(*self.watched)])
             if token == self.stop_id:
                 phase[row], answers[row].finished = DONE, True
             elif self.block is not None and token == self.block.start_id:
@@ -192,6 +196,7 @@ def decode(
     decoding: Decoding | None = None,
     draft: Draft | None = None,
     prefix: Tensor | None = None,
+    watched: tuple[int, int] | None = None,
 ) -> list[Answer]:
     """Greedy answers to B prompts.
 
@@ -199,10 +204,10 @@ def decode(
     so that no mask token can stand in text; within a block only the schedule's own rows are looked at. After
     `block.most` blocks the start token is no longer offered. At most `most_text` text tokens are written per row.
     draft: what all rows are expected to say. prefix [1, P, D]: what stands before every prompt (but with the official
-    backend).
+    backend). watched: rows [low, high) of the head whose logits are kept at each step in text.
     """
     clock, decoding = clock or Clock(embeddings.device), decoding or Decoding()
-    writer = Writer(backbone, stop_id, block, text_rows, most_text, clock, decoding, draft, prefix)
+    writer = Writer(backbone, stop_id, block, text_rows, most_text, clock, decoding, draft, prefix, watched)
     begun = None
     if draft is not None and decoding.backend != "official" and decoding.answer_text != "generated":
         begun = writer.drafted(embeddings, valid)

@@ -185,3 +185,22 @@ def test_vars_vqvae_at_its_released_size(tmp_path):
     back = torch.load(convert(folder, tmp_path / "back.pth"), weights_only=True, mmap=True)
     assert len(back) == 324
     assert equal(back, codec.state_dict())
+
+
+def test_an_official_folder_needs_no_conversion_but_a_tokenizer(ours, tmp_path):
+    """Its own, or that of VAR's file, which may then be missing in the folder."""
+    released = convert(ours, tmp_path / "official")
+    want = ARGenSeg.from_pretrained(ours).state_dict()
+    found = ARGenSeg.from_pretrained(released).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in want.items())
+    alone = convert(ours, tmp_path / "vae.pth")
+    tensors = {
+        n: t for n, t in load_file(released / "model.safetensors").items() if not n.startswith("image_tokenizer.")
+    }
+    save_file(tensors, released / "model.safetensors")
+    found = ARGenSeg.from_pretrained(released, alone).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in want.items())
+    with pytest.raises(UserError, match="mask_tokenizer="):
+        ARGenSeg.from_pretrained(released)
+    with pytest.raises(UserError, match="already has the mask tokenizer"):
+        ARGenSeg.from_pretrained(ours, alone)

@@ -19,6 +19,7 @@ from methods.himtok.model import HiMTok
 from methods.himtok.state_dict import convert, sizes_of, tokenizer_table, tokenizer_tensors
 from methods.himtok.tokenizer_training import MaskTokenizerTraining
 from methods.internvl.checkpoint.opengvlab import SYSTEM, key_table, read_config
+from methods.registry import method_class, method_of
 
 RELEASED = MaskTokenizerConfig(encoder_layout="official", code_space="official", decoder_width=1024, decoder_heads=16)
 TINY = MaskTokenizerConfig(
@@ -250,12 +251,12 @@ def test_a_folder_of_ours_that_is_damaged_does_not_load(build, tmp_path):
 THERE_AND_BACK = """
 import sys
 from pathlib import Path
-from methods.himtok.model import HiMTok
 from methods.himtok.state_dict import convert
+from methods.himtok.tokenizer_training import MaskTokenizerTraining
 folder = Path(sys.argv[1])
 convert(folder / "himtok.safetensors", folder / "ours")
 convert(folder / "ours", folder / "back.safetensors")
-codec = HiMTok.from_pretrained(folder / "ours").codec
+codec = MaskTokenizerTraining.from_pretrained(folder / "ours").mask_tokenizer
 print(len(codec.state_dict()), sum(p.numel() for p in codec.parameters()))
 """
 
@@ -275,3 +276,22 @@ def test_the_released_size_in_less_than_8_gigabytes(tmp_path):
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     assert peak < 8, f"{peak:.1f} GiB"
     assert same_bits(load_file(tmp_path / "back.safetensors"), state)
+
+
+def test_an_official_folder_needs_no_conversion(whole, tmp_path):
+    whole.save_pretrained(tmp_path / "ours")
+    released = convert(tmp_path / "ours", tmp_path / "official")
+    assert method_of(released) == method_of(tmp_path / "ours") == "himtok"
+    found = HiMTok.from_pretrained(released)
+    assert same_bits(found.state_dict(), whole.state_dict())
+    assert (found.processor.template.source, found.processor.config.max_tiles) == ("official", 4)
+    with pytest.raises(UserError, match="not a model of ARGenSeg|holds no VQ-VAE"):
+        method_class("argenseg").from_pretrained(released)
+
+
+def test_a_folder_of_no_method_is_told(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    with pytest.raises(UserError, match="LlamaForCausalLM"):
+        method_of(tmp_path)
+    with pytest.raises(UserError, match="no config.json"):
+        method_of(tmp_path / "nowhere")

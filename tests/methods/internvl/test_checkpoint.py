@@ -166,10 +166,11 @@ def test_another_methods_model_is_refused(method, folder):
         assert f"holds a {method.name!r} model, not {other!r}" in refusal(other, folder)
 
 
-def test_a_released_model_is_to_be_converted(method, folder):
-    if method.name != "boxes":  # which reads the released forms
-        (folder / "config.json").write_text('{"architectures": ["InternVLChatModel"]}')
-        assert "genseg convert" in refusal(method.name, folder)
+def test_a_model_of_another_kind_is_told(method, folder):
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    assert "names no method and no InternVL" in refusal(method.name, folder)
+    (folder / "config.json").write_text('{"architectures": ["InternVLChatModel"], "model_type": "internvl_chat"}')
+    assert "not InternVL2.5's" in refusal(method.name, folder) or "holds no" in refusal(method.name, folder)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
