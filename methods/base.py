@@ -123,6 +123,7 @@ class Example:
     ref_id: int | str = ""
     task: str = "segment"
     answer: str | None = None  # the text to learn, for tasks without a mask
+    turns: tuple[tuple[str, str], ...] = ()  # (role, text) of a written conversation, with `<image>` and `<mask>`
     semantic: np.ndarray | None = None  # uint8 [H, W], class index + 1 of the object at each pixel, 0 background
     facts: Mapping[str, Any] = field(default_factory=dict)  # what breakdowns group by: style, kind, small, ...
     no_target: bool = False  # the dataset says that the expressions refer to nothing: the mask is empty by intent

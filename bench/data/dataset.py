@@ -14,7 +14,14 @@ import numpy as np
 
 from methods.base import Example
 
-SERVES = ("masks", "boxes", "texts", "choices", "images")  # texts: questions and captions; choices: letters of options
+SERVES = (
+    "masks",
+    "boxes",
+    "texts",
+    "choices",
+    "conversations",
+    "images",
+)  # texts: questions, captions; choices: letters
 
 
 @dataclass(frozen=True)

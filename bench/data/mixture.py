@@ -57,6 +57,8 @@ def _serves(dataset: str, task: str) -> bool:
     card = load_card(dataset)
     if card.serves == "boxes":
         return task == "box"
+    if task == "conversation" or card.serves == "conversations":
+        return (task, card.serves) == ("conversation", "conversations")
     return card.kind == "synthetic" or (task in TEXT_TASKS) == (card.serves == "texts")
 
 
@@ -99,7 +101,8 @@ def _open(profile: Profile, stage: StageConfig, source: SourceConfig) -> dict[st
             split_by=source.split_by, styles=source.styles,
         )  # fmt: skip
         for task in (task for task in source.tasks if task not in TEXT_TASKS):
-            datasets[task] = referents if task in MASK_TASKS else referents.with_targets()
+            whole = task in MASK_TASKS or task == "conversation"
+            datasets[task] = referents if whole else referents.with_targets()
             if task in PERCEPTION_TASKS:
                 datasets[task] = PerceptionSet(datasets[task], several=task == "choose_several", seed=stage.seed)
     return datasets

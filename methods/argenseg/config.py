@@ -12,7 +12,7 @@ from methods.internvl.config import ROWS, WIDEST, ProcessorConfig
 
 SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # 680 tokens
 SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)  # 2240 tokens
-TASKS = ("segment", "box", "caption", "question", "generate")
+TASKS = ("segment", "box", "caption", "question", "generate", "conversation")
 # How the visual cross-entropy weighs its tokens: all alike (the paper), or every scale alike (ours). The 14 tokens of
 # the first three scales weigh 2 % among 680; the second gives them more say. The two were not compared.
 TOKEN_LOSS_WEIGHTINGS = ("tokens", "scales")

@@ -11,8 +11,8 @@ SPEC = MethodSpec(
     model=MODEL,
     stages={
         "pretrain": StageSpec(
-            MODEL, ModelConfig, tasks=("box", "caption", "question"), losses=("text", "dense", "semantic"),
-            semantic=True,
+            MODEL, ModelConfig, tasks=("box", "caption", "question", "conversation"),
+            losses=("text", "dense", "semantic"), semantic=True,
         )
     },
     wants=("mask", "box"),

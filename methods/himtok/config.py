@@ -13,7 +13,7 @@ from methods.internvl.config import DEEPEST, ROWS, WIDEST, ProcessorConfig
 BOX_SCALE = 999  # the official evaluation divides by 999
 TASKS = (
     "segment", "segment_box", "box_segment", "box", "box_to_mask", "points_to_mask", "mask_to_box", "segment_tokens",
-    "segment_tokens_box", "choose", "choose_several", "dialogue", "caption", "question",
+    "segment_tokens_box", "choose", "choose_several", "dialogue", "caption", "question", "conversation",
 )  # fmt: skip
 # How the cross-entropy of a block weighs its tokens: all alike (the paper), or every octave 1, 2, 3-4, 5-8, ... alike
 # (ours). The first four of 32 tokens, which say where the object is, are an eighth of a block in the one and half of it

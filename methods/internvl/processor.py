@@ -17,7 +17,7 @@ from torch import Tensor
 
 from methods.base import Asking, Example, Request, TrainingSample, UserError, open_image
 from methods.internvl import prompts
-from methods.internvl.chat import IGNORED, MASK, Chat, Turn
+from methods.internvl.chat import IGNORED, IMAGE, MASK, Chat, Turn
 from methods.internvl.config import BackboneSize, ProcessorConfig
 from methods.internvl.tiles import in_square, make_tiles
 
@@ -45,7 +45,17 @@ class InternVLProcessor:
 
     def conversation(self, example: Example, task: str, size: tuple[int, int], rng: np.random.Generator) -> list[Turn]:
         """The turns of a task; size = (width, height) of the image. Subclasses add their own tasks."""
+        if task == "conversation":
+            return self._written(example)
         return prompts.converse(example, task, size, self.config.box_scale, self.config.image_first, rng)
+
+    def _written(self, example: Example) -> list[Turn]:
+        """The conversation as a file has it."""
+        where = f"{example.dataset} sample {example.ref_id}"
+        if not example.turns:
+            raise UserError(f"{where}: the task 'conversation' needs a written one; use other data.")
+        self.chat.check([text.replace(IMAGE, "").replace(MASK, "") for _, text in example.turns], f"{where}: a turn")
+        return [Turn(role, text) for role, text in example.turns]
 
     def prepare(self, example: Example, task: str, rng: np.random.Generator) -> TrainingSample:
         where = f"{example.dataset} sample {example.ref_id}"

@@ -93,5 +93,7 @@ def converse(
             raise UserError(f"{example.dataset} sample {example.ref_id}: the task {task!r} needs {what}.")
         request, answer = example.expressions[0], example.answer
     else:
-        raise UserError(f"There is no task called {task!r}; choose box, caption, question or one of the method's own.")
+        raise UserError(
+            f"There is no task called {task!r}; choose box, caption, question, conversation or one of the method's own."
+        )
     return [Turn("user", with_image(request, image_first)), Turn("assistant", answer)]

@@ -164,6 +164,8 @@ FORMS = {
                                           "width": 16}),
     "mask-perception": ("mask_perception.json", [
         {"image": "data/a.png", "question": f"What is {TOKENS}? A. a box B. a star", "answer": "B"}]),
+    "conversations": ("rows.jsonl", {"image": "a.png", "mask": "m.png", "conversations": [
+        {"from": "human", "value": "<image> Segment <ref>it</ref>."}, {"from": "gpt", "value": f"Here: {TOKENS}."}]}),
     "reasonseg": ("val/a.json", {"text": ["the box"], "is_sentence": False,
                                  "shapes": [{"label": "ignore", "points": [[1, 2], [7, 2], [7, 9.5]]}]}),
 }  # fmt: skip
@@ -179,7 +181,8 @@ def test_forms_of_datasets(name, tmp_path):
     file, document = FORMS[name]
     for folder in ("images", "val"):
         (tmp_path / folder).mkdir()
-    Image.new("RGB", (16, 12)).save(tmp_path / "images" / "a.png")
+    for image in ("a.png", "m.png"):
+        Image.new("RGB", (16, 12)).save(tmp_path / "images" / image)
     (tmp_path / file).write_text(json.dumps(document))
     assert not is_a_sentence(read)
     refused = 0

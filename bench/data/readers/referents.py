@@ -68,7 +68,7 @@ class ReferentDataset(Dataset):
 
     def __getitem__(self, index: int, /) -> Example:  # type: ignore[override]
         referent = self.referents[index]
-        image = self.images.open(referent.image, referent.size, self.where(referent))
+        image = self.files_of(referent).open(referent.image, referent.size, self.where(referent))
         mask, ignore = self.masks(referent)
         return Example(
             image=image, expressions=referent.expressions, mask=mask, box=referent.box, ignore=ignore,
@@ -97,21 +97,26 @@ class ReferentDataset(Dataset):
         )  # fmt: skip
 
     def with_targets(self) -> Dataset:
-        kept = [referent for referent in self.referents if not referent.no_target]
+        return self._kept([referent for referent in self.referents if not referent.no_target])
+
+    def _kept(self, kept: Sequence[Referent]) -> Dataset:
+        """The same with these referents alone."""
         if len(kept) == len(self):
             return self
         view = copy.copy(self)
         view.referents = tuple(kept)
         return view
 
+    def files_of(self, referent: Referent) -> ImageFiles:
+        """Where a referent's image is."""
+        return self.images
+
     def image_paths(self) -> list[Path]:
-        names = dict.fromkeys(referent.image for referent in self.referents)
-        return [self.images.folder / name for name in names]
+        return list(dict.fromkeys(self.files_of(referent).folder / referent.image for referent in self.referents))
 
     def missing_images(self) -> list[Path]:
-        needed = {referent.image: self.where(referent) for referent in self.referents}
-        paths = (self.images.path(name, where) for name, where in needed.items())
-        return [path for path in paths if not os.path.exists(path)]
+        paths = (self.files_of(referent).path(referent.image, self.where(referent)) for referent in self.referents)
+        return [path for path in dict.fromkeys(paths) if not os.path.exists(path)]
 
     def check(self, indices: Sequence[int] | None = None) -> None:
         for referent in self._chosen(indices):
@@ -138,7 +143,7 @@ class ReferentDataset(Dataset):
 
     def frame(self, referent: Referent) -> Size:
         """(H, W) of a referent's ground truth."""
-        return self.images.frame(referent.image, referent.size, self.where(referent))
+        return self.files_of(referent).frame(referent.image, referent.size, self.where(referent))
 
     def where(self, referent: Referent) -> str:
         """A referent in messages."""
