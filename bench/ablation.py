@@ -38,7 +38,7 @@ from bench.report.tables import shown
 from bench.runtime import resolve_precision
 from bench.train.stages import finished_model
 from methods.base import Request
-from methods.files import read_lines
+from methods.files import file_name, read_lines
 from methods.registry import method_class, method_spec, resolve, stage_spec
 
 SPLIT = "val"
@@ -69,15 +69,15 @@ def ablation(profile: Profile) -> list[Record]:
         subject = Subject(profile, trained.method, model, scores, label, trained.stage)
         alone = stage_spec(trained.method, trained.stage).mask_tokenizer
         found = subject.ceiling() if alone else subject.whole(codecs.get(trained.method))
-        write_records(f"{stem}-{stage}.jsonl", found)
+        write_records(f"{stem}-{file_name(stage)}.jsonl", found)
         records += found
     stage = profile.ablation.perception
     model = finished_model(profile, stage) if stage else None
     if model:
         found = Subject(profile, profile.stages[stage].method, model, scores).perception()
-        write_records(f"{stem}-perception.jsonl", found)
+        write_records(f"{stem}.perception.jsonl", found)
         records += found
-    records += differences(scores, Path(f"{stem}-differences.jsonl"), profile.evaluate.seed)
+    records += differences(scores, Path(f"{stem}.differences.jsonl"), profile.evaluate.seed)
     pipeline.write_report(profile)
     return records
 
@@ -210,7 +210,7 @@ class Subject:
         return same | {"variant": variant, "want": want} | ({"tokens": tokens} if tokens else {})
 
     def _predictions(self, variant: str) -> Path:
-        return pipeline.predictions_dir(self.profile) / "ablation" / "".join(c if c.isalnum() else "-" for c in variant)
+        return pipeline.predictions_dir(self.profile) / "ablation" / file_name(variant)
 
     def _records(self, variant: str, table: Any, images: Sequence[Any], protocol: str) -> list[Record]:
         found = ratio_intervals(table, images, self.profile.evaluate.seed)

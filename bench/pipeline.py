@@ -10,6 +10,7 @@ import hashlib
 import json
 import platform
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import date
@@ -35,6 +36,7 @@ from bench.evaluate.validation import validation
 from bench.latency import int8, untrained
 from bench.latency.scaling import scale
 from bench.latency.session import time_paths
+from bench.outputs import Outputs, check_lines
 from bench.records import Record, read_records, write_records
 from bench.refmoji.build import build
 from bench.report.build import build as build_report
@@ -44,7 +46,7 @@ from bench.train.settings import digest
 from bench.train.stages import finished_model, model_of_stage, needed_stages, stage_folder, train_stage
 from bench.train.world import join
 from methods.base import Decoding, Model, Request, UserError
-from methods.files import read_lines, read_object, write_atomic
+from methods.files import file_name, read_lines, read_object, write_atomic
 from methods.registry import method_class
 
 PACKAGES = ("torch", "transformers")
@@ -123,15 +125,16 @@ def existing_model(profile: Profile, method: str) -> Path | None:
 
 def ship(profile: Profile) -> list[Path]:
     """Copy the trained models as float16 to results/<profile>/checkpoints, from where `reproduce` takes them, and the
-    logs of their training to results/<profile>/logs."""
-    folders = []
+    logs of their training to results/<profile>/logs. Raises UserError if something else is in their place."""
+    outputs, folders = Outputs(profile.results_dir), []
     for method, stage in profile.models.items():
-        folder = shipped_model(profile, method)
         trained = method_class(method).from_pretrained(model_of_stage(profile, stage))
-        trained.save_pretrained(folder, "float16", max_shard_size="15MB")
-        words = read_object(folder / "tokenizer.json", "save the model again")
-        write_atomic(folder / "tokenizer.json", json.dumps(words, ensure_ascii=False))  # half the size, unindented
-        folders.append(folder)
+        with tempfile.TemporaryDirectory(dir=profile.runs_dir, prefix=".tmp-") as made:
+            draft = Path(made) / method
+            trained.save_pretrained(draft, "float16", max_shard_size="15MB")
+            words = read_object(draft / "tokenizer.json", "save the model again")
+            write_atomic(draft / "tokenizer.json", json.dumps(words, ensure_ascii=False))  # half the size, unindented
+            folders.append(outputs.write_folder(f"checkpoints/{method}", draft, "config.json"))
         for name in needed_stages(profile, stage):
             for log in ("train.jsonl", "validation.jsonl"):
                 _keep_log(profile, name, log)
@@ -144,7 +147,7 @@ def _keep_log(profile: Profile, stage: str, log: str) -> None:
     if path.is_file():
         lines = path.read_text().splitlines(keepends=True)
         kept = "".join(lines[:: -(-len(lines) // SHOWN) or 1])
-        write_atomic(profile.results_dir / "logs" / stage / log, kept)
+        Outputs(profile.results_dir).write({f"logs/{stage}/{log}": kept})
 
 
 def evaluate(profile: Profile) -> list[Record]:
@@ -219,6 +222,7 @@ def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> 
     scores = scores_of(profile, path)
     stamp_file = scores.with_suffix(".stamp")
     if not (scores.exists() and stamp_file.exists() and stamp_file.read_text() == stamp):
+        check_lines(scores, "intersection")
         rows = score_predictions(path, dataset)
         write_atomic(scores, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_atomic(stamp_file, stamp)
@@ -382,7 +386,7 @@ def named(profile: Profile, name: str) -> str:
     """A part of a file's name, with the dataset before it unless that is the embedded one."""
     if is_embedded(profile):
         return name
-    return f"{label_of(profile.data.dataset, profile.data.split_by)}.{name}"
+    return file_name(label_of(profile.data.dataset, profile.data.split_by), name, join=".")
 
 
 def predictions_dir(profile: Profile) -> Path:

@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.outputs import check_lines
 from methods.files import fill, read_lines, write_lines
 
 CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN = "codec", "latency", "perception", "orders", "breakdown"
@@ -74,7 +75,9 @@ class Record:
 
 def write_records(path: Path | str, records: Iterable[Record]) -> Path:
     """Write records as JSON lines, sorted by key, empty optional fields left out; the file appears whole or not at
-    all. Raises ValueError for a value that is no finite number, which could not be read again."""
+    all. Raises UserError if something else is there, and ValueError for a value that is no finite number, which could
+    not be read again."""
+    check_lines(Path(path), "metric")
     records = sorted(records, key=_order)
     for record in records:
         if not math.isfinite(record.value):

@@ -73,6 +73,16 @@ def printable(value: Any, limit: int = 0) -> str:
     return text if not limit or len(text) <= limit else text[: limit - 3] + "..."
 
 
+def file_name(*labels: str, join: str = "-") -> str:
+    """Labels as one part of a path. All but letters, digits and a few signs, a leading dot, and the sign that joins
+    them are percent-encoded as in URLs: different labels never share a file, and none leaves its folder."""
+    return join.join(re.sub(rf"^\.|[^A-Za-z0-9_=,.-]|{re.escape(join)}", _percent, label) for label in labels)
+
+
+def _percent(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass"))
+
+
 # ---- JSON -------------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +286,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     draft = folder.parent / f".{folder.name}.part"
     with writing(folder):
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{printable(folder)}: holds files already, which nothing may replace; give another place.")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         try:

@@ -160,8 +160,11 @@ class _Values(dict[str, Any]):
 
 def label_of(name: str, split_by: str | None) -> str:
     """The name under which a dataset stands in records and file names: the card's, with the division into splits
-    behind it where that is not the card's own."""
-    return name if split_by in (None, "", load_card(name).options.get("split_by")) else f"{name}-{split_by}"
+    behind it where that is not the card's own. Raises UserError if another dataset has that name."""
+    label = name if split_by in (None, "", load_card(name).options.get("split_by")) else f"{name}-{split_by}"
+    if label != name and label in card_names():
+        raise UserError(f"{name} divided by {split_by} would have the name of dataset {label!r}; rename that card.")
+    return label
 
 
 def of_label(label: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from bench.evaluate.scoring import (
     unanswered,
 )
 from bench.evaluate.statistics import Difference, holm
+from bench.outputs import check_lines
 from bench.records import Record, write_records
 from methods.base import UserError
 from methods.files import printable, read_lines, read_text, write_lines
@@ -83,20 +84,9 @@ def outputs_of(path: Path) -> tuple[Path, Path]:
     found = []
     for kind, key in (("scores", "intersection"), ("records", "metric")):
         target = path.with_name(f"{stem}{mark}{kind}.jsonl")
-        if target.exists() and key not in _first_object(target):
-            raise UserError(
-                f"{printable(target)}: holds something else and would be replaced; rename it or {path.name}."
-            )
+        check_lines(target, key, f"rename it or {printable(path.name)}")
         found.append(target)
     return found[0], found[1]
-
-
-def _first_object(path: Path) -> Mapping[str, Any]:
-    """The first line's object; an empty one if there is none."""
-    try:
-        return read_lines(path)[0][1]
-    except (UserError, IndexError):
-        return {}
 
 
 def compare_files(first: Path, second: Path, place: Place = FOUND) -> dict[str, Difference]:

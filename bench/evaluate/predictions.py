@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from bench.data import rle
 from bench.progress import Progress
-from methods.base import Example, Prediction
+from methods.base import Example, Prediction, UserError
 from methods.files import lock, write_atomic, writing
 
 Item = TypeVar("Item")
@@ -42,6 +42,9 @@ def write_predictions(
     part = path.with_suffix(".part")
     if path.exists() and _content(stamp_file) == stamp:
         return path
+    for each in (path, part):
+        if not stamp_file.exists() and each.exists() and each.stat().st_size:
+            raise UserError(f"{each}: was not written by genseg; move it elsewhere, or give another runs= folder.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with part.open("a", encoding="utf-8") as handle:
         lock(handle, part, "wait for it, or give another runs= folder")

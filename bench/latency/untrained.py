@@ -6,7 +6,6 @@ cost (the reference path still generates it token by token).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from PIL import Image
 
 from bench.config import LatencyConfig, UntrainedConfig
 from methods.base import Decoding, Model, Request
+from methods.files import file_name
 from methods.registry import method_class
 
 ANSWER_TEXT = "forced"  # see Decoding
@@ -49,7 +49,7 @@ class Case:
     @property
     def slug(self) -> str:
         """The case as a file's name."""
-        return re.sub("[^a-z0-9]+", "-", f"{self.size} {self.name} {self.tiles} {self.tokens or ''}".lower()).strip("-")
+        return file_name(self.size, self.name, str(self.tiles), *([str(self.tokens)] if self.tokens else []))
 
 
 def cases(config: LatencyConfig) -> list[Case]:

@@ -22,11 +22,12 @@ from rich.console import Console
 
 from bench.assets import asset
 from bench.data.dataset import Dataset
+from bench.outputs import Outputs
 from bench.records import CODEC, Record, read_records
 from bench.report import claim, figures, findings, layout, page, scaling, sheet, speed, tables
 from bench.report.published import load_published
 from methods.base import UserError
-from methods.files import read_lines, write_atomic
+from methods.files import file_name, read_lines
 
 LOG_WIDTH = 200  # columns when the output goes to a file or a pipe, where nothing wraps
 OpenDataset = Callable[[str, str], Dataset]  # (dataset, split) -> its examples
@@ -43,17 +44,16 @@ def build(
 
     runs_dir: holds scores/*.jsonl (for the examples) and STAGE/train.jsonl (for the training curves, unless the logs of
     shipped models are in `profile_dir`/logs/STAGE). open_dataset: needed for the examples only.
-    Raises UserError when there are no records.
+    Raises UserError when there are no records, and before anything is replaced that was not written here.
     """
     profile_dir = Path(profile_dir)
     records_dir = profile_dir / "records"
     records = read_records(records_dir) if records_dir.exists() else []
     if not records:
         raise UserError(f"{records_dir}: no records there; run `make reproduce` or `genseg eval` first.")
-    folder = profile_dir / "figures"
     own = profile_dir.parent / "published"
     shown = _tables(records, own if own.is_dir() else asset("results", "published"))
-    written = _write_tables(shown, profile_dir / "tables")
+    files: dict[str, bytes | str] = _table_files(shown)
     for name, figure in (
         ("accuracy_latency", figures.accuracy_over_latency(records)),
         ("codec_ceiling", figures.codec_ceiling(records)),
@@ -61,11 +61,19 @@ def build(
         ("training", figures.training_curves(find_logs(profile_dir, runs_dir))),
         *scaling.figures(records).items(),
     ):
-        written += figures.save(figure, folder, name) if figure else []
+        files |= _under("figures", figures.files_of(figure, name)) if figure else {}
     if runs_dir and open_dataset:
-        written += _write_sheets(Path(runs_dir) / "scores", open_dataset, folder)
-    text = page.write(profile_dir, profile_dir.name, shown, records)
-    return [*written, write_atomic(profile_dir / "index.html", text)]
+        files |= _under("figures", _sheet_files(Path(runs_dir) / "scores", open_dataset))
+    outputs = Outputs(profile_dir)
+    outputs.check(["index.html"])
+    written = outputs.write(files)
+    written += outputs.write({"index.html": page.write(profile_dir, profile_dir.name, shown, records)})
+    _print_main(shown)
+    return written
+
+
+def _under(folder: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {f"{folder}/{name}": content for name, content in files.items()}
 
 
 def find_logs(profile_dir: Path, runs_dir: Path | None) -> dict[str, Path]:
@@ -101,23 +109,26 @@ def _tables(records: Sequence[Record], published_dir: Path) -> dict[str, list[la
     return {name: own for name, own in found.items() if own}
 
 
-def _write_tables(shown: Mapping[str, Sequence[layout.Table]], folder: Path) -> list[Path]:
-    """Write all tables; print the main one. A CSV holds no table of the papers' beside ours: its columns differ."""
-    written = []
+def _table_files(shown: Mapping[str, Sequence[layout.Table]]) -> dict[str, str]:
+    """All tables in all forms. A CSV holds no table of the papers' beside ours: its columns differ."""
+    files = {}
     for name, own in shown.items():
         alike = [table for table in own if table.columns == own[0].columns]
-        written.append(write_atomic(folder / f"{name}.md", layout.markdown(*own)))
-        written.append(write_atomic(folder / f"{name}.csv", layout.to_csv(*alike)))
-        written.append(write_atomic(folder / f"{name}.tex", layout.latex(*own)))
+        files[f"tables/{name}.md"] = layout.markdown(*own)
+        files[f"tables/{name}.csv"] = layout.to_csv(*alike)
+        files[f"tables/{name}.tex"] = layout.latex(*own)
+    return files
+
+
+def _print_main(shown: Mapping[str, Sequence[layout.Table]]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = LOG_WIDTH
     for table in shown.get("main", ()):
         layout.print_table(table, console)
-    return written
 
 
-def _write_sheets(scores: Path, open_dataset: OpenDataset, folder: Path) -> list[Path]:
+def _sheet_files(scores: Path, open_dataset: OpenDataset) -> dict[str, bytes]:
     """One sheet of examples per dataset, split and protocol: all methods but the trivial baselines. One whose images
     are not at hand is left out."""
     places: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = {}
@@ -128,7 +139,7 @@ def _write_sheets(scores: Path, open_dataset: OpenDataset, folder: Path) -> list
         if rows and rows[0].get("protocol") != CODEC:
             place = tuple(str(rows[0].get(name)) for name in ("dataset", "split", "protocol"))
             places.setdefault(place, {})[path.name.split(".")[0]] = rows
-    written = []
+    files = {}
     for (dataset, split, protocol), methods in sorted(places.items()):
         try:
             image = sheet.draw_sheet(methods, open_dataset(dataset, split))
@@ -138,8 +149,8 @@ def _write_sheets(scores: Path, open_dataset: OpenDataset, folder: Path) -> list
         if image:
             buffer = io.BytesIO()
             image.save(buffer, "WEBP", quality=80)
-            written.append(write_atomic(folder / f"examples.{dataset}.{split}.{protocol}.webp", buffer.getvalue()))
-    return written
+            files[file_name("examples", dataset, split, protocol, join=".") + ".webp"] = buffer.getvalue()
+    return files
 
 
 def show(paths: Iterable[Path]) -> str:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from bench.records import CODEC, Record
 from bench.report.tables import ablated, base_of, label, row_order, scores_of, tokens_of, whole_time
-from methods.files import read_lines, write_atomic
+from methods.files import read_lines
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -43,9 +43,9 @@ FEW = 3  # curves whose names find room among them
 STAGES_ACROSS = 6  # stages beside each other in the figure of the training
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write name.png (256 colours, which is a third of the size) and name.svg, without a date or a program's name."""
-    paths = []
+def files_of(figure: Figure, name: str) -> dict[str, bytes]:
+    """name.png (256 colours, which is a third of the size) and name.svg, without a date or a program's name."""
+    files = {}
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         buffer = io.BytesIO()
         with matplotlib.rc_context(STYLE):
@@ -57,8 +57,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
             data = small.getvalue()
         else:
             data = _compact(data)
-        paths.append(write_atomic(folder / f"{name}.{kind}", data))
-    return paths
+        files[f"{name}.{kind}"] = data
+    return files
 
 
 def accuracy_over_latency(records: Sequence[Record], metric: str = "ciou", title: str = "cIoU") -> Figure | None:

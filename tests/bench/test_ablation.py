@@ -73,7 +73,7 @@ def test_the_usual_codec_has_no_second_ceiling_and_claims_have_differences(small
     ablation(small)
     folder = small.results_dir / "records"
     assert not [r for r in read_records(folder / "ablation-off.jsonl") if r.protocol == "codec"]
-    path = folder / "ablation-differences.jsonl"
+    path = folder / "ablation.differences.jsonl"
     found = {r.variant: r for r in read_records(path)}
     same = found["hierarchy=paper against hierarchy=off"]
     assert (same.metric, same.value, same.low, same.high) == ("ciou", 0, 0, 0)

@@ -1,6 +1,7 @@
 """The long commands: they reuse what is done, redo what has changed, and end alike however often they are killed."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -243,6 +244,12 @@ def test_shipped_weights_come_first_and_only_if_wanted(small, monkeypatch):
     assert pipeline.find_model(small, "himtok") == shipped[0]
     stored = load_file(shipped[0] / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float16}
+    pipeline.ship(small)
+    (shipped[0] / "notes.txt").write_text("mine")
+    pipeline.shipped_model(small, "himtok").joinpath("model.safetensors").write_bytes(b"mine")
+    with pytest.raises(UserError, match="was not written by genseg"):
+        pipeline.ship(small)
+    assert (shipped[0] / "model.safetensors").read_bytes() == b"mine"
     small.models["boxes"] = "backbone"
     with pytest.raises(UserError, match="no weights of boxes in .*train them with `genseg train backbone`"):
         pipeline.find_model(small, "boxes")
@@ -281,7 +288,9 @@ def test_a_digest_names_weights_and_configuration(small):
     folder = pipeline.model_of_stage(small, "himtok")
     first = pipeline.digest(folder)
     assert len(first) == 16
-    pipeline.method_class("himtok").from_pretrained(folder).save_pretrained(folder, max_shard_size="100KB")
+    method = pipeline.method_class("himtok").from_pretrained(folder)
+    shutil.rmtree(folder)
+    method.save_pretrained(folder, max_shard_size="100KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     assert pipeline.digest(folder) == first  # however the weights are cut into files
     config = json.loads((folder / "config.json").read_text())

@@ -12,6 +12,7 @@ from methods.base import UserError
 from methods.files import (
     check_text,
     decode,
+    file_name,
     fill,
     number,
     numbered_lines,
@@ -144,3 +145,19 @@ def test_a_place_that_is_no_folder(tmp_path):
     (tmp_path / "f").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_atomic(tmp_path / "f" / "g", "x")
+
+
+@given(st.lists(st.tuples(st.text(), st.text()), min_size=2, max_size=2, unique=True), st.sampled_from("-."))
+def test_different_labels_never_share_a_file(labels, join):
+    first, second = (file_name(*pair, join=join) for pair in labels)
+    assert first != second
+    for name in (first, second):
+        assert join == "." or not name.startswith(".")
+        assert name.isascii() and name.isprintable() and not set(name) & set('/\\:*?"<>| ')
+
+
+def test_names_of_files_stay_readable():
+    assert file_name("box_after=0") == "box_after=0"
+    assert file_name("a b") == "a%20b" != file_name("a-b") == "a%2Db"
+    assert file_name("..") == "%2E."
+    assert file_name("mid", "himtok", "1", "32") == "mid-himtok-1-32"

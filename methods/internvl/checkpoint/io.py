@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from methods.base import UserError
-from methods.files import fits, printable, read_object, unwritable, write_atomic
+from methods.files import fits, printable, read_object, unwritable, whole_folder, write_atomic
 
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
 FOREIGN_FILE = "pytorch_model.bin"  # the older name; its index ends in .index.json as well
@@ -274,17 +275,17 @@ def sizes_in(tensors: Mapping[str, Tensor], name: str, dimensions: int, source: 
 
 
 def check_places(source: Path, target: Path) -> None:
-    """Raise UserError if writing `target` would replace what is read from `source`, or another checkpoint."""
+    """Raise UserError if anything but an empty folder is at `target`, or what is read from `source` would be there."""
     try:
         read, written = source.resolve(), target.resolve()
-        (target / CONFIG_FILE).exists()
+        taken = os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir()))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{printable(source, 80)} or {printable(target, 80)}: not a usable path ({reason}).") from None
     if read == written or read.parent == written or (written.parent == read and written.exists()):
         raise UserError(f"{target}: writing there would replace what is read from {source}; give another place.")
-    if target.is_file() or (target / CONFIG_FILE).exists():  # which is written last
-        raise UserError(f"{target}: holds a checkpoint already, which {source} would replace; give another place.")
+    if taken:
+        raise UserError(f"{target}: is there already, and {source} would replace it; give another place.")
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -293,20 +294,20 @@ def check_places(source: Path, target: Path) -> None:
 def write_file(path: Path, tensors: Mapping[str, Tensor]) -> Path:
     """The inverse of read_file, in the form that the file's suffix says."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    draft = path.with_name(f".{path.name}.part")  # so that a kill leaves no half of a file under its name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, path) if path.suffix == ".safetensors" else torch.save(tensors, path)
+        save_file(tensors, draft) if path.suffix == ".safetensors" else torch.save(tensors, draft)
+        draft.rename(path)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save fails with RuntimeError on a full disk
-        path.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise unwritable(path, error) from None
     return path
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], max_shard_size: str) -> None:
     """The inverse of read_tensors: one model.safetensors, or shards of at most `max_shard_size` ("5GB", "15MB") and
-    their index. Weights that lay in the folder before are removed."""
-    for old in [*folder.glob("model*.safetensors"), folder / INDEX_FILE]:
-        old.unlink(missing_ok=True)
+    their index."""
     plan = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=max_shard_size)
     for file, names in plan.filename_to_tensors.items():
         write_file(folder / file, {name: tensors[name] for name in names})
@@ -318,15 +319,13 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], max_shard_size: s
 def write_folder(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], tokenizer: Any, max_shard_size: str = SHARD
 ) -> Path:
-    """Weights in shards, the tokenizer unless it is None, and config.json, which says that the folder is complete."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from None
-    write_tensors(folder, tensors, max_shard_size)
-    if tokenizer is not None:
-        _save_tokenizer(tokenizer, folder)
-    write_atomic(folder / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    """Weights in shards, the tokenizer unless it is None, and config.json: a new folder, or what fills an empty one.
+    Raises UserError if `folder` holds anything."""
+    with whole_folder(folder) as draft:
+        write_tensors(draft, tensors, max_shard_size)
+        if tokenizer is not None:
+            _save_tokenizer(tokenizer, draft)
+        write_atomic(draft / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
     return folder
 
 

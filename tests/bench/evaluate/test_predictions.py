@@ -91,10 +91,13 @@ def test_another_stamp_starts_over(tmp_path, name):
     assert (tmp_path / "a.stamp").read_text() == "new"
 
 
-def test_a_part_without_a_stamp_is_not_trusted(tmp_path):
-    (tmp_path / "a.part").write_text('{"item": "stale"}\n' * 3)
-    write_predictions(tmp_path / "a.jsonl", "s", range(11), 3, answer)
-    assert (tmp_path / "a.jsonl").read_bytes() == whole(tmp_path)
+@pytest.mark.parametrize("name", ["a.part", "a.jsonl"])
+def test_a_file_without_a_stamp_is_another_s_and_stays(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name}: was not written by genseg"):
+        write_predictions(tmp_path / "a.jsonl", "s", range(11), 3, answer)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_a_file_that_another_process_writes_is_left_to_it(tmp_path):

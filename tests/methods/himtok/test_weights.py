@@ -216,13 +216,19 @@ def test_a_checkpoint_is_never_replaced_by_another(whole, tmp_path):
     whole.save_pretrained(tmp_path / "ours")
     released = convert(tmp_path / "ours", tmp_path / "official")
     before = {path.name: path.read_bytes() for path in released.iterdir()}
-    refused(tmp_path / "ours", released, "holds a checkpoint already")
+    refused(tmp_path / "ours", released, "is there already")
     assert {path.name: path.read_bytes() for path in released.iterdir()} == before
     file = convert(tmp_path / "ours", tmp_path / "codec.pth")
-    refused(tmp_path / "ours", file, "holds a checkpoint already")
-    (released / "config.json").unlink()  # as a conversion that was killed leaves it
-    convert(tmp_path / "ours", released)
-    assert {path.name: path.read_bytes() for path in released.iterdir()} == before
+    refused(tmp_path / "ours", file, "is there already")
+    for name in before:  # a folder of anything is another's too
+        if name != "model.safetensors":
+            (released / name).unlink()
+    refused(tmp_path / "ours", released, "is there already")
+    assert (released / "model.safetensors").read_bytes() == before["model.safetensors"]
+    (tmp_path / ".again.part").mkdir()  # as a conversion that was killed leaves it
+    (tmp_path / ".again.part" / "model.safetensors").write_text("half")
+    again = convert(tmp_path / "ours", tmp_path / "again")
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == before
 
 
 def test_a_backbone_without_masks_is_no_himtok(whole, tmp_path):

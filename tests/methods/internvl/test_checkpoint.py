@@ -87,12 +87,13 @@ def test_shards_hold_the_same_tensors_and_keep_to_their_size(method, folder, sha
     assert all(torch.equal(loaded[name], tensor) for name, tensor in method.state_dict().items())
 
 
-def test_saving_over_another_form_leaves_one_form(method, shards):
-    method.save_pretrained(shards)
-    assert sorted(path.name for path in shards.glob("model*")) == ["model.safetensors"]
-    method.save_pretrained(shards, max_shard_size="100KB")
-    assert not (shards / "model.safetensors").exists()
-    type(method).from_pretrained(shards)
+@pytest.mark.parametrize("name", ["notes.txt", "model-old.safetensors", "model.safetensors"])
+def test_a_folder_that_holds_anything_stays_as_it_is(method, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="holds files already"):
+        method.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_a_missing_and_a_damaged_shard_are_named(method, shards):
