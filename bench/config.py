@@ -10,18 +10,21 @@ leading ~ in a path is the user's home. What a value may be stands beside its fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.schema import MISSING, check, construct, merged, read_word, read_yaml, to_yaml, unknown
 from methods.base import RULES, UserError
-from methods.files import printable, setting
+from methods.files import fill, printable, setting
+from methods.registry import METHODS, backbone_sizes, method_spec, model_stage
 
 PROFILES = Path(__file__).parent / "profiles"
 SEEDS = 2**31 - 1  # the largest
 MANY = 10**9
+CORRECT = "correct it, or leave it out"
+PROTOCOLS = ("per_expression", "per_object_joined")
 PATHS = ("fast", "cuda_graphs", "official")
 TILES = (1, 5, 10)  # 1; 2 x 2 or 3 x 3 and a thumbnail: squares of up to twelve tiles, as InternVL cuts them
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -126,7 +129,7 @@ class TrainConfig:
 @dataclass
 class EvaluateConfig:
     splits: list[str] = field(default_factory=lambda: ["val"])
-    protocols: list[str] = field(default_factory=lambda: ["per_expression"])
+    protocols: list[str] = setting(choices=PROTOCOLS, factory=lambda: ["per_expression"])
     limit: int = setting(0, 0, MANY)  # expressions per split, 0 for all
     # rules of decoding (methods.base.Decoding), side by side; `genseg segment` takes the first
     decode_rules: list[str] = setting(choices=RULES, factory=lambda: ["official"])
@@ -147,7 +150,7 @@ class UntrainedConfig:
     model: dict[str, Any] = field(default_factory=dict)
     tokens: list[int] = setting(low=1, factory=list)
     tiles: list[int] = setting(choices=TILES, factory=list)
-    sizes: list[str] = field(default_factory=list)
+    sizes: list[str] = setting(choices=backbone_sizes(), factory=list)
 
 
 @dataclass
@@ -157,7 +160,7 @@ class LatencyConfig:
     threads: int = setting(2, 1, 1024)
     precision: str = setting("float32", choices=PRECISIONS)
     paths: list[str] = setting(choices=PATHS, factory=lambda: ["fast", "official"])  # see methods.base.Decoding
-    sizes: list[str] = field(default_factory=list)  # backbones with random weights
+    sizes: list[str] = setting(choices=backbone_sizes(), factory=list)  # backbones with random weights
     tiles: list[int] = setting(choices=TILES, factory=lambda: [1])  # of an image, the thumbnail included
     untrained: dict[str, UntrainedConfig] = field(default_factory=dict)  # methods on them, by a name for the tables
     int8: bool = False  # time with 8-bit weights in the language model; for trained models, with what they change
@@ -272,22 +275,28 @@ def _check(profile: Profile, path: Path) -> None:
         if name in ("", ".") or any(part in name for part in ("/", "\\", "..", "\0")) or len(name.encode()) > 200:
             raise UserError(f"{path}: stage {name!r} gives its folder that name; choose one without /, \\ and dots.")
         _check_stage(profile, name, path)
+        _check_against_method(profile.stages[name], f"stages.{name}", path)
+        _check_origin(profile, name, path)
     for method, name in profile.models.items():
-        if name not in profile.stages:
-            raise UserError(f"{path}: the model of {method} comes from {name!r}, which is not a stage of this profile.")
+        _among(method, METHODS, f"method {method!r} in models", path)
+        _among(name, profile.stages, f"stage {name!r} in models.{method}", path)
+        if profile.stages[name].method != method:
+            raise UserError(f"{path}: models.{method} is {name}, a stage of {profile.stages[name].method}.")
     if profile.train.offload and not profile.train.zero:
         raise UserError(f"{path}: train.offload is DeepSpeed's; give train.zero=1, 2 or 3 with it.")
     for name in [*profile.ablation.variants.values(), *filter(None, [profile.ablation.perception])]:
-        if name not in profile.stages:
-            raise UserError(f"{path}: the ablation names {name!r}, which is not a stage of this profile.")
+        _among(name, profile.stages, f"stage {name!r} in ablation", path)
     for label, order in profile.ablation.orders.items():
         if order.method not in profile.models:
             raise UserError(f"{path}: ablation.orders.{label} is of {order.method!r}, which is not in models.")
+    built = {f"ablation.orders.{name}": order for name, order in profile.ablation.orders.items()}
+    built |= {f"latency.untrained.{name}": model for name, model in profile.latency.untrained.items()}
+    for key, model in built.items():
+        _among(model.method, METHODS, f"method {model.method!r} in {key}", path)
+        fill(model_stage(model.method).config, model.model, f"{path}: {key}.model", CORRECT)
 
 
-def _check_stage(profile: Profile, name: str, path: Path, above: tuple[str, ...] = ()) -> None:
-    if name in above:
-        raise UserError(f"{path}: stage {name} builds on itself ({' -> '.join([*above, name])}); break the circle.")
+def _check_stage(profile: Profile, name: str, path: Path) -> None:
     stage = profile.stages[name]
     if len(stage.betas) != 2:
         raise UserError(f"{path}: stages.{name}.betas has {len(stage.betas)} numbers, but must have 2.")
@@ -297,11 +306,34 @@ def _check_stage(profile: Profile, name: str, path: Path, above: tuple[str, ...]
         if source not in profile.data.mixture:
             known = ", ".join(profile.data.mixture) or "nothing"
             raise UserError(f"{path}: stages.{name}.mixture names {source!r}, but data.mixture holds {known}.")
-    for value in stage.model.values():
+
+
+def _check_origin(profile: Profile, name: str, path: Path, above: tuple[str, ...] = ()) -> None:
+    """Raise UserError if a stage builds on one that does not exist, or on itself."""
+    if name in above:
+        raise UserError(f"{path}: stage {name} builds on itself ({' -> '.join([*above, name])}); break the circle.")
+    for value in profile.stages[name].model.values():
         if isinstance(value, str) and value.startswith("stage:"):
-            if value[6:] not in profile.stages:
-                raise UserError(f"{path}: stage {name} builds on {value[6:]!r}, which is not a stage of this profile.")
-            _check_stage(profile, value[6:], path, (*above, name))
+            _among(value[6:], profile.stages, f"stage {value[6:]!r} in stages.{name}.model", path)
+            _check_origin(profile, value[6:], path, (*above, name))
+
+
+def _check_against_method(stage: StageConfig, key: str, path: Path) -> None:
+    """Raise UserError if a stage asks for what its method does not declare."""
+    _among(stage.method, METHODS, f"method {stage.method!r} in {key}", path)
+    declared = method_spec(stage.method).stages
+    _among(stage.stage, declared, f"stage {stage.stage!r} of {stage.method} in {key}", path)
+    spec = declared[stage.stage]
+    fill(spec.config, stage.model, f"{path}: {key}.model", CORRECT)
+    for task in stage.tasks:
+        _among(task, spec.tasks, f"task {task!r} in {key}.tasks", path)
+    for loss in stage.weights:
+        _among(loss, spec.losses, f"loss {loss!r} in {key}.weights", path)
+
+
+def _among(name: str, known: Iterable[str], what: str, path: Path) -> None:
+    if name not in known:
+        raise unknown(what, name, known, str(path))
 
 
 def resolved(profile: Profile) -> str:

@@ -3,6 +3,7 @@ sentence (`UserError`) with the file and the repair, and no reader ever sees hal
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import json
 import math
@@ -13,7 +14,7 @@ import tempfile
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, field, fields, is_dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -210,7 +211,7 @@ def setting(
 
 def fill(cls: type[T], row: Any, where: Path | str, repair: str) -> T:
     """A dataclass from a JSON object, each value checked against its annotation and, with `setting`, its bounds. Lists
-    become tuples where the annotation is one.
+    become tuples where the annotation is one, and objects the dataclass that it names.
 
     Raises UserError naming the first field that is unknown, missing, of the wrong type or out of bounds; what the class
     itself refuses is named with `where` in front.
@@ -221,17 +222,35 @@ def fill(cls: type[T], row: Any, where: Path | str, repair: str) -> T:
     needed = {n for n, each in known.items() if each.default is MISSING and each.default_factory is MISSING}
     unknown, missing = sorted(map(str, row.keys() - known.keys())), sorted(needed - row.keys())
     if unknown or missing:
-        fault = f"unknown field {quoted(unknown[0])}" if unknown else f"no field {missing[0]!r}"
+        fault = (
+            f"unknown field {quoted(unknown[0])}{nearest(unknown[0], known)}" if unknown else f"no field {missing[0]!r}"
+        )
         raise UserError(f"{printable(where)}: {fault}; {repair}.")
+    given = {name: _field(value, hints[name], f"{printable(where)}: {name}", repair) for name, value in row.items()}
     for name, value in row.items():
-        if not fits(value, hints[name]):
-            wanted = KINDS.get(hints[name], f"of type {hints[name]}")
-            raise UserError(f"{printable(where)}: {name} is {quoted(value)}, not {wanted}; {repair}.")
         _check_bounds(value, known[name].metadata, f"{printable(where)}: {name}", repair)
     try:
-        return cls(**{name: tuple(v) if get_origin(hints[name]) is tuple else v for name, v in row.items()})
+        return cls(**given)
     except UserError as error:
         raise UserError(f"{printable(where)}: {error}") from None
+
+
+def _field(value: Any, hint: Any, where: str, repair: str) -> Any:
+    """A field's value in the type of its annotation."""
+    inner = next((each for each in (hint, *get_args(hint)) if is_dataclass(each)), None)
+    if isinstance(value, dict) and inner is not None:
+        return fill(inner, value, where, repair)  # type: ignore[arg-type]
+    if not fits(value, hint):
+        wanted = KINDS[dict] if inner else KINDS.get(hint, f"of type {hint}")
+        raise UserError(f"{where} is {quoted(value)}, not {wanted}; {repair}.")
+    return tuple(value) if get_origin(hint) is tuple else value
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The nearest known name, or all of them where none is near; to stand behind a message's wrong name."""
+    known = sorted(map(str, known))
+    near = difflib.get_close_matches(name, known, 1, 0.6)
+    return f" (did you mean {near[0]!r}?)" if near else f" (known are {', '.join(known)})"
 
 
 def _check_bounds(value: Any, allowed: Mapping[str, Any], where: str, repair: str) -> None:

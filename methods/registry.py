@@ -31,6 +31,17 @@ def stage_spec(method: str, stage: str) -> StageSpec:
     return stages[stage]
 
 
+def model_stage(method: str) -> StageSpec:
+    """The first stage that trains the class which answers requests."""
+    spec = method_spec(method)
+    return next(stage for stage in spec.stages.values() if stage.trainee == spec.model)
+
+
+def backbone_sizes() -> tuple[str, ...]:
+    """The names of the backbone's sizes, small ones first."""
+    return tuple(resolve("methods.internvl.config:SIZES"))
+
+
 def method_class(name: str) -> Any:
     """The class of a method's models (methods.base.Model), imported on demand."""
     return resolve(method_spec(name).model)

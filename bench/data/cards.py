@@ -16,7 +16,7 @@ from bench.data.dataset import Dataset
 from bench.data.readers import READERS
 from bench.data.readers.places import NotThere
 from methods.base import UserError
-from methods.files import fill, read_text
+from methods.files import fill, nearest, read_text
 
 FOLDER = asset("datasets")
 KINDS = ("synthetic", "real")
@@ -68,7 +68,7 @@ def card_names() -> list[str]:
 def load_card(name: str) -> Card:
     """The card of that name. Raises UserError with the known names, or with what is wrong in the card."""
     if name not in card_names():
-        raise UserError(f"There is no dataset {name!r}; known are {', '.join(card_names())}.")
+        raise UserError(f"There is no dataset {name!r}{nearest(name, card_names())}; choose one of these.")
     path = FOLDER / f"{name}.yaml"
     try:
         row = yaml.safe_load(read_text(path, REPAIR))
@@ -113,7 +113,7 @@ def open_dataset(
         )
     split = split or card.defaults.get("split") or next(iter(card.splits), "")
     if split not in card.splits:
-        raise UserError(f"Dataset {name!r} has no split {split!r}; choose from {', '.join(card.splits)}.")
+        raise UserError(f"Dataset {name!r} has no split {split!r}{nearest(split, card.splits)}; choose one of its own.")
     reader = options.pop("reader", None) or reader_of(card, root, split)
     given = {key: value for key, value in options.items() if value not in (None, "", [], False)}
     known = inspect.signature(READERS[reader]).parameters

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.config import PROTOCOLS
 from bench.data.dataset import Dataset
 from methods.base import UserError
-
-PROTOCOLS = ("per_expression", "per_object_joined")
 
 
 @dataclass(frozen=True)

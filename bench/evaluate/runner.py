@@ -108,7 +108,8 @@ def predict_codec(
 def round_trip(mask_tokenizer: MaskTokenizer, examples: Sequence[Example], tokens: int) -> list[Prediction]:
     """True masks through the mask tokenizer with the first `tokens` ids, brought back to each image's size."""
     views = torch.from_numpy(np.stack([mask_tokenizer.preprocess_mask(e.mask) for e in examples]))[:, None]
-    ids = mask_tokenizer.encode(views.to(next(mask_tokenizer.parameters()).device))[:, :tokens]
+    device = next((weights.device for weights in mask_tokenizer.parameters()), views.device)  # some have no weights
+    ids = mask_tokenizer.encode(views.to(device))[:, :tokens]
     return [
         Prediction(mask=mask_tokenizer.postprocess_mask(probabilities, example.mask.shape))
         for example, probabilities in zip(examples, mask_tokenizer.decode(ids), strict=True)

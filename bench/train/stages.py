@@ -129,5 +129,5 @@ def model_config(profile: Profile, stage: StageConfig) -> dict[str, object]:
             value = model_of_stage(profile, value[6:])
             if not value.is_dir():
                 raise UserError(f"{value} is missing: train stage {value.parent.name} first (`genseg train`).")
-        config[key] = value
+        config[key] = str(value) if isinstance(value, Path) else value
     return config

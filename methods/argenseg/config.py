@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from methods.argenseg.prefix import Prefix
 from methods.base import UserError
 from methods.files import setting
-from methods.internvl.config import ROWS, WIDEST, ProcessorConfig
+from methods.internvl.config import ROWS, WIDEST, ProcessorConfig, refuse_settings_of_new
 
 SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # 680 tokens
 SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)  # 2240 tokens
@@ -114,16 +113,16 @@ class PerceptualConfig:
     """An image network in transformers' layout whose distance is a loss; side: pixels it sees, 0 for all."""
 
     folder: str
-    side: int = 0
+    side: int = setting(0, 0, 4096)
 
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
     """start: passes before it begins; width: channels of the first layer; layers: halvings."""
 
-    start: int = 0
-    width: int = 64
-    layers: int = 3
+    start: int = setting(0, 0)
+    width: int = setting(64, 1, WIDEST)
+    layers: int = setting(3, 1, 16)
 
 
 @dataclass
@@ -138,6 +137,10 @@ class TokenizerStage:
     augmentation: str = setting("none", choices=AUGMENTATIONS)
     perceptual: PerceptualConfig | None = None
     adversarial: DiscriminatorConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.start:
+            refuse_settings_of_new(self, self.start, ("mask_tokenizer_config",))
 
 
 @dataclass
@@ -164,15 +167,7 @@ class ModelStage:
     mask_resize: str = setting("bilinear", choices=CHOICES["mask_resize"])
     token_cache: str = ""
 
-
-def chosen(kind: type, values: Any) -> Any:
-    """A configuration from some of its fields, None from None. Raises UserError for a field it lacks."""
-    if values is None:
-        return None
-    unknown = sorted(values.keys() - kind.__dataclass_fields__.keys())
-    if unknown:
-        raise UserError(f"{unknown[0]}: unknown key; there are {', '.join(kind.__dataclass_fields__)}.")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise UserError(f"{str(error).split('__init__() ')[-1]}; give it.") from None
+    def __post_init__(self) -> None:
+        if self.start:
+            new = ("backbone", "vocabulary", "texts", "mask_tokenizer", "mask_tokenizer_config", "init")
+            refuse_settings_of_new(self, self.start, new)

@@ -17,7 +17,7 @@ from methods.argenseg.config import GROUPS, MaskTokenizerConfig
 from methods.argenseg.masks import official_grey, preprocess_mask, truncated
 from methods.argenseg.quantizer import ResidualQuantizer
 from methods.base import UserError
-from methods.common.resize import bilinear_mask
+from methods.common.masks import bilinear_mask
 from methods.enlarge import channels_last, double, plus, swish
 from methods.precision import exactly
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from methods.base import UserError
-from methods.common.resize import letterbox_place
+from methods.common.masks import letterbox_place
 
 FIRST_SIDE = 512  # of the official code's two resizes, whatever the VQ-VAE's side
 BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.argenseg import prompts
-from methods.argenseg.config import INITS, TOKEN_LOSS_WEIGHTINGS, MaskTokenizerConfig, Variant
+from methods.argenseg.config import INITS, MaskTokenizerConfig, ModelStage, Variant
 from methods.argenseg.layout import scale_mask, slots_by_length, write_labels
 from methods.argenseg.mask_tokenizer import VQVAE
 from methods.argenseg.masks import to_bytes
@@ -38,11 +38,9 @@ from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED, Turn
 from methods.internvl.config import ProcessorConfig
 from methods.internvl.generation.engine import Answer, Block, Decoder
-from methods.internvl.model import InternVLModel, changed, check_keys, made
+from methods.internvl.model import InternVLModel, changed, made
 from methods.internvl.positions import grid_positions
 from methods.internvl.vocabulary import add_tokens
-
-BOTH = "token_loss_weighting prefix processor variant mask_resize token_cache"  # keys of new and of continued models
 
 
 class ARGenSeg(InternVLModel):
@@ -72,11 +70,9 @@ class ARGenSeg(InternVLModel):
     @classmethod
     def build(cls, config: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> Self:
         """See config.ModelStage."""
+        made(ModelStage, config)
         model = cls._continued(config) if "start" in config else cls._fresh(config)
         model.token_loss_weighting = str(config.get("token_loss_weighting", "tokens"))
-        if model.token_loss_weighting not in TOKEN_LOSS_WEIGHTINGS:
-            known = " or ".join(TOKEN_LOSS_WEIGHTINGS)
-            raise UserError(f"ARGenSeg has no token_loss_weighting {model.token_loss_weighting!r}; choose {known}.")
         prefix = made(Prefix, config.get("prefix", {}), "prefix")
         prefix.check(len(model.mask_tokenizer.prefixes), model.variant)
         model.processor.prefix = prefix
@@ -86,7 +82,6 @@ class ARGenSeg(InternVLModel):
 
     @classmethod
     def _continued(cls, config: Mapping[str, Any]) -> Self:
-        check_keys(config, f"start {BOTH}", "ARGenSeg model to continue from")
         model = cls.from_pretrained(Path(config["start"]))
         variant = dict(config.get("variant", {}))
         if variant.get("head", model.variant.head) != model.variant.head:
@@ -100,9 +95,6 @@ class ARGenSeg(InternVLModel):
 
     @classmethod
     def _fresh(cls, config: Mapping[str, Any]) -> Self:
-        check_keys(
-            config, f"backbone vocabulary texts mask_tokenizer_config mask_tokenizer init {BOTH}", "new ARGenSeg model"
-        )
         seed = int(config.get("seed", 0))
         torch.manual_seed(seed)
         if "mask_tokenizer" in config:

@@ -26,7 +26,7 @@ from methods.argenseg.parity_model import OVERRIDES, load, scripted
 from methods.argenseg.schedule import Guided, ScaleByScale, TokenByToken
 from methods.argenseg.state_dict import OWN
 from methods.base import UserError
-from methods.common.resize import without_letterbox
+from methods.common.masks import without_letterbox
 from methods.internvl.chat import IGNORED, Chat, Turn
 from methods.internvl.checkpoint import opengvlab
 from methods.internvl.generation.engine import Answer, Block, decode

@@ -15,7 +15,8 @@ from methods.argenseg.config import MaskTokenizerConfig, Variant
 from methods.argenseg.masks import preprocess_mask
 from methods.argenseg.prefix import Prefix
 from methods.argenseg.tokenizer_training import random_crop
-from methods.base import Example, Request, TrainingSample, UserError, open_image
+from methods.base import Example, Request, TrainingSample, open_image
+from methods.common.masks import mask_of
 from methods.internvl import prompts as shared
 from methods.internvl.chat import Turn
 from methods.internvl.config import BackboneSize, ProcessorConfig
@@ -62,9 +63,7 @@ class ARGenSegProcessor(InternVLProcessor):
 
     def preprocess_mask(self, example: Example) -> np.ndarray:
         where = f"{example.dataset} sample {example.ref_id}"
-        if example.mask is None:
-            raise UserError(f"{where}: the task needs a mask; use other data.")
-        return preprocess_mask(example.mask, self.masks.resolution, self.masks.mask_resize, where)
+        return preprocess_mask(mask_of(example), self.masks.resolution, self.masks.mask_resize, where)
 
     # ---- training -------------------------------------------------------------------------------------------
 

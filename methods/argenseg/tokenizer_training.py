@@ -25,7 +25,7 @@ from methods.argenseg.config import (
     MaskTokenizerConfig,
     PerceptualConfig,
     RestartConfig,
-    chosen,
+    TokenizerStage,
 )
 from methods.argenseg.discriminator import Discriminator
 from methods.argenseg.mask_tokenizer import VQVAE
@@ -34,7 +34,7 @@ from methods.argenseg.perceptual import Perceptual
 from methods.base import Example, TrainingSample, open_image
 from methods.common.augment import augmented, check_augmentation
 from methods.internvl import checkpoint
-from methods.internvl.model import check_keys, made
+from methods.internvl.model import made
 
 
 class ImageProcessor:
@@ -76,18 +76,10 @@ class ImageTokenizerTraining(nn.Module):
     @classmethod
     def build(cls, config: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> Self:
         """See config.TokenizerStage."""
-        torch.manual_seed(int(config.get("seed", 0)))
-        kinds = {"perceptual": PerceptualConfig, "adversarial": DiscriminatorConfig}
-        extra = {name: chosen(kind, config.get(name)) for name, kind in kinds.items()}
-        restart = made(RestartConfig, config.get("codebook_restart", {}), "codebook_restart")
-        extra["augmentation"] = str(config.get("augmentation", "none"))
-        keys = "codebook_restart perceptual adversarial augmentation"
-        if "start" in config:
-            check_keys(config, f"start {keys}", "VQ-VAE to continue from")
-            return cls(load_mask_tokenizer(Path(config["start"])), restart, **extra)
-        check_keys(config, f"mask_tokenizer_config {keys}", "new VQ-VAE")
-        sizes = config.get("mask_tokenizer_config", {})
-        return cls(VQVAE(made(MaskTokenizerConfig, sizes, "mask_tokenizer_config")), restart, **extra)
+        stage = made(TokenizerStage, config)
+        torch.manual_seed(stage.seed)
+        masks = load_mask_tokenizer(Path(stage.start)) if stage.start else VQVAE(stage.mask_tokenizer_config)
+        return cls(masks, stage.codebook_restart, stage.perceptual, stage.adversarial, stage.augmentation)
 
     def enter_stage(self, stage: str) -> None:
         self.requires_grad_(True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from methods.internvl.config import ProcessorConfig
+from methods.internvl.config import ProcessorConfig, refuse_settings_of_new
 
 
 @dataclass
@@ -21,3 +21,7 @@ class ModelConfig:
     backbone: str = ""
     texts: list[str] = field(default_factory=list)
     processor: ProcessorConfig = field(default_factory=ProcessorConfig)
+
+    def __post_init__(self) -> None:
+        if self.backbone:
+            refuse_settings_of_new(self, self.backbone, ("size", "image_first", "system"))

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from methods.base import USUAL, Asking, Example, Prediction, TrainingSample, UserError
+from methods.boxes.config import ModelConfig
 from methods.boxes.pretraining import PretrainingHeads, patch_targets
 from methods.internvl import checkpoint
 from methods.internvl.backbone import Backbone
 from methods.internvl.config import ProcessorConfig, named_size
 from methods.internvl.generation.engine import Answer
-from methods.internvl.model import InternVLModel, changed, check_keys
+from methods.internvl.model import InternVLModel, changed, made
 from methods.internvl.processor import InternVLProcessor
 from methods.internvl.vocabulary import train_tokenizer
 
@@ -43,12 +44,11 @@ class BoxesModel(InternVLModel):
     @classmethod
     def build(cls, config: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> Self:
         """See config.ModelConfig."""
+        made(ModelConfig, config)
         if "backbone" in config:
-            check_keys(config, "backbone vocabulary texts processor", "backbone to continue from")
             start = cls.start_from(config)
             own = changed(start.config, config.get("processor", {}))
             return cls(start.backbone, BoxesProcessor(start.tokenizer, start.backbone.size, own))
-        check_keys(config, "size vocabulary image_first system", "new backbone")
         size, seed = named_size(config.get("size", "nano")), int(config.get("seed", 0))
         tokenizer = train_tokenizer(corpus(), int(config.get("vocabulary", 1024)))
         torch.manual_seed(seed)

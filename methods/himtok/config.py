@@ -8,7 +8,7 @@ from typing import Any
 
 from methods.base import UserError
 from methods.files import setting
-from methods.internvl.config import DEEPEST, ROWS, WIDEST, ProcessorConfig
+from methods.internvl.config import DEEPEST, ROWS, WIDEST, ProcessorConfig, refuse_settings_of_new
 
 BOX_SCALE = 999  # the official evaluation divides by 999
 TASKS = (
@@ -210,6 +210,10 @@ class TokenizerStage:
     codebook_restart: RestartConfig = field(default_factory=RestartConfig)
     augmentation: str = setting("none", choices=AUGMENTATIONS)
 
+    def __post_init__(self) -> None:
+        if self.start:
+            refuse_settings_of_new(self, self.start, ("mask_tokenizer_config",))
+
 
 @dataclass
 class ModelStage:
@@ -236,3 +240,9 @@ class ModelStage:
     prompt_template: Any = "ours"
     budget_in_prompt: bool = False
     mask_resize: str = setting("bilinear", choices=MASK_RESIZES)
+
+    def __post_init__(self) -> None:
+        if self.start:
+            refuse_settings_of_new(
+                self, self.start, ("backbone", "vocabulary", "texts", "mask_tokenizer_config", "init")
+            )

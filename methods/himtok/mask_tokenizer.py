@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.base import UserError
-from methods.common.resize import bilinear_mask, nearest_mask
+from methods.common.masks import bilinear_mask, nearest_mask
 from methods.himtok.config import MaskTokenizerConfig
 from methods.himtok.pixel_decoder import PixelDecoder, Stem, SubpixelDecoder
 from methods.internvl.positions import grid_positions

@@ -21,11 +21,11 @@ from methods.himtok import prompts
 from methods.himtok.config import (
     BOX_SCALE,
     INITS,
-    TOKEN_LOSS_WEIGHTINGS,
     AdaptiveLength,
     HierarchyConfig,
     LearnedLength,
     MaskTokenizerConfig,
+    ModelStage,
     Speech,
 )
 from methods.himtok.hierarchy import blurred, hierarchical_loss, mask_loss
@@ -41,14 +41,8 @@ from methods.internvl.chat import IGNORED, MASK, Turn
 from methods.internvl.config import ProcessorConfig
 from methods.internvl.generation.engine import Answer, Block
 from methods.internvl.generation.timing import Clock
-from methods.internvl.model import InternVLModel, changed, check_keys, made
+from methods.internvl.model import InternVLModel, changed, made
 from methods.internvl.vocabulary import add_tokens
-
-# keys of new and of continued models
-BOTH = (
-    "mask_tokenizer hierarchy token_loss_weighting processor prompt_template budget_in_prompt mask_resize "
-    "learned_length adaptive_length"
-)
 
 
 class HiMTok(InternVLModel):
@@ -74,6 +68,7 @@ class HiMTok(InternVLModel):
     @classmethod
     def build(cls, config: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> Self:
         """See config.ModelStage."""
+        made(ModelStage, config)
         model = cls._continued(config) if "start" in config else cls._fresh(config)
         masks = model.mask_tokenizer
         masks.config = replace(masks.config, mask_resize=str(config.get("mask_resize", masks.config.mask_resize)))
@@ -81,14 +76,10 @@ class HiMTok(InternVLModel):
         length = asdict(model.length) | dict(config.get("adaptive_length", {}))
         model.length = made(AdaptiveLength, length, "adaptive_length")
         model.token_loss_weighting = str(config.get("token_loss_weighting", "tokens"))
-        if model.token_loss_weighting not in TOKEN_LOSS_WEIGHTINGS:
-            known = " or ".join(TOKEN_LOSS_WEIGHTINGS)
-            raise UserError(f"HiMTok has no token_loss_weighting {model.token_loss_weighting!r}; choose {known}.")
         return model
 
     @classmethod
     def _continued(cls, config: Mapping[str, Any]) -> Self:
-        check_keys(config, f"start {BOTH}", "HiMTok model to continue from")
         model = cls.from_pretrained(Path(config["start"]))
         if "mask_tokenizer" in config:
             other, own = load_mask_tokenizer(Path(config["mask_tokenizer"])), model.mask_tokenizer
@@ -109,7 +100,6 @@ class HiMTok(InternVLModel):
 
     @classmethod
     def _fresh(cls, config: Mapping[str, Any]) -> Self:
-        check_keys(config, f"backbone vocabulary texts mask_tokenizer_config init {BOTH}", "new HiMTok model")
         seed = int(config.get("seed", 0))
         torch.manual_seed(seed)
         if "mask_tokenizer" in config:
@@ -334,7 +324,7 @@ class HiMTok(InternVLModel):
 
         def schedule() -> TokenByToken:
             return TokenByToken(
-                self.backbone, self.mask_tokenizer, processor.mask_token_offset, processor.start_id, processor.end_id,
+                self.backbone, self.mask_tokenizer, processor.start_id, processor.mask_token_offset, processor.end_id,
                 count, temperature, soft, self.length, expected,
             )  # fmt: skip
 

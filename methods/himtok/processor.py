@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from methods.base import Example, Request, TrainingSample, UserError, open_image
+from methods.common.masks import mask_of
 from methods.himtok import prompts
 from methods.himtok.config import TASKS, MaskTokenizerConfig
 from methods.himtok.mask_tokenizer import preprocess_mask
@@ -41,9 +42,7 @@ class HiMTokProcessor(InternVLProcessor):
 
     def preprocess_mask(self, example: Example) -> np.ndarray:
         where = f"{example.dataset} sample {example.ref_id}"
-        if example.mask is None:
-            raise UserError(f"{where}: the task needs a mask; use other data.")
-        return preprocess_mask(example.mask, self.masks.resolution, where)
+        return preprocess_mask(mask_of(example), self.masks.resolution, where)
 
     # ---- training -------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from methods.base import UserError
 from methods.himtok.config import AdaptiveLength
 from methods.himtok.mask_tokenizer import MaskTokenizer
 from methods.internvl.backbone import Backbone
+from methods.internvl.generation.one_by_one import OneByOne
 
 
 def change(before: Tensor, after: Tensor) -> Tensor:
@@ -18,8 +19,8 @@ def change(before: Tensor, after: Tensor) -> Tensor:
     return torch.where(union > 0, 1 - both / union.clamp(min=1), 0.0)
 
 
-class TokenByToken:
-    """methods.base.Schedule for one block of at most `tokens` mask tokens.
+class TokenByToken(OneByOne):
+    """Blocks of at most `tokens` mask tokens.
 
     The mask is decoded from the greedy path's token probabilities (softmax at `temperature` over the codes), which
     is what the detokenizer was tuned on; `soft=False` decodes the chosen ids instead. `expected` also feeds the
@@ -28,28 +29,21 @@ class TokenByToken:
     """
 
     def __init__(
-        self, backbone: Backbone, mask_tokenizer: MaskTokenizer, offset: int, start_id: int, end_id: int, tokens: int,
+        self, backbone: Backbone, mask_tokenizer: MaskTokenizer, start_id: int, offset: int, end_id: int, tokens: int,
         temperature: float, soft: bool, length: AdaptiveLength | None = None, expected: bool = False,
     ):  # fmt: skip
-        self.backbone, self.mask_tokenizer = backbone, mask_tokenizer
-        self.offset, self.start_id, self.end_id, self.tokens = offset, start_id, end_id, tokens
+        super().__init__(backbone, mask_tokenizer, start_id, offset, end_id, tokens)
         self.temperature, self.soft, self.length = temperature, soft, length or AdaptiveLength()
         if self.length.rule == "end_token" and end_id != offset - 1:
             raise UserError("The end token does not stand before the mask tokens; use another rule.")
         self.expected = expected
         self.logits: list[Tensor] = []
-        self.chosen: list[Tensor] = []
-        self.unfed = False  # whether the last chosen token has still to be fed
         self.before: Tensor | None = None  # the mask at the last prefix looked at
 
     @property
     def vocabulary(self) -> tuple[int, int]:
         """The codes, and the end token before them if the model may choose it."""
         return self.offset - (self.length.rule == "end_token"), self.offset + self.mask_tokenizer.size
-
-    def first(self, batch: int) -> Tensor:
-        ids = torch.full((batch, 1), self.start_id, device=self.mask_tokenizer.latent_tokens.device)
-        return self.backbone.embed(ids)
 
     def next(self, logits: Tensor) -> Tensor | None:
         if self.length.rule != "full" and len(logits) > 1:
@@ -78,17 +72,8 @@ class TokenByToken:
         before, self.before = self.before, self.probabilities() > 0.5
         return before is not None and bool((change(before, self.before) <= self.length.threshold).all())
 
-    def tail(self) -> Tensor:
-        """The last mask token if no step has fed it yet, and the end token."""
-        last = self.chosen[-1] + self.offset
-        end = torch.full_like(last, self.end_id)
-        return torch.cat([last, end], 1) if self.unfed else end
-
-    def ids(self) -> Tensor:
-        return torch.cat(self.chosen, 1)
-
     def probabilities(self) -> Tensor:
         if not self.soft:
-            return self.mask_tokenizer.decode(self.ids())
+            return super().probabilities()
         logits = torch.cat(self.logits, 1).float()
         return self.mask_tokenizer.decode_soft((logits / self.temperature).softmax(-1))

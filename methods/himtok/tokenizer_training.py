@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.base import Example, TrainingSample, UserError
+from methods.base import Example, TrainingSample
 from methods.common.augment import augmented, check_augmentation
-from methods.himtok.config import MaskTokenizerConfig, RestartConfig
+from methods.common.masks import mask_of
+from methods.himtok.config import MaskTokenizerConfig, RestartConfig, TokenizerStage
 from methods.himtok.hierarchy import blurred, draw_levels, mask_loss
 from methods.himtok.mask_tokenizer import MaskTokenizer, preprocess_mask
 from methods.internvl import checkpoint
-from methods.internvl.model import check_keys, made
+from methods.internvl.model import made
 
 
 class MaskProcessor:
@@ -36,9 +37,7 @@ class MaskProcessor:
 
     def prepare(self, example: Example, task: str, rng: np.random.Generator) -> TrainingSample:
         where = f"{example.dataset} sample {example.ref_id}"
-        if example.mask is None:
-            raise UserError(f"{where}: the task needs a mask; use other data.")
-        return TrainingSample([], [], masks=[preprocess_mask(example.mask, self.masks.resolution, where)])
+        return TrainingSample([], [], masks=[preprocess_mask(mask_of(example), self.masks.resolution, where)])
 
     def collate(self, samples: Sequence[TrainingSample], pack: bool = False) -> dict[str, Any]:
         """Masks [B, 1, R, R]."""
@@ -69,17 +68,14 @@ class MaskTokenizerTraining(nn.Module):
     @classmethod
     def build(cls, config: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> Self:
         """See config.TokenizerStage."""
-        torch.manual_seed(int(config.get("seed", 0)))
-        restart = made(RestartConfig, config.get("codebook_restart", {}), "codebook_restart")
-        augmentation = str(config.get("augmentation", "none"))
-        if "start" in config:
-            check_keys(config, "start codebook_restart augmentation", "mask tokenizer to continue from")
-            return cls(load_mask_tokenizer(Path(config["start"])), restart, augmentation)
-        check_keys(config, "mask_tokenizer_config codebook_restart augmentation", "new mask tokenizer")
-        sizes = made(MaskTokenizerConfig, config.get("mask_tokenizer_config", {}), "mask_tokenizer_config")
-        tokenizer = MaskTokenizer(sizes)
-        tokenizer.initialise_from_scratch()
-        return cls(tokenizer, restart, augmentation)
+        stage = made(TokenizerStage, config)
+        torch.manual_seed(stage.seed)
+        if stage.start:
+            tokenizer = load_mask_tokenizer(Path(stage.start))
+        else:
+            tokenizer = MaskTokenizer(stage.mask_tokenizer_config)
+            tokenizer.initialise_from_scratch()
+        return cls(tokenizer, stage.codebook_restart, stage.augmentation)
 
     def enter_stage(self, stage: str) -> None:
         self.requires_grad_(True)

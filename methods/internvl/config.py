@@ -6,8 +6,9 @@ is loaded). `nano` and `tiny` have the same architecture, small enough to be tra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from methods.base import UserError
 from methods.files import setting
@@ -159,3 +160,12 @@ def transformers_config(size: BackboneSize, vocabulary: int, image_token_id: int
     config._attn_implementation = "sdpa"
     config.text_config._attn_implementation = BY_SAMPLE
     return config
+
+
+def refuse_settings_of_new(stage: Any, source: str, names: Sequence[str]) -> None:
+    """Raise UserError if a stage that continues what lies in `source` has a setting, one of `names`, that only a new
+    model would follow."""
+    for each in fields(stage):
+        default = each.default if each.default is not MISSING else each.default_factory()
+        if each.name in names and getattr(stage, each.name) != default:
+            raise UserError(f"{each.name} is for a new model, but {source} is continued; drop one of them.")

@@ -5,11 +5,10 @@ Shapes: B rows, L tokens, D width, N tiles, P image tokens a tile, R side of the
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -29,7 +28,8 @@ from methods.base import (
     UserError,
     open_image,
 )
-from methods.common.resize import without_letterbox
+from methods.common.masks import without_letterbox
+from methods.files import fill
 from methods.internvl import checkpoint, prompts
 from methods.internvl.attention import sample_lengths
 from methods.internvl.backbone import Backbone
@@ -40,6 +40,8 @@ from methods.internvl.generation.int8 import quantise
 from methods.internvl.generation.timing import Clock
 from methods.internvl.processor import InternVLProcessor
 from methods.internvl.vocabulary import SPECIALS, stand_in
+
+T = TypeVar("T")
 
 RANDOM = "random:"  # in front of a size, where a backbone's folder is asked for
 LOGITS = 2**26  # that are kept at once; more (a micro-batch of masks, 97 thousand ids) are computed twice instead
@@ -359,22 +361,9 @@ def changed(config: ProcessorConfig, values: Mapping[str, Any]) -> ProcessorConf
     return made(ProcessorConfig, asdict(config) | dict(values), "processor")
 
 
-def check_keys(config: Mapping[str, Any], known: str, what: str) -> None:
-    """Raise UserError for a key that would be ignored; `known` are names with blanks between them."""
-    unknown = sorted(config.keys() - {"seed", *known.split()})
-    if unknown:
-        raise UserError(f"model.{unknown[0]}: unknown key for a {what}; there are {', '.join(known.split())}.")
+def made(kind: type[T], values: Mapping[str, Any], name: str = "") -> T:
+    """A configuration from some of its fields, as a stage's `model` gives them (under `name` in it).
 
-
-def made(kind: Callable[..., Any], values: Mapping[str, Any], name: str, *first: Any) -> Any:
-    """kind(*first, **values). Raises UserError for a setting that it does not have."""
-    known = list(inspect.signature(kind).parameters)[len(first) :]
-    unknown = sorted(values.keys() - set(known))
-    if unknown:
-        raise UserError(f"model.{name}.{unknown[0]}: unknown key; there are {', '.join(known)}.")
-    return kind(*first, **tuples(values))
-
-
-def tuples(config: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON and YAML know no tuples; configurations are hashable, so lists become tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in dict(config).items()}
+    Raises UserError for a field that it lacks or a value that it does not allow.
+    """
+    return fill(kind, dict(values), f"model.{name}" if name else "model", "correct it")

@@ -43,10 +43,10 @@ def test_values_of_the_file_stand_over_the_defaults(path):
 
 
 def test_overrides_stand_over_the_file(path):
-    profile = load_profile(path, ["seed=3", "stages.base.steps=9", "stages.mask.model.init=var", "data.root=/x y",
+    profile = load_profile(path, ["seed=3", "stages.base.steps=9", "stages.mask.model.init=codes", "data.root=/x y",
                                   "stages.base.betas=[0.8,0.99]", "evaluate.splits=[val,testA]"])  # fmt: skip
     assert (profile.seed, profile.stages["base"].steps, profile.data.root) == (3, 9, "/x y")
-    assert profile.stages["mask"].model == {"backbone": "stage:base", "init": "var"}
+    assert profile.stages["mask"].model == {"backbone": "stage:base", "init": "codes"}
     assert profile.stages["base"].betas == [0.8, 0.99]
     assert profile.evaluate.splits == ["val", "testA"]
 
@@ -211,9 +211,9 @@ def test_text_in_a_file_stays_the_text_that_was_written(path, tmp_path, text):
 
 def test_where_anything_is_allowed_only_plain_numbers_are_numbers(path):
     words = {"a": "1e-3", "b": "7", "c": "true", "d": "2026_11_30", "e": "no", "f": "007", "g": "[1, x]", "h": "'1'"}
-    profile = load_profile(path, [f"stages.mask.model.{key}={text}" for key, text in words.items()])
-    assert profile.stages["mask"].model == {
-        "backbone": "stage:base", "a": 1e-3, "b": 7, "c": True, "d": "2026_11_30", "e": "no", "f": "007",
+    profile = load_profile(path, [f"stages.mask.lora.{key}={text}" for key, text in words.items()])
+    assert profile.stages["mask"].lora == {
+        "a": 1e-3, "b": 7, "c": True, "d": "2026_11_30", "e": "no", "f": "007",
         "g": [1, "x"], "h": "1",
     }  # fmt: skip
 
@@ -241,3 +241,32 @@ def test_a_name_with_dots_is_one_key_of_a_mapping_of_numbers(path):
 def test_an_unknown_key_is_named_with_its_line_and_the_nearest(path, old, new, told):
     path.write_text(TEXT.replace(old, new, 1))
     assert told in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("stages.mask.model.hierarhy={levels: 1}", "unknown field 'hierarhy' (did you mean 'hierarchy'?)"),
+        ("stages.mask.model.hierarchy={levls: 1}", "unknown field 'levls' (did you mean 'levels'?)"),
+        ("stages.mask.model.hierarchy={levels: -1}", "levels is -1, but must be a number of at least 0"),
+        ("stages.mask.model.blance=octaves", "stages.mask.model: unknown field 'blance' (known are adaptive_length,"),
+        ("stages.mask.model.start=folder", "backbone is for a new model, but folder is continued"),
+        ("stages.mask.stage=tunne", "unknown stage 'tunne' of himtok in stages.mask; did you mean 'tune'?"),
+        ("stages.mask.method=himtk", "unknown method 'himtk' in stages.mask; did you mean 'himtok'?"),
+        ("stages.mask.tasks={segmnt: 1}", "unknown task 'segmnt' in stages.mask.tasks; did you mean 'segment'?"),
+        ("stages.mask.weights={hierrchy: 1}", "unknown loss 'hierrchy' in stages.mask.weights; did you mean"),
+        ("evaluate.protocols=[per_objct]", "did you mean 'per_object_joined'?"),
+        ("models.himtk=mask", "unknown method 'himtk' in models; did you mean 'himtok'?"),
+        ("models.himtok=msk", "unknown stage 'msk' in models.himtok; did you mean 'mask'?"),
+        ("models.argenseg=mask", "models.argenseg is mask, a stage of himtok"),
+        ("latency.untrained.x={method: himtok, model: {int: codes}}", "unknown field 'int' (did you mean 'init'?)"),
+        ("latency.sizes=[9b]", "must be one of tiny, nano"),
+    ],
+)
+def test_what_no_method_declares_is_refused_when_the_profile_is_read(path, override, complaint):
+    assert complaint in refusal(path, [override])
+
+
+def test_the_file_of_a_misspelt_task_is_named(path):
+    path.write_text(TEXT.replace("box: 1.0", "bx: 1.0"))
+    assert refusal(path) == f"{path}: unknown task 'bx' in stages.base.tasks; did you mean 'box'?"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from methods.common.resize import nearest_indices, nearest_mask
+from methods.common.masks import nearest_indices, nearest_mask
 
 
 @settings(max_examples=200, deadline=None)

@@ -225,5 +225,5 @@ def test_a_source_without_a_task_or_a_card_is_named(profile):
     with pytest.raises(UserError, match="Source words of the mixture serves none of the stage's tasks .segment."):
         component_configs(given, given.stages["few"])
     given = profile(("dataset: refcoco+", "dataset: refcoko"), ("tasks: {segment: 1.0}}\n", "tasks: {}}\n"))
-    with pytest.raises(UserError, match="There is no dataset 'refcoko'; known are"):
+    with pytest.raises(UserError, match="There is no dataset 'refcoko' .did you mean 'refcoco'"):
         open_mixture(given, given.stages["all"])

@@ -11,7 +11,7 @@ from PIL import Image
 from bench.config import EvaluateConfig
 from bench.data import rle
 from bench.evaluate.runner import predict_baseline, predict_codec, predict_method, round_trip
-from methods.common.resize import bilinear_mask
+from methods.common.masks import bilinear_mask
 
 CONFIG = EvaluateConfig(protocols=["per_expression", "per_object_joined"], batch=4)
 

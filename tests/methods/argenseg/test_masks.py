@@ -12,7 +12,7 @@ from PIL import Image
 from methods.argenseg.config import Variant
 from methods.argenseg.masks import mask_image, official_grey, to_bytes
 from methods.base import Decoding, Request, UserError
-from methods.common.resize import letterbox_place, without_letterbox
+from methods.common.masks import letterbox_place, without_letterbox
 
 sizes = st.tuples(st.integers(1, 90), st.integers(1, 90))
 

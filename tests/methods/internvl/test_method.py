@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from methods.base import Example, Prediction, Request, UserError
+from methods.himtok.config import MaskTokenizerConfig
 from methods.internvl.chat import IGNORED
 from methods.internvl.generation.engine import Answer
-from methods.internvl.model import tuples
+from methods.internvl.model import made
 
 CLOSE = dict(rtol=0, atol=1e-4)
 
@@ -204,7 +205,7 @@ def test_reference_marks_may_stand_in_an_expression(writer, examples):
 
 
 def test_lists_of_a_file_become_tuples():
-    assert tuples({"a": [1, 2], "b": 3}) == {"a": (1, 2), "b": 3}
+    assert made(MaskTokenizerConfig, {"pixel_multipliers": [1, 1, 2, 2, 4]}) == MaskTokenizerConfig()
 
 
 @pytest.mark.parametrize("answer", ["<image>", "a <mask> b", "<IMG_CONTEXT>", "<|im_end|>"])

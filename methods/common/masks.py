@@ -1,9 +1,19 @@
-"""Soft masks to the image's size."""
+"""Masks of samples, and soft masks to the image's size."""
 
 from __future__ import annotations
 
 import numpy as np
 from torch import Tensor, nn
+
+from methods.base import Example, UserError
+
+
+def mask_of(example: Example) -> np.ndarray:
+    """The example's mask bool [H, W]. Raises UserError if it has none."""
+    if example.mask is None:
+        where = f"{example.dataset} sample {example.ref_id}"
+        raise UserError(f"{where}: the task needs a mask; use other data.")
+    return example.mask
 
 
 def bilinear_mask(probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
