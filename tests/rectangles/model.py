@@ -42,7 +42,7 @@ class RectangleTokenizer(nn.Module):  # methods.base.MaskTokenizer, without weig
     def decode_soft(self, probabilities: Tensor) -> Tensor:
         return self.decode(probabilities.argmax(-1))
 
-    def postprocess_mask(self, probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
+    def postprocess_mask(self, probabilities: Tensor, size: tuple[int, int], mask_resize: str = "") -> np.ndarray:
         return bilinear_mask(probabilities, size)
 
 

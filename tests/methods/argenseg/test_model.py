@@ -220,7 +220,7 @@ def test_slot_inputs_start_at_zero_as_released_or_small(backbone_folder, argense
     assert released.pos_1LC.abs().sum() == released.word_embed.weight.abs().sum() == 0
     small = type(argenseg).build(parts | {"init": "var"}, tuple)
     assert 0 < float(small.pos_1LC.detach().std()) < 0.2
-    with pytest.raises(UserError, match="no init 'large'"):
+    with pytest.raises(UserError, match="init is 'large', but must be one of zeros, var, grid"):
         type(argenseg).build(parts | {"init": "large"}, tuple)
 
 
@@ -229,7 +229,7 @@ def test_a_balance_is_chosen_by_name(backbone_folder, argenseg):
     parts = {"backbone": str(backbone_folder), "mask_tokenizer_config": codec}
     assert type(argenseg).build(parts, tuple).token_loss_weighting == "tokens"
     assert type(argenseg).build(parts | {"token_loss_weighting": "scales"}, tuple).token_loss_weighting == "scales"
-    with pytest.raises(UserError, match="ARGenSeg has no token_loss_weighting 'other'; choose tokens or scales"):
+    with pytest.raises(UserError, match="token_loss_weighting is 'other', but must be one of tokens, scales"):
         type(argenseg).build(parts | {"token_loss_weighting": "other"}, tuple)
 
 
@@ -323,10 +323,10 @@ def test_built_on_a_model_of_its_own_everything_is_that_model(build, tmp_path):
 @pytest.mark.parametrize(
     ("parts", "named"),
     [
-        ({"intra_scale": "bidirectional"}, "model.intra_scale: unknown key for a new ARGenSeg model"),
-        ({"variant": {"order_": "token"}}, "model.variant.order_: unknown key"),
-        ({"mask_tokenizer_config": {"widths": 3}}, "model.mask_tokenizer_config.widths: unknown key"),
-        ({"processor": {"tiles": 3}}, "model.processor.tiles: unknown key"),
+        ({"intra_scale": "bidirectional"}, "model: unknown field 'intra_scale'"),
+        ({"variant": {"order_": "token"}}, "variant: unknown field 'order_'"),
+        ({"mask_tokenizer_config": {"widths": 3}}, "mask_tokenizer_config: unknown field 'widths'"),
+        ({"processor": {"tiles": 3}}, "processor: unknown field 'tiles'"),
     ],
 )
 def test_unknown_keys_are_refused(build, parts, named):

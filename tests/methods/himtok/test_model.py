@@ -162,8 +162,8 @@ def test_codes_that_are_alike_can_begin_alike(himtok):
 
 
 @pytest.mark.parametrize("parts, words", [
-    ({"token_loss_weighting": "scales"}, "no token_loss_weighting 'scales'"),
-    ({"init": "zeros"}, "no init 'zeros'"),
+    ({"token_loss_weighting": "scales"}, "token_loss_weighting is 'scales', but must be one of tokens, octaves"),
+    ({"init": "zeros"}, "init is 'zeros', but must be one of mean, codes"),
 ])  # fmt: skip
 def test_unknown_choices_of_training_are_named(build, parts, words):
     with pytest.raises(UserError, match=words):
@@ -323,12 +323,12 @@ def test_a_model_can_go_on_with_another_codec_of_its_size(build, tmp_path):
 @pytest.mark.parametrize(
     ("parts", "named"),
     [
-        ({"hierachy": {}}, "model.hierachy: unknown key"),
-        ({"hierarchy": {"levls": 1}}, "model.hierarchy.levls: unknown key"),
-        ({"mask_tokenizer_config": {"encoder_layout": "x"}}, "no encoder_layout 'x'"),
-        ({"mask_tokenizer_config": {"code_space": "normalized"}}, "no code_space 'normalized'"),
+        ({"hierachy": {}}, r"model: unknown field 'hierachy' .did you mean 'hierarchy'"),
+        ({"hierarchy": {"levls": 1}}, "hierarchy: unknown field 'levls'"),
+        ({"mask_tokenizer_config": {"encoder_layout": "x"}}, "encoder_layout is 'x', but must be one of clean, official"),
+        ({"mask_tokenizer_config": {"code_space": "normalized"}}, "code_space is 'normalized'"),
         ({"mask_tokenizer_config": {"resolution": 64, "pixel_multipliers": [1, 1]}}, "make masks of 8 pixels, not 64"),
-        ({"mask_resize": "nearest"}, "no mask_resize 'nearest'"),
+        ({"mask_resize": "nearest"}, "mask_resize is 'nearest'"),
     ],
 )
 def test_unknown_keys_are_refused(build, parts, named):
@@ -343,12 +343,12 @@ def test_a_started_model_takes_what_it_can_and_refuses_the_rest(build, tmp_path)
     second = type(first).build(parts, tuple)
     assert (second.hierarchy.variant, second.hierarchy.levels) == ("official", first.hierarchy.levels)
     assert second.mask_tokenizer.config.mask_resize == "official"
-    with pytest.raises(UserError, match="model.init: unknown key for a HiMTok model to continue from"):
+    with pytest.raises(UserError, match="model: init is for a new model, but"):
         type(first).build(parts | {"init": "codes"}, tuple)
 
 
 def test_a_setting_of_the_restart_that_does_not_exist_is_refused(build):
-    with pytest.raises(UserError, match="codebook_restart.warm: unknown key; there are warmup, every, placed"):
+    with pytest.raises(UserError, match="codebook_restart: unknown field 'warm' .did you mean 'warmup'"):
         build("himtok", backbone=None, codebook_restart={"warm": 3})
 
 
