@@ -67,8 +67,8 @@ def test_the_model_names_the_folders_of_finished_stages(profile):
     for name in ("backbone", "codec"):
         model_of_stage(profile, name).mkdir(parents=True)
     parts = model_config(profile, profile.stages["align"])
-    assert parts["backbone"] == model_of_stage(profile, "backbone")
-    assert parts["mask_tokenizer"] == model_of_stage(profile, "codec")
+    assert parts["backbone"] == str(model_of_stage(profile, "backbone"))
+    assert parts["mask_tokenizer"] == str(model_of_stage(profile, "codec"))
     assert parts["seed"] == 0
 
 

@@ -180,9 +180,9 @@ def test_a_sample_without_a_mask_is_a_crop_of_its_image(argenseg, examples):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"codebook_restart": {"warmupp": 1}}, "warmupp: unknown key"),
-        ({"adversarial": {"begin": 1}}, "begin: unknown key"),
-        ({"perceptual": {}}, "missing .* 'folder'"),
+        ({"codebook_restart": {"warmupp": 1}}, "unknown field 'warmupp'"),
+        ({"adversarial": {"begin": 1}}, "unknown field 'begin'"),
+        ({"perceptual": {}}, "perceptual: no field 'folder'"),
     ],
 )
 def test_settings_that_do_not_exist_are_named(build, settings, named):
