@@ -145,7 +145,7 @@ def reader_of(card: Card, root: Path | str, split: str) -> str:
 def layout_of(card: Card) -> str:
     """How the files of a dataset lie under <root>, in each of its forms."""
     values = _Values(
-        {key: ", ".join(value) if isinstance(value, list) else value for key, value in card.options.items()}
+        {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in card.options.items()}
     )
     values["name"] = card.name
     return "; or ".join(READERS[reader].layout.format_map(values) for reader in card.readers)

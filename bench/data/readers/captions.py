@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from bench.data.dataset import Dataset, SampleInfo
-from bench.data.readers.image_files import path_under
+from bench.data.readers.image_files import checked_path
 from methods.base import Example, UserError
 from methods.files import read_json
 
@@ -65,9 +65,7 @@ class CaptionDataset(Dataset):
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]
         record = self._records[index]
-        path = path_under(self.images, record["file_name"])
-        if path is None:
-            raise UserError(f"{self.path}: {record['file_name']!r} leaves {self.images}; correct file_name.")
+        path = checked_path(self.images, record["file_name"], f"question {index} of {self.path}")
         if not path.exists():
             raise UserError(f"{path}: missing image of a question; build the dataset again.")
         return Example(

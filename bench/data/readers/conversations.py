@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image
 
 from bench.data.dataset import Dataset
-from bench.data.readers.image_files import ImageFiles, path_under
+from bench.data.readers.image_files import ImageFiles, Size, checked_path, read_pixels
 from bench.data.readers.places import NotThere
 from bench.data.readers.referents import Referent, ReferentDataset, digest_of, entry
-from methods.base import UNREADABLE, Example, UserError, open_header
+from methods.base import Example, UserError
 from methods.files import printable, quoted, read_json, read_lines
 
 IMAGE, MASK = "<image>", "<mask>"
@@ -141,10 +141,9 @@ class ConversationDataset(ReferentDataset):
     def masks(self, referent: Referent) -> tuple[np.ndarray | None, None]:
         if not referent.parts:
             return None, None
-        path = path_under(self.files_of(referent).folder, referent.parts[0])
-        if path is None:
-            raise UserError(f"{self.where(referent)} has a mask that leaves its root; correct the path.")
-        return _read_mask(path, self.where(referent), self.frame(referent)), None
+        path = checked_path(self.files_of(referent).folder, referent.parts[0], self.where(referent))
+        size = self.frame(referent)
+        return read_pixels(path, self.where(referent), lambda image: _binary(image, size)), None
 
     def check(self, indices: Any = None) -> None:
         for referent in self._chosen(indices):
@@ -224,16 +223,10 @@ def _turns(conversation: list[Any]) -> Iterator[tuple[str, str]]:
         yield role, text if number or IMAGE in text else f"{IMAGE}\n{text}"
 
 
-def _read_mask(path: Path, where: str, size: tuple[int, int]) -> np.ndarray:
-    """bool [H, W] of a mask file, at the image's size: above the middle of 0..255, or of 0..1."""
-    try:
-        with open_header(path) as handle:
-            grey = handle.convert("L")
-            values = np.asarray(grey if grey.size == size[::-1] else grey.resize(size[::-1], Image.Resampling.NEAREST))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing mask of {where}; get it, or correct its path.") from None
-    except UNREADABLE as error:
-        raise UserError(f"{path}: unreadable mask of {where} ({printable(error, 200)}); get it again.") from None
+def _binary(image: Image.Image, size: Size) -> np.ndarray:
+    """bool [H, W] of a mask's image, at a size: above the middle of 0..255, or of 0..1."""
+    grey = image.convert("L")
+    values = np.asarray(grey if grey.size == size[::-1] else grey.resize(size[::-1], Image.Resampling.NEAREST))
     return values > (127 if values.max() > 1 else 0)
 
 

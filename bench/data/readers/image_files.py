@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from methods.base import UNREADABLE, UserError, open_header, open_image
@@ -20,6 +22,28 @@ def path_under(folder: Path, name: str) -> Path | None:
     root = os.path.abspath(folder)
     path = Path(os.path.abspath(os.path.join(root, name)))
     return path if path.is_relative_to(root) and "\0" not in name else None
+
+
+def checked_path(folder: Path, name: str, where: str) -> Path:
+    """The path of a file that is named relative to a folder. where: what names it, as "referent 5 of refs.json".
+    Raises UserError if the name leads out of the folder."""
+    path = path_under(folder, name)
+    if path is None:
+        named = printable(repr(name), 80)
+        raise UserError(f"{where} names the file {named}, which leaves {folder}; correct the path.")
+    return path
+
+
+def read_pixels(path: Path, where: str, take: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """What `take` makes of an image file that holds ground truth. where: what needs it. Raises UserError if it is
+    missing or no image, or for a ValueError of `take`."""
+    try:
+        with open_header(path) as handle:
+            return take(handle)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing file of {where}; get it, or correct its path.") from None
+    except UNREADABLE as error:
+        raise UserError(f"{path}: unusable file of {where} ({printable(error, 200)}); get it again.") from None
 
 
 class ImageFiles:
@@ -42,12 +66,7 @@ class ImageFiles:
         """Where an image lies, or would lie. where: what needs it, as "referent 5 of refs.json". Raises
         UserError if the name leads out of the folder."""
         if name not in self._paths:
-            whole = path_under(self.folder, name)
-            if whole is None:
-                raise UserError(
-                    f"{where} has an image with the path {printable(repr(name), 80)}, which leaves {self.folder}; "
-                    "correct the path."
-                )
+            whole = checked_path(self.folder, name, where)
             ends = [whole] if not self.opens or os.path.exists(whole) else self._ends(name)
             self._paths[name] = next((path for path in ends if os.path.exists(path)), whole)
         return self._paths[name]

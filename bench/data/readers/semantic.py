@@ -1,21 +1,23 @@
 """Semantic segmentation as class queries: an image, a PNG with a class index at each pixel, and a request per class.
 
-ADE20K-150, PASCAL Context-59 and VOC-20 have this form; their cards say where the files lie and what the classes are
-called. Index 0 (background, or "other objects") and 255 (void) are ignored in all three, 1 is the first class.
+ADE20K-150, PASCAL Context-59, VOC-20 and COCO-Stuff have this form; their cards say where the files lie and what the
+classes are called. 255 (void) is ignored, and what lies below the first class: index 0, background or "other objects".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from bench.data.readers.image_files import ImageFiles, path_under
+from bench.data.readers.image_files import ImageFiles, Size, checked_path, read_pixels
 from bench.data.readers.places import NotThere
 from bench.data.readers.referents import Referent, ReferentDataset, digest_of
-from methods.base import UNREADABLE, UserError, open_header
-from methods.files import printable, read_text
+from methods.base import UserError
+from methods.files import read_text
 
 VOID = 255
 ASK = ("present", "all")
@@ -28,6 +30,7 @@ class SemanticDataset(ReferentDataset):
     ask: "present", the classes that an image shows, so that no answer can be wrong elsewhere; or "all", where a class
     that is absent is a sample without a target, whose answer adds to the class's union: then `miou_class` is the mIoU
     of semantic segmentation, for queries that are answered independently and may overlap.
+    classes: their names in the order of their indices, which start at `first`; null where an index has no class.
     image_files, label_files: where the files of a split lie, with {split} and {id}; list_file: the file that lists a
     split's ids, every label file if there is none; folders: split -> {split}, where it is called otherwise; below:
     names of the folder itself, if `root` is the one above it. images: the folder that image_files starts from, if it is
@@ -38,9 +41,9 @@ class SemanticDataset(ReferentDataset):
 
     def __init__(
         self, root: Path | str, split: str, name: str = "semantic", images: Path | str | None = None,
-        classes: Sequence[str] = (), image_files: str = "", label_files: str = "", list_file: str = "",
-        folders: Mapping[str, str] | None = None, below: Sequence[str] = (), ask: str = "present",
-        limit: int | None = None, opens_images: bool = True,
+        classes: Sequence[str | None] = (), first: int = 1, image_files: str = "", label_files: str = "",
+        list_file: str = "", folders: Mapping[str, str] | None = None, below: Sequence[str] = (),
+        ask: str = "present", limit: int | None = None, opens_images: bool = True,
     ) -> None:  # fmt: skip
         if ask not in ASK:
             raise UserError(f"There is no ask={ask!r}; choose from {', '.join(ASK)}.")
@@ -49,7 +52,8 @@ class SemanticDataset(ReferentDataset):
         if not ids:
             wanted = list_file.replace("{split}", split) or self._label_files
             raise NotThere(f"{root}: has no {wanted.replace('{id}', '*')}; give the folder that holds it.")
-        self.classes = tuple(classes)
+        self._names, self._first = tuple(classes), first
+        self.classes = tuple(name for name in self._names if name is not None)
         self._last: tuple[str, np.ndarray] = ("", np.zeros((0, 0), np.uint8))
         image = image_files.replace("{split}", (folders or {}).get(split, split))
         self._labels = [self._label(number) for number in ids]
@@ -70,51 +74,52 @@ class SemanticDataset(ReferentDataset):
         return []
 
     def _read(self, ids: Sequence[str], image_files: str, ask: str) -> Iterator[Referent]:
-        for identity in ids:
-            values = self._values(identity)
-            present = set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)[:VOID]).tolist()) - {0}
-            if present and max(present) > len(self.classes):
-                raise UserError(
-                    f"{self._label(identity)}: has the class index {max(present)}, but there are {len(self.classes)} "
-                    "classes; give the label files of the release."
-                )
-            for number, name in enumerate(self.classes, 1):
-                if ask == "all" or number in present:
+        with ThreadPoolExecutor() as pool:  # decoding PNG files is most of the work, and needs no lock
+            shown = list(pool.map(self._shown, ids))
+        for identity, (size, present) in zip(ids, shown, strict=True):
+            for number, name in enumerate(self._names, self._first):
+                if name is not None and (ask == "all" or number in present):
                     yield Referent(
-                        f"{identity}/{name}", identity, image_files.replace("{id}", identity), values.shape, (name,),
+                        f"{identity}/{name}", identity, image_files.replace("{id}", identity), size, (name,),
                         (0,), no_target=number not in present, category=name,
                     )  # fmt: skip
 
+    def _shown(self, identity: str) -> tuple[Size, frozenset[int]]:
+        """The size of a label file, and the indices of the classes in it."""
+        values = self._read_values(identity)
+        present = {int(number) for number in np.flatnonzero(np.bincount(values.ravel(), minlength=256)[:VOID])}
+        present -= set(range(self._first))
+        for number in present:
+            if number - self._first >= len(self._names) or self._names[number - self._first] is None:
+                raise UserError(
+                    f"{self._label(identity)}: has the class index {number}, which is none of the {len(self.classes)} "
+                    "classes; give the label files of the release."
+                )
+        return values.shape, frozenset(present)
+
     def masks(self, referent: Referent) -> tuple[np.ndarray, np.ndarray]:
-        values = self._values(str(referent.image_id))
-        number = self.classes.index(referent.category or "") + 1
-        return values == number, (values == 0) | (values == VOID)
+        identity = str(referent.image_id)
+        if self._last[0] != identity:
+            self._last = identity, self._read_values(identity)
+        values = self._last[1]
+        number = self._names.index(referent.category) + self._first
+        return values == number, (values < self._first) | (values == VOID)
 
     def digest(self) -> str:
         return digest_of(self._labels)
 
     def _label(self, identity: str) -> Path:
-        path = path_under(self._folder, self._label_files.replace("{id}", identity))
-        if path is None:
-            raise UserError(
-                f"{self._folder}: the id {printable(identity, 80)} leads out of it; correct the list of ids."
-            )
-        return path
+        return checked_path(self._folder, self._label_files.replace("{id}", identity), f"the list of {self._folder}")
 
-    def _values(self, identity: str) -> np.ndarray:
+    def _read_values(self, identity: str) -> np.ndarray:
         """uint8 [H, W]: the class index of each pixel."""
-        if self._last[0] != identity:
-            path = self._label(identity)
-            try:
-                with open_header(path) as handle:
-                    if handle.mode not in ("L", "P"):
-                        raise ValueError(f"{handle.mode} pixels, not one class index each")
-                    self._last = identity, np.array(handle)
-            except FileNotFoundError:
-                raise UserError(f"{path}: missing label file of {identity}; get the dataset again.") from None
-            except UNREADABLE as error:
-                raise UserError(f"{path}: unusable label file ({printable(error, 200)}); get it again.") from None
-        return self._last[1]
+        return read_pixels(self._label(identity), f"image {identity}", _indices)
+
+
+def _indices(image: Image.Image) -> np.ndarray:
+    if image.mode not in ("L", "P"):
+        raise ValueError(f"{image.mode} pixels, not one class index each")
+    return np.array(image)
 
 
 READER = SemanticDataset

@@ -110,9 +110,9 @@ ROWS = [
     ({"conversations": talk("x", "<image>")}, "more than one <image>, or one in a later turn"),
     ({"conversations": talk("x", 3)}, "no usable value"),
     ({"image": "../a.png"}, "which leaves .*; correct the path"),
-    ({"mask": "../m.png"}, "has a mask that leaves its root"),
-    ({"mask": "gone.png"}, "gone.png: missing mask of sample rows/1"),
-    ({"mask": "rows.jsonl"}, "rows.jsonl: unreadable mask of sample rows/1"),
+    ({"mask": "../m.png"}, "names the file .../m.png., which leaves"),
+    ({"mask": "gone.png"}, "gone.png: missing file of sample rows/1"),
+    ({"mask": "rows.jsonl"}, "rows.jsonl: unusable file of sample rows/1"),
 ]
 
 

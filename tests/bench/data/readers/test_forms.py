@@ -139,6 +139,28 @@ def write_semantic(root):
     index_map.save(folder / "SegmentationClass/a.png")
 
 
+def segments():
+    """Segment 258 in the middle, 3 and 65537 below, void in a corner."""
+    numbers = np.full((16, 20), 3)
+    numbers[2:8, 2:10], numbers[12:, :], numbers[0, 0] = 258, 65537, 0
+    return numbers
+
+
+def panoptic_file():
+    infos = [{"id": 258, "category_id": 1}, {"id": 3, "category_id": 9}, {"id": 65537, "category_id": 9, "iscrowd": 1}]
+    return {"images": [{"id": 4, "file_name": "a.jpg", "height": 16, "width": 20}],
+            "categories": [{"id": 1, "name": "person"}, {"id": 9, "name": "wall-other-merged"}],
+            "annotations": [{"image_id": 4, "file_name": "a.png", "segments_info": infos}]}  # fmt: skip
+
+
+def write_panoptic(root):
+    images(root / "val2017", ".jpg")
+    (root / "annotations/panoptic_val2017").mkdir(parents=True)
+    (root / "annotations/panoptic_val2017.json").write_text(json.dumps(panoptic_file()))
+    colours = segments()[..., None] // [1, 256, 65536] % 256
+    Image.fromarray(np.uint8(colours)).save(root / "annotations/panoptic_val2017/a.png")
+
+
 BOTH = mask_of(RECTANGLE) | (np.arange(320).reshape(20, 16).T >= 300)
 INNER = np.zeros((16, 20), bool)
 INNER[4:7, 4:7] = True
@@ -166,13 +188,19 @@ FORMS = {
     "semantic": ("voc-20", write_semantic, {}, [
         ("a/bicycle", "a.jpg", ("bicycle",), (0,), labels() == 2, np.isin(labels(), (0, 255)), None, False),
         ("a/person", "a.jpg", ("person",), (0,), labels() == 15, np.isin(labels(), (0, 255)), None, False)]),
+    "panoptic": ("coco-panoptic", write_panoptic, {"split": "val"}, [
+        ("4/person", "a.jpg", ("person",), (0,), segments() == 258, segments() == 0, None, False),
+        ("4/wall-other-merged", "a.jpg", ("wall",), (0,), np.isin(segments(), (3, 65537)), segments() == 0, None,
+         False)]),
 }  # fmt: skip
 
 
 def opened(form, root, **options):
     name, _, given, _ = FORMS[form]
-    given = {key: root / value for key, value in given.items()}
-    return open_dataset(name, root, load_card(name).defaults["split"], **given | options)
+    given = {"split": load_card(name).defaults["split"]} | given | options
+    if "images" in given:
+        given["images"] = root / given["images"]
+    return open_dataset(name, root, **given)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -202,7 +230,7 @@ def test_the_ground_truth_of_a_form_needs_no_images(form, tmp_path):
     write(tmp_path)
     dataset = opened(form, tmp_path)
     before = [example.mask for example in dataset]
-    for path in list(tmp_path.rglob("*.jpg")) + list(tmp_path.rglob("images/*.png")):
+    for path in [*tmp_path.rglob("*.jpg"), *tmp_path.rglob("images/*.png")]:
         if form != "reasonseg":  # whose files record no sizes
             path.unlink()
     without = open_dataset(FORMS[form][0], tmp_path, dataset.split, with_images=False)
@@ -217,14 +245,15 @@ def test_a_form_that_is_not_there(form, tmp_path):
         opened(form, tmp_path)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
     FORMS[form][1](tmp_path)
-    next(path for path in sorted(tmp_path.rglob("*")) if path.name in ("a.png", "a.jpg")).unlink()
+    next(path for path in sorted(tmp_path.rglob("*")) if path.name == FORMS[form][3][0][1]).unlink()
     with pytest.raises(UserError, match=r"a\.(png|jpg): missing image of .*; download it or set the folder"):
         opened(form, tmp_path).check()
 
 
 DELETE = object()
 A_FILE = {"psalm": "res/refcoco/refcoco_val.json", "rec": "rec/refcoco_val.jsonl",
-          "mask_perception": "Mask_Perception/mask_perception.json", "reasonseg": "ReasonSeg/val/a.json"}  # fmt: skip
+          "mask_perception": "Mask_Perception/mask_perception.json", "reasonseg": "ReasonSeg/val/a.json",
+          "panoptic": "annotations/panoptic_val2017.json"}  # fmt: skip
 MALFORMED = [
     ("psalm", (), {}, "not a list of items"),
     ("psalm", (0,), 7, r"item 0 has no usable image_info"),
@@ -251,8 +280,20 @@ MALFORMED = [
     ("reasonseg", ("shapes", 1, "points", 0), [1, "2"], "has a point that is not two numbers"),
     ("reasonseg", ("shapes", 1, "points", 0), [1, 1e300], "has a point that is not two numbers"),
     ("reasonseg", ("shapes", 1, "label"), DELETE, "has no usable label"),
+    ("panoptic", ("annotations", 0, "image_id"), 7, "an annotation names image 7, which is not listed"),
+    ("panoptic", ("annotations", 0, "segments_info", 0, "category_id"), 7, "a segment of category 7, which is not"),
+    ("panoptic", ("annotations", 0, "file_name"), "../../a.png", "names the file .*, which leaves .*panoptic_val2017"),
+    ("panoptic", ("annotations", 0, "file_name"), "b.png", "b.png: missing file of sample 4/"),
+    ("panoptic", ("images", 0, "width"), 21, "a.png: is not of the size that panoptic_val2017.json records"),
+    ("panoptic", ("categories",), None, "no usable categories"),
 ]  # fmt: skip
-DOCUMENTS = {"psalm": psalm_items, "rec": rec_lines, "mask_perception": perception_items, "reasonseg": reason_file}
+DOCUMENTS = {
+    "psalm": psalm_items,
+    "rec": rec_lines,
+    "mask_perception": perception_items,
+    "reasonseg": reason_file,
+    "panoptic": panoptic_file,
+}
 
 
 @pytest.mark.parametrize(("form", "place", "value", "complaint"), MALFORMED)
@@ -323,7 +364,9 @@ def test_a_dataset_in_both_forms_must_be_chosen_from(tmp_path):
         open_dataset("refcoco", tmp_path, "val")
     assert len(open_dataset("refcoco", tmp_path / "refcoco_val.json", "val", images=tmp_path / "images")) == 4
     assert len(open_dataset("refcoco", tmp_path / "refcoco", "val", images=tmp_path / "images")) == 3
-    with pytest.raises(NotThere, match=r"has no refcoco testB; it may be there as refs.* or <name>_<split>.json in"):
+    with pytest.raises(
+        NotThere, match=r"has no refcoco testB; it may be there as .refs.unc.* or refcoco_<split>.json in"
+    ):
         open_dataset("refcoco", tmp_path / "images", "testB")
 
 
@@ -368,11 +411,14 @@ def test_every_class_can_be_asked(tmp_path):
         ),
         (
             lambda folder: Image.new("L", (20, 16), 21).save(folder / "SegmentationClass/a.png"),
-            "the class index 21, but",
+            "the class index 21, which is none of the 20 classes",
         ),
-        (lambda folder: (folder / "SegmentationClass/a.png").unlink(), "missing label file of a"),
-        (lambda folder: (folder / "SegmentationClass/a.png").write_bytes(b"PNG"), "unusable label file"),
-        (lambda folder: (folder / "ImageSets/Segmentation/val.txt").write_text("../../../x"), "leads out of it"),
+        (lambda folder: (folder / "SegmentationClass/a.png").unlink(), "missing file of image a"),
+        (lambda folder: (folder / "SegmentationClass/a.png").write_bytes(b"PNG"), "unusable file of image a"),
+        (
+            lambda folder: (folder / "ImageSets/Segmentation/val.txt").write_text("../../../x"),
+            "names the file .*which leaves",
+        ),
         (lambda folder: Image.new("L", (20, 16)).save(folder / "SegmentationClass/a.png"), "nothing of split 'val'"),
     ],
 )

@@ -49,7 +49,7 @@ def test_the_longest_end_of_a_path_counts(tmp_path):
 def test_no_name_leads_out(tmp_path, name):
     (tmp_path / "in").mkdir()
     Image.new("RGB", (3, 2)).save(tmp_path / "x.png")
-    with pytest.raises(UserError, match="s has an image with the path .*, which leaves .*in; correct the path"):
+    with pytest.raises(UserError, match="s names the file .*, which leaves .*in; correct the path"):
         ImageFiles(tmp_path / "in").path(name, "s")
 
 
