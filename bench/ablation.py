@@ -38,7 +38,7 @@ from bench.report.tables import shown
 from bench.runtime import resolve_precision
 from bench.train.stages import finished_model
 from methods.base import Request
-from methods.files import file_name, read_lines
+from methods.files import file_name, printable, read_lines
 from methods.registry import method_class, method_spec, resolve, stage_spec
 
 SPLIT = "val"
@@ -63,7 +63,8 @@ def ablation(profile: Profile) -> list[Record]:
     for label, stage in profile.ablation.variants.items():
         model = finished_model(profile, stage)
         if model is None:
-            print(f"{label}: stage {stage} was not trained here, its records stay as they are (`genseg train {stage}`)")
+            told = f"{label}: stage {stage} was not trained here, its records stay as they are (`genseg train {stage}`)"
+            print(printable(told))
             continue
         trained = profile.stages[stage]
         subject = Subject(profile, trained.method, model, scores, label, trained.stage)

@@ -253,7 +253,7 @@ def _segment(options: argparse.Namespace, words: Sequence[str]) -> None:
         chosen = (options.expression, options.method, options.out, options.checkpoint)
         lines = segment_file(profile, options.image, *chosen)
     for line in lines:
-        print(line)
+        print(printable(line))
 
 
 def _generate(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -263,7 +263,7 @@ def _generate(options: argparse.Namespace, words: Sequence[str]) -> None:
     name, overrides = split_profile(words)
     chosen = (options.method, options.out, options.checkpoint, options.guidance, options.seed)
     for line in generate_file(load_profile(name, overrides), options.caption, *chosen):
-        print(line)
+        print(printable(line))
 
 
 def _demo(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -282,7 +282,7 @@ def _convert(options: argparse.Namespace, words: Sequence[str]) -> None:
     if convert is None:
         able = ", ".join(name for name in METHODS if method_spec(name).convert)
         raise UserError(f"{options.method} has no official checkpoints; choose one of {able}.")
-    print(resolve(convert)(options.source, options.target))
+    print(printable(resolve(convert)(options.source, options.target)))
 
 
 def _score(options: argparse.Namespace, words: Sequence[str]) -> None:

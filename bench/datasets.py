@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from bench.data.cards import COUNTED, card_names, load_card, open_dataset
@@ -20,7 +19,9 @@ from bench.images import write_image
 from bench.refmoji.build import build
 from bench.refmoji.checks import check_refmoji
 from bench.refmoji.sheet import sheet
+from bench.terminal import cell
 from methods.base import UserError
+from methods.files import printable
 
 __all__ = ["build", "check", "list_cards", "show"]
 COLUMNS = (*COUNTED, "no target")
@@ -33,7 +34,7 @@ def list_cards() -> list[dict[str, Any]]:
         try:
             card = load_card(name)
         except UserError as error:  # of one card, which is no reason to keep silent about the others
-            print(f"{error}", file=sys.stderr)
+            print(printable(error), file=sys.stderr)
             continue
         rows.append({"name": name, "title": card.title, "kind": card.kind, "serves": card.serves,
                      "forms": list(card.readers), "levels": list(card.levels), "splits": list(card.splits),
@@ -72,7 +73,7 @@ def check(root: Path | str, name: str = "refmoji", **where: str) -> list[dict[st
               for archive, whole in archives_of(card, root).items()]  # fmt: skip
     missing = [each.split for each in splits if each.state == MISSING]
     notes += [f"not there: {', '.join(missing)} ({how_to_get(card)})."] if missing else []
-    print("\n".join(notes))
+    print("\n".join(map(printable, notes)))
     _refuse(splits, f"{root}: has no split of {name}; give the folder that holds it as root.")
     return [row | {"notes": list(each.notes)} for row, each in zip(rows, splits, strict=True)]
 
@@ -97,7 +98,7 @@ def _check_built(root: Path) -> list[dict[str, Any]]:
     _print_table(
         str(root), [{"split": row["split"], "state": FOUND} | {key: row[key] for key in shown} for row in rows]
     )
-    print("kinds of expressions: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
+    print(printable("kinds of expressions: " + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())))
     return rows
 
 
@@ -119,14 +120,14 @@ def show(
     rng = np.random.default_rng(seed)
     chosen = sorted(rng.permutation(len(dataset))[: max(1, count)].tolist())
     out = write_image(sheet([dataset[index] for index in chosen]), Path(out))
-    print(f"{len(chosen)} of {len(dataset)} referents of {split}: {out}")
+    print(printable(f"{len(chosen)} of {len(dataset)} referents of {split}: {out}"))
     return out
 
 
 def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(title=escape(title))
+    table = Table(title=cell(title))
     for number, name in enumerate(rows[0]):
-        table.add_column(name, no_wrap=number == 0)
+        table.add_column(cell(name), no_wrap=number == 0)
     for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else escape(str(value)) for value in row.values()))
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else cell(value) for value in row.values()))
     Console().print(table)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.evaluate import parity as metrics
+from bench.terminal import cell
 from methods.base import UserError
 from methods.check import Check
 from methods.registry import METHODS, method_spec, resolve
@@ -43,8 +44,8 @@ def _report(folder: Path, module: object) -> list[Check]:
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"{folder}: vectors that cannot be read ({what}); copy the folder again.") from None
-    table = Table("quantity", "ours", "reference", "verdict", title=str(folder), title_justify="left")
+    table = Table("quantity", "ours", "reference", "verdict", title=cell(folder), title_justify="left")
     for name, ours, reference, ok in results:
-        table.add_row(name, str(ours), str(reference), "agrees" if ok else "[bold red]DIFFERS")
+        table.add_row(cell(name), cell(ours), cell(reference), "agrees" if ok else "[bold red]DIFFERS")
     Console(width=None if os.environ.get("COLUMNS") else 120).print(table)
     return results

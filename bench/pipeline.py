@@ -46,7 +46,7 @@ from bench.train.settings import digest
 from bench.train.stages import finished_model, model_of_stage, needed_stages, stage_folder, train_stage
 from bench.train.world import join
 from methods.base import Decoding, Model, Request, UserError
-from methods.files import file_name, read_lines, read_object, write_atomic
+from methods.files import file_name, printable, read_lines, read_object, write_atomic
 from methods.registry import method_class
 
 PACKAGES = ("torch", "transformers")
@@ -299,7 +299,7 @@ def _time_untrained(profile: Profile) -> list[Record]:
                 if config.int8:
                     int8.quantise(model[1])
             if not untrained.reads(model[1], case.tiles):
-                print(f"{case.variant}: this size cuts no image into tiles; left out.", file=sys.stderr)
+                print(f"{printable(case.variant)}: this size cuts no image into tiles; left out.", file=sys.stderr)
                 continue
             facts = facts_of(profile, entry.method, "", config.precision, model[1]) | {
                 "backbone": case.size, "dataset": "noise", "split": "",
@@ -312,7 +312,8 @@ def _time_untrained(profile: Profile) -> list[Record]:
                 forced = Decoding(answer_text=untrained.ANSWER_TEXT)
                 found += scale(model[1], requests, config.requests, untrained.TILE, forced, **facts)
         except torch.OutOfMemoryError:
-            print(f"{case.variant}: does not fit in the memory of {device_name(device)}; left out.", file=sys.stderr)
+            told = f"{case.variant}: does not fit in the memory of {device_name(device)}; left out."
+            print(printable(told), file=sys.stderr)
             continue
         _keep(path, found, {stamps[0]})
         records += found

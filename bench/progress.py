@@ -7,9 +7,11 @@ import time
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from bench.terminal import cell
+from methods.files import printable
 
 EVERY = 30.0  # seconds between two lines in a log
 
@@ -26,7 +28,7 @@ class Progress:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                        TextColumn("{task.fields[values]}"))  # fmt: skip
             self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task(escape(name), total=total, completed=first, values="")
+            self.task = self.bar.add_task(cell(name), total=total, completed=first, values="")
 
     def __enter__(self) -> Progress:
         if self.bar:
@@ -43,7 +45,7 @@ class Progress:
         """Note that `by` more are done; values: figures to be shown beside."""
         self.count += by
         if self.bar:
-            self.bar.update(self.task, completed=self.count, values=escape(_figures(values or {})))
+            self.bar.update(self.task, completed=self.count, values=cell(_figures(values or {})))
         elif time.monotonic() - self.shown > EVERY and not self.quiet:
             self.shown = time.monotonic()
             self._print(values or {})
@@ -51,9 +53,9 @@ class Progress:
     def note(self, text: str) -> None:
         """A line of its own that stays."""
         if self.bar:
-            self.bar.console.print(f"{self.name}: {text}", markup=False, highlight=False, soft_wrap=True)
+            self.bar.console.print(cell(f"{self.name}: {text}"), highlight=False, soft_wrap=True)
         else:
-            print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+            print(printable(f"{self.name}: {text}"), file=sys.stderr, flush=True)
 
     def _print(self, values: Mapping[str, float], final: bool = False) -> None:
         elapsed = time.monotonic() - self.start
@@ -61,7 +63,7 @@ class Progress:
         left = (self.total - self.count) / max(speed, 1e-9)
         when = f"took {clock(elapsed)}" if final else f"{clock(left)} left"
         line = f"{self.name}: {self.count}/{self.total}  {speed:.3g}/s  {when}  {_figures(values)}"
-        print(line.rstrip(), file=sys.stderr, flush=True)
+        print(printable(line.rstrip()), file=sys.stderr, flush=True)
 
 
 def _figures(values: Mapping[str, float]) -> str:

@@ -186,3 +186,21 @@ def test_no_path_of_some_machine():
     private = re.compile(r"(?<![\w.])/(?:home|root|tmp|Users|work|mnt|opt)/\w")
     found = [str(path.relative_to(ROOT)) for path in TEXTS if private.search(path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+def calls(path: Path) -> list[ast.Call]:
+    return [node for node in ast.walk(parse(path)) if isinstance(node, ast.Call)]
+
+
+def test_images_are_opened_in_named_formats_alone():
+    """Pillow tries all of its formats otherwise, and starts Ghostscript for one of them."""
+    opened = [(path, call) for path in SOURCES for call in calls(path) if ast.unparse(call.func) == "Image.open"]
+    assert len(opened) > 3
+    free = [path for path, call in opened if "formats" not in {word.arg for word in call.keywords}]
+    assert [str(path.relative_to(ROOT)) for path in free] == []
+
+
+def test_only_one_place_escapes_for_the_terminal():
+    """`bench.terminal.cell` takes control characters out too, which rich's own function does not."""
+    users = [path for path, names in IMPORTS.items() if "rich.markup.escape" in names]
+    assert [module_name(path) for path in users] == ["bench.terminal"]

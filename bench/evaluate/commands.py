@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from bench.config import load_profile
@@ -25,6 +24,7 @@ from bench.evaluate.scoring import (
 from bench.evaluate.statistics import Difference, holm
 from bench.outputs import check_lines
 from bench.records import Record, write_records
+from bench.terminal import cell
 from methods.base import UserError
 from methods.files import printable, read_lines, read_text, write_lines
 
@@ -61,12 +61,12 @@ def score_file(path: Path, place: Place = FOUND) -> list[Record]:
     records = to_records(rows, method=path.name.removesuffix(".jsonl"), seed=0, **identity)
     write_lines(targets[0], rows)
     write_records(targets[1], records)
-    table = Table("metric", "value", "95 % interval", "n", title=escape(printable(path)))
+    table = Table("metric", "value", "95 % interval", "n", title=cell(path))
     for record in records:
-        table.add_row(record.metric, _cell(record.metric, record.value), _bounds(record), str(record.n))
+        table.add_row(cell(record.metric), _cell(record.metric, record.value), _bounds(record), str(record.n))
     Console().print(table)
     for remark in remarks:
-        print(f"Note: {remark}.")
+        print(f"Note: {printable(remark)}.")
     missing = sum(row["failure"] == UNANSWERED for row in rows)
     if missing and dataset:
         count = f"{missing} of {len(rows)} questions have no answer"
@@ -99,11 +99,11 @@ def compare_files(first: Path, second: Path, place: Place = FOUND) -> dict[str, 
             raise UserError(f"{first} and {second} are answers of {name} {told}; compare two files of the same.")
     found = compare(*rows)
     adjusted = holm({metric: difference.p for metric, difference in found.items() if difference.p == difference.p})
-    table = Table("metric", "difference", "95 % interval", "p", "p (Holm)", title=escape(f"{first} minus {second}"))
+    table = Table("metric", "difference", "95 % interval", "p", "p (Holm)", title=cell(f"{first} minus {second}"))
     for metric, difference in found.items():
         if metric not in COUNTS:
             p, family = (f"{value:.4f}" for value in (difference.p, adjusted.get(metric, difference.p)))
-            table.add_row(metric, _cell(metric, difference.value), _bounds(difference), p, family)
+            table.add_row(cell(metric), _cell(metric, difference.value), _bounds(difference), p, family)
     Console().print(table)
     return found
 

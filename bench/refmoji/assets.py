@@ -94,7 +94,7 @@ class Pack:
             data = self._zip.read(f"{sprite}.webp")
         except KeyError:
             raise UserError(f"{FOLDER / self.name}.zip: no sprite {sprite!r}; restore the asset pack.") from None
-        image = Image.open(io.BytesIO(data)).convert("RGBA")
+        image = Image.open(io.BytesIO(data), formats=("WEBP",)).convert("RGBA")
         if max(image.size) > self.side:
             scale = self.side / max(image.size)
             size = round(image.width * scale), round(image.height * scale)

@@ -82,7 +82,7 @@ def bank(name: str, height: int, count: int) -> BackgroundBank:
 @lru_cache(maxsize=16)
 def _stored(name: str) -> Image.Image:
     with zipfile.ZipFile(FOLDER / "backgrounds.zip") as pack:
-        return Image.open(io.BytesIO(pack.read(f"{name}.webp"))).convert("RGB")
+        return Image.open(io.BytesIO(pack.read(f"{name}.webp")), formats=("WEBP",)).convert("RGB")
 
 
 def _texture(name: str) -> np.ndarray:

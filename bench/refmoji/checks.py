@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from bench.data.readers.referents import SMALL
 from bench.data.rle import rasterize
@@ -20,7 +19,7 @@ from bench.refmoji.manifest import verify
 from bench.refmoji.phrases import LOCATION_WORDS
 from bench.refmoji.seen import View, view_of
 from bench.refmoji.special import holds
-from methods.base import UserError
+from methods.base import UNREADABLE, UserError, open_header
 
 REGENERATED = 3  # scenes per evaluation split that are made again from their seeds
 
@@ -84,10 +83,10 @@ def _check_image(root: Path, image: Mapping[str, Any], annotations: Sequence[Map
     """The image opens at its size; masks have the stated areas and boxes, and none overlap."""
     path = root / "images" / image["file_name"]
     try:
-        with Image.open(path) as handle:
+        with open_header(path) as handle:
             handle.load()
             size = handle.size
-    except (OSError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: unreadable image ({error}); delete the dataset and build it anew.") from None
     if size != (image["width"], image["height"]):
         raise UserError(f"{path}: is {size[0]}x{size[1]}, not {image['width']}x{image['height']}; build it anew.")

@@ -27,7 +27,7 @@ from bench.records import CODEC, Record, read_records
 from bench.report import claim, figures, findings, layout, page, scaling, sheet, speed, tables
 from bench.report.published import load_published
 from methods.base import UserError
-from methods.files import file_name, read_lines
+from methods.files import file_name, printable, read_lines
 
 LOG_WIDTH = 200  # columns when the output goes to a file or a pipe, where nothing wraps
 OpenDataset = Callable[[str, str], Dataset]  # (dataset, split) -> its examples
@@ -144,7 +144,7 @@ def _sheet_files(scores: Path, open_dataset: OpenDataset) -> dict[str, bytes]:
         try:
             image = sheet.draw_sheet(methods, open_dataset(dataset, split))
         except UserError as error:
-            print(f"Examples of {dataset} {split} left out: {error}", file=sys.stderr)
+            print(printable(f"Examples of {dataset} {split} left out: {error}"), file=sys.stderr)
             continue
         if image:
             buffer = io.BytesIO()

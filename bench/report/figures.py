@@ -52,7 +52,7 @@ def files_of(figure: Figure, name: str) -> dict[str, bytes]:
             figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
         data = buffer.getvalue()
         if kind == "png":
-            image = Image.open(buffer).convert("RGB").quantize(256)
+            image = Image.open(buffer, formats=("PNG",)).convert("RGB").quantize(256)
             image.save(small := io.BytesIO(), "png", optimize=True)
             data = small.getvalue()
         else:

@@ -17,7 +17,9 @@ from typing import Any, Literal, NamedTuple
 import rich.box
 import rich.table
 from rich.console import Console
-from rich.markup import escape
+
+from bench.terminal import cell
+from methods.files import printable
 
 Kind = Literal["text", "count", "number", "percent", "time"]
 MISSING = "–"
@@ -159,20 +161,21 @@ def _latex(table: Table) -> str:
 
 def print_table(table: Table, console: Console) -> None:
     """Print to the terminal, in several parts one below the other if it is too narrow for all columns."""
-    cells = [[column.title for column in table.shown], *table.cells()]
+    rows = [[column.title for column in table.shown], *table.cells()]
+    cells = [[printable(each) for each in row] for row in rows]
     widths = [max(len(line[i]) for line in cells[1:]) for i in range(len(table.shown))]
     widths = [max(width, *map(len, title.split())) for width, title in zip(widths, cells[0], strict=True)]
-    console.print(f"\n[bold]{escape(table.title)}[/bold]")
+    console.print(f"\n[bold]{cell(table.title)}[/bold]")
     for part in _parts(table.shown, widths, console.width):
         face = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         for i in part:
             side = "left" if table.shown[i].kind == "text" else "right"
-            face.add_column(cells[0][i], justify=side, width=widths[i])
+            face.add_column(cell(cells[0][i]), justify=side, width=widths[i])
         for line in cells[1:]:
-            face.add_row(*(escape(line[i]) for i in part))
+            face.add_row(*(cell(line[i]) for i in part))
         console.print(face)
     for note in table.notes:
-        console.print(escape(note), highlight=False)
+        console.print(cell(note), highlight=False)
 
 
 def _parts(columns: Sequence[Column], widths: Sequence[int], limit: int) -> list[list[int]]:

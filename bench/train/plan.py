@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.config import Profile, StageConfig, TrainConfig
 from bench.data.mixture import task_shares
+from bench.terminal import cell
 from bench.train.meter import PEAK_TFLOPS
 from bench.train.trainable import enter, frozen_parts
 from methods.base import UserError
@@ -197,7 +198,7 @@ def print_plan(profile: Profile, names: Sequence[str], machine: Machine) -> None
 
 
 def _summary(profile: Profile, plans: Sequence[StagePlan], machine: Machine) -> Table:
-    table = Table(title=f"{profile.name} {profile.size}: hours at {machine.mfu:.0%} MFU")
+    table = Table(title=cell(f"{profile.name} {profile.size}: hours at {machine.mfu:.0%} MFU"))
     for column in ("stage", "GPUs", "parameters", "trained", "steps", "samples", "tokens", "EFLOP"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for gpu in GPUS:
@@ -205,7 +206,8 @@ def _summary(profile: Profile, plans: Sequence[StagePlan], machine: Machine) -> 
     for each in plans:
         counts = [_short(each.parameters), _short(each.trained), f"{each.steps:,}", _short(each.samples * each.steps)]
         hours = [f"{each.hours(gpu, machine.mfu):,.1f}" for gpu in GPUS]
-        table.add_row(each.name, str(each.gpus), *counts, _short(each.tokens), f"{each.flops / 1e18:,.1f}", *hours)
+        counts += [_short(each.tokens), f"{each.flops / 1e18:,.1f}"]
+        table.add_row(cell(each.name), str(each.gpus), *counts, *hours)
     return table
 
 
@@ -218,7 +220,7 @@ def _short(count: float) -> str:
 
 def _memory(plan: StagePlan, machine: Machine) -> Table:
     """One column per ZeRO stage; totals that fit are marked."""
-    table = Table(title=f"{plan.name}: GB per GPU of {machine.memory:g}")
+    table = Table(title=cell(f"{plan.name}: GB per GPU of {machine.memory:g}"))
     table.add_column("")
     for zero in plan.memory:
         table.add_column(f"ZeRO-{zero}" if zero else "plain", justify="right")
