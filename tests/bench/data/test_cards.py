@@ -67,7 +67,7 @@ def test_a_further_dataset_is_one_reader_and_one_card(folder):
     ("change", "complaint"),
     [
         ({"kind": "odd"}, "'odd' is unknown; use one of synthetic, real"),
-        ({"reader": "refre"}, "'refre' is unknown; use one of captions, conversations, "),
+        ({"reader": "refre"}, "'refre' is unknown; use one of captions, coco, "),
         ({"title": None}, "title is None, not text"),
         ({"splits": ["val"]}, r"splits is \['val'\], not of type"),
         ({"levels": "easy"}, "levels is 'easy'"),

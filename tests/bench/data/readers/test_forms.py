@@ -161,6 +161,23 @@ def write_panoptic(root):
     Image.fromarray(np.uint8(colours)).save(root / "annotations/panoptic_val2017/a.png")
 
 
+def coco_file():
+    width, height = SIZES["a.png"]
+    square = {"id": 7, "image_id": 97, "category_id": 3, "segmentation": [RECTANGLE], "bbox": box(2, 2, 10, 8)}
+    crowd = {"id": 8, "image_id": 97, "category_id": 3, "iscrowd": 1, "bbox": box(18, 12, 20, 16),
+             "segmentation": {"size": [16, 20], "counts": [300, 20]}}  # fmt: skip
+    wedge = {"id": 9, "image_id": 97, "category_id": 5, "segmentation": [TRIANGLE], "bbox": box(12, 3, 19, 11)}
+    return {"images": [{"id": 97, "file_name": "a.jpg", "height": height, "width": width}],
+            "annotations": [square, wedge, crowd],
+            "categories": [{"id": 3, "name": "box"}, {"id": 5, "name": "wedge"}]}  # fmt: skip
+
+
+def write_coco(root):
+    images(root / "val2017", ".jpg")
+    (root / "annotations").mkdir()
+    (root / "annotations/instances_val2017.json").write_text(json.dumps(coco_file()))
+
+
 BOTH = mask_of(RECTANGLE) | (np.arange(320).reshape(20, 16).T >= 300)
 INNER = np.zeros((16, 20), bool)
 INNER[4:7, 4:7] = True
@@ -188,6 +205,9 @@ FORMS = {
     "semantic": ("voc-20", write_semantic, {}, [
         ("a/bicycle", "a.jpg", ("bicycle",), (0,), labels() == 2, np.isin(labels(), (0, 255)), None, False),
         ("a/person", "a.jpg", ("person",), (0,), labels() == 15, np.isin(labels(), (0, 255)), None, False)]),
+    "coco": ("coco", write_coco, {"split": "val"}, [
+        ("97/box", "a.jpg", ("box",), (0,), BOTH, None, (2, 2, 20, 16), False),
+        ("97/wedge", "a.jpg", ("wedge",), (0,), mask_of(TRIANGLE), None, (12, 3, 19, 11), False)]),
     "panoptic": ("coco-panoptic", write_panoptic, {"split": "val"}, [
         ("4/person", "a.jpg", ("person",), (0,), segments() == 258, segments() == 0, None, False),
         ("4/wall-other-merged", "a.jpg", ("wall",), (0,), np.isin(segments(), (3, 65537)), segments() == 0, None,
@@ -253,7 +273,7 @@ def test_a_form_that_is_not_there(form, tmp_path):
 DELETE = object()
 A_FILE = {"psalm": "res/refcoco/refcoco_val.json", "rec": "rec/refcoco_val.jsonl",
           "mask_perception": "Mask_Perception/mask_perception.json", "reasonseg": "ReasonSeg/val/a.json",
-          "panoptic": "annotations/panoptic_val2017.json"}  # fmt: skip
+          "panoptic": "annotations/panoptic_val2017.json", "coco": "annotations/instances_val2017.json"}  # fmt: skip
 MALFORMED = [
     ("psalm", (), {}, "not a list of items"),
     ("psalm", (0,), 7, r"item 0 has no usable image_info"),
@@ -285,6 +305,10 @@ MALFORMED = [
     ("panoptic", ("annotations", 0, "file_name"), "../../a.png", "names the file .*, which leaves .*panoptic_val2017"),
     ("panoptic", ("annotations", 0, "file_name"), "b.png", "b.png: missing file of sample 4/"),
     ("panoptic", ("images", 0, "width"), 21, "a.png: is not of the size that panoptic_val2017.json records"),
+    ("coco", ("annotations", 0, "category_id"), 7, "annotation 7 is of an image or category that is not listed"),
+    ("coco", ("annotations", 0, "segmentation"), DELETE, "no usable segmentation"),
+    ("coco", ("annotations", 0, "segmentation"), [[1, 2]], "sample 97/box has an unusable segmentation"),
+    ("coco", ("images", 0, "height"), None, "no usable height"),
     ("panoptic", ("categories",), None, "no usable categories"),
 ]  # fmt: skip
 DOCUMENTS = {
@@ -293,6 +317,7 @@ DOCUMENTS = {
     "mask_perception": perception_items,
     "reasonseg": reason_file,
     "panoptic": panoptic_file,
+    "coco": coco_file,
 }
 
 
@@ -368,6 +393,17 @@ def test_a_dataset_in_both_forms_must_be_chosen_from(tmp_path):
         NotThere, match=r"has no refcoco testB; it may be there as .refs.unc.* or refcoco_<split>.json in"
     ):
         open_dataset("refcoco", tmp_path / "images", "testB")
+
+
+def test_single_objects_of_coco(tmp_path):
+    write_coco(tmp_path)
+    objects = opened("coco", tmp_path, ask="object")
+    assert [(example.ref_id, example.expressions, example.box) for example in objects] == [
+        (7, ("box",), (2, 2, 10, 8)), (9, ("wedge",), (12, 3, 19, 11)),
+    ]  # fmt: skip
+    assert np.array_equal(objects[0].mask, mask_of(RECTANGLE)) and objects.info(1).category == "wedge"
+    with pytest.raises(UserError, match="no ask='all'; choose from class, object"):
+        opened("coco", tmp_path, ask="all")
 
 
 def test_reasonseg_the_smaller_shape_lies_on_top(tmp_path):
