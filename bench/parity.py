@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench.evaluate import official_runs
 from bench.evaluate import parity as metrics
 from bench.terminal import cell
 from methods.base import UserError
@@ -33,7 +34,11 @@ def check(folder: Path) -> bool:
 
 def _recognised(folder: Path) -> list[tuple[Path, object]]:
     """Folders in and below `folder`, in the order of their names, each with the module that knows its form."""
-    modules = [metrics, *(resolve(ref) for name in METHODS for ref in method_spec(name).reference_checks)]
+    modules = [
+        metrics,
+        official_runs,
+        *(resolve(ref) for name in METHODS for ref in method_spec(name).reference_checks),
+    ]
     places = [Path(place) for place, _, _ in sorted(os.walk(folder, followlinks=True))]
     return [(place, module) for place in places for module in modules if module.recognises(place)]
 

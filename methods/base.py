@@ -389,6 +389,9 @@ class MethodSpec:
     convert: function (source, target) between official checkpoints and ours. official: function (folder, settings,
     mask_tokenizer) -> config.json and tensors in our layout, of an official folder with these settings in its
     config.json and perhaps the file of another mask tokenizer. architectures: names in an official config.json.
+    reference_model: function folder -> the model of reference runs of the official evaluation, where it is more than
+    the folder's checkpoint/.
+    protocols: file of the evaluation protocols that are the method's own ("official"; see methods/protocols.py).
     """
 
     name: str
@@ -405,3 +408,5 @@ class MethodSpec:
     convert: Reference | None = None
     official: Reference | None = None
     architectures: tuple[str, ...] = ()
+    protocols: Path | None = None
+    reference_model: Reference | None = None

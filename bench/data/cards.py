@@ -32,7 +32,7 @@ class Card:
     reader: the form of its files, one of READERS, or several in which people have them. splits: what is in each.
     counts: of a released split, images, referents (samples) and expressions. archives: a release's files and their
     digests, as "md5 0d..." or "sha256 7f...". defaults: root, split and level. options: what the readers that know them
-    are told of the benchmark's own rules (such as split_by).
+    are told of the benchmark's own rules (such as split_by). wants: what is asked, where the form does not say.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Card:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     archives: Mapping[str, str] = field(default_factory=dict)
     levels: tuple[str, ...] = ()
+    wants: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
@@ -125,6 +126,7 @@ def open_dataset(
         raise UserError(f"Dataset {name!r} has no {key}; it is read by {reader}, which has no such option.")
     dataset = READERS[reader](root, split, name=name, **given)
     dataset.card, dataset.name = name, label_of(name, given.get("split_by"))
+    dataset.wants = tuple(card.wants) or dataset.wants
     return dataset
 
 

@@ -51,6 +51,8 @@ class Dataset(ABC, Sequence[Example]):
     """A sequence of samples with unique ref_ids. A reader overrides what it can tell without opening an image or
     decoding a mask; what is given here takes the examples."""
 
+    task: str = "segment"  # the kind of benchmark, one of methods.protocols.TASKS
+    wants: tuple[str, ...] = ("mask",)  # what the benchmark asks for: mask and/or box, or a text
     serves: ClassVar[str] = "masks"  # what its samples teach and test: one of SERVES
     layout: ClassVar[str] = ""  # where its files lie under <root>; {name} and the like stand for options of the card
     name: str  # in records and file names
@@ -127,6 +129,8 @@ class Dataset(ABC, Sequence[Example]):
 
 class ExampleDataset(Dataset):
     """A dataset of examples that are at hand, as a script or a test makes them."""
+
+    wants = ("mask", "box")
 
     def __init__(self, examples: Sequence[Example], name: str = "examples", split: str = "val"):
         self.examples, self.name, self.split = examples, name, split

@@ -1,7 +1,7 @@
 """What is asked of every method: one line per question, in an order that keeps an image's questions together.
 
-Protocols (never mix them in one table): "per_expression" asks one question per sentence (LISA, Sa2VA);
-"per_object_joined" asks one per object, with all its sentences in one prompt (PSALM, HiMTok, ARGenSeg).
+A protocol (bench/evaluate/protocols.py; never mix them in one table) asks about each sentence by itself, about all
+sentences of a sample in one question, or about the first alone.
 """
 
 from __future__ import annotations
@@ -9,33 +9,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.config import PROTOCOLS
 from bench.data.dataset import Dataset
 from methods.base import UserError
+from methods.protocols import SENTENCES
+
+ALIASES = {"per_expression": "each", "per_object_joined": "joined"}
 
 
 @dataclass(frozen=True)
 class Question:
-    """index: of the example in the dataset; sent_id: position of the sentence, or -1 for all of them."""
+    """index: of the example in the dataset; sent_id: position of the sentence, or -1 for the sample's only question."""
 
     index: int
     sent_id: int
     expressions: tuple[str, ...]
 
 
-def plan(dataset: Dataset, protocol: str, limit: int = 0) -> list[Question]:
-    """All questions of a protocol, or the first `limit`. Raises UserError for an unknown protocol."""
-    if protocol not in PROTOCOLS:
-        raise UserError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
+def plan(dataset: Dataset, sentences: str, limit: int = 0) -> list[Question]:
+    """All questions about "each" sentence, all "joined" or the "first" (or as the protocols per_expression and
+    per_object_joined ask), or the first `limit` of them. Raises UserError for another rule."""
+    rule = ALIASES.get(sentences, sentences)
+    if rule not in SENTENCES:
+        raise UserError(f"There is no rule {sentences!r} for sentences; choose one of {', '.join(SENTENCES)}.")
     questions: list[Question] = []
     for _, indices in dataset.by_image():
         for index in indices:
             info = dataset.info(index)
-            if protocol == "per_expression":
+            if rule == "each":
                 pairs = zip(info.positions, info.expressions, strict=True)
                 questions += [Question(index, position, (sentence,)) for position, sentence in pairs]
             else:
-                questions.append(Question(index, -1, info.expressions))
+                questions.append(Question(index, -1, info.expressions if rule == "joined" else info.expressions[:1]))
             if limit and len(questions) >= limit:
                 return questions[:limit]
     return questions

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from bench.data.dataset import Dataset
 from bench.evaluate import baselines
 from bench.evaluate.plan import Question, objects_of, plan
 from bench.evaluate.predictions import line, stamp_of, write_predictions
+from bench.evaluate.protocols import protocol_of
 from bench.records import CODEC
 from bench.runtime import resolve_precision
-from methods.base import DEFAULT, Decoding, Example, MaskTokenizer, Model, Prediction, Request
+from methods.base import DEFAULT, Decoding, Example, MaskTokenizer, Model, Prediction, Request, open_image
+from methods.protocols import TaskProtocol
 
 
 def predict_method(
@@ -27,40 +29,66 @@ def predict_method(
     split: str,
     config: EvaluateConfig,
     folder: Path,
-    want: tuple[str, ...] = ("mask", "box"),
+    want: tuple[str, ...] = (),
     decoding: Decoding = DEFAULT,
+    rules: Mapping[str, TaskProtocol] | None = None,
 ) -> list[Path]:
     """Ask a method every question of a split under every protocol -> one file per protocol.
 
     identity: what the answers depend on beside the configuration (name, digests of weights and data, `tokens` where
     masks are to be written with fewer than all, and `rule` and `temperature` of decoding where not official). split: as
-    the files' names have it.
+    the files' names have it. want: what is asked where the protocol does not say; by default what the dataset scores.
+    decoding: a protocol with another rule is left out. rules: of the protocols, where they are not the known ones.
     """  # fmt: skip
     precision = resolve_precision(config.precision, method.device)
     paths = []
     for protocol in config.protocols:
+        rule = rules[protocol] if rules else protocol_of(protocol, dataset.task, identity["method"])
+        way = rule.decoding(decoding)
+        if way is None:
+            continue
 
-        def answer(questions: Sequence[Question], protocol: str = protocol) -> list[dict[str, Any]]:
+        def answer(
+            questions: Sequence[Question], protocol: str = protocol, rule: TaskProtocol = rule, way: Decoding = way
+        ) -> list[dict[str, Any]]:
             examples = [dataset[q.index] for q in questions]
-            requests = [
-                Request(e.image, q.expressions, want, identity.get("tokens"), protocol == "per_object_joined")
-                for e, q in zip(examples, questions, strict=True)
-            ]
+            requests = requests_of(examples, questions, rule, want or dataset.wants, identity.get("tokens"))
             with torch.autocast(method.device.type, precision, enabled=precision != torch.float32):
-                predictions = method.segment(requests, decoding)
+                predictions = method.segment(requests, way)
             return [
                 line(e, p, protocol, q.sent_id, q.expressions)
                 for e, p, q in zip(examples, predictions, questions, strict=True)
             ]
 
         stamp = stamp_of(
-            **identity, split=split, protocol=protocol, limit=config.limit, batch=config.batch, precision=str(precision)
-        )
+            **identity, split=split, protocol=protocol, limit=config.limit, batch=config.batch,
+            precision=str(precision), want=want or dataset.wants, rule=asdict(rule),
+        )  # fmt: skip
         budget = f"-{identity['tokens']:03d}" if identity.get("tokens") else ""
-        rule = f"-{identity['rule']}" if identity.get("rule") else ""
-        path = folder / f"{identity['method']}.{split}.{protocol}{budget}{rule}.jsonl"
-        paths.append(write_predictions(path, stamp, plan(dataset, protocol, config.limit), config.batch, answer))
+        decoded = f"-{identity['rule']}" if identity.get("rule") else ""
+        path = folder / f"{identity['method']}.{split}.{protocol}{budget}{decoded}.jsonl"
+        questions = plan(dataset, rule.sentences, config.limit)
+        paths.append(write_predictions(path, stamp, questions, config.batch, answer))
     return paths
+
+
+def requests_of(
+    examples: Sequence[Example], questions: Sequence[Question], rule: TaskProtocol, want: tuple[str, ...],
+    tokens: int | None = None,
+) -> list[Request]:  # fmt: skip
+    """The requests of questions under a protocol; an image that it reads in its own way is opened once."""
+    opened: dict[Any, Any] = {}
+    requests = []
+    for example, question in zip(examples, questions, strict=True):
+        image, size = example.image, None
+        if rule.image != "upright":
+            size = example.mask.shape if example.mask is not None else None
+            if isinstance(image, Path):
+                if image not in opened:
+                    opened[image] = open_image(image, rule.image)
+                image = opened[image]
+        requests.append(rule.request(image, question.expressions, want, size, example.facts, tokens))
+    return requests
 
 
 def predict_baseline(

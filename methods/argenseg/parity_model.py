@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from methods.argenseg.config import Variant
@@ -18,6 +20,8 @@ from methods.argenseg.mask_tokenizer import VQVAE
 from methods.argenseg.model import ARGenSeg
 from methods.argenseg.processor import ARGenSegProcessor
 from methods.argenseg.state_dict import to_ours
+from methods.base import UserError
+from methods.files import read_object
 from methods.internvl.backbone import Backbone
 from methods.internvl.checkpoint import opengvlab
 from methods.internvl.config import ProcessorConfig
@@ -72,6 +76,26 @@ def load(folder: Path, facts: dict[str, Any]) -> tuple[ARGenSeg, list[Check]]:
     method = ARGenSeg(backbone, processor, VQVAE(config))
     method.load_state_dict(state)
     return method.eval(), [same(f"SHA-256 of {len(tensors)} made weights, those that differ", wrong, [])]
+
+
+def reference_model(folder: Path) -> ARGenSeg:
+    """MethodSpec.reference_model: the VQ-VAE beside the checkpoint is told by the shapes and digests in vq_vae.json.
+
+    Raises UserError if the weights made here are not the reference's.
+    """
+    path = folder / "vq_vae.json"
+    if not path.is_file():
+        return ARGenSeg.from_pretrained(folder / "checkpoint")
+    facts, rules = read_object(path, "copy the folder of reference runs again"), constants(folder)
+    tensors = {}
+    for name, entry in facts["tensors"].items():
+        made = made_weight(facts["prefix"] + name, tuple(entry["shape"]), facts["seed"], rules)
+        if hashlib.sha256(made.tobytes()).hexdigest() != entry["sha256"]:
+            raise UserError(f"{path}: {name} as made here is not the reference's; copy the folder again.")
+        tensors[name] = torch.from_numpy(made)
+    with tempfile.TemporaryDirectory() as place:
+        save_file(tensors, Path(place) / "vae.safetensors")
+        return ARGenSeg.from_pretrained(folder / "checkpoint", Path(place) / "vae.safetensors")
 
 
 def constants(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What the harness knows of ARGenSeg."""
 
+from pathlib import Path
+
 from methods.argenseg.config import TASKS, ModelStage, TokenizerStage
 from methods.base import MethodSpec, StageSpec
 
@@ -22,6 +24,8 @@ SPEC = MethodSpec(
     estimate="methods.argenseg.cost:estimate",
     reference_checks=("methods.argenseg.parity",),
     convert="methods.argenseg.state_dict:convert",
+    reference_model="methods.argenseg.parity_model:reference_model",
     official="methods.argenseg.state_dict:official",
+    protocols=Path(__file__).with_name("protocols.yaml"),
     architectures=("InternVLGenSeg",),
 )  # fmt: skip

@@ -1,5 +1,7 @@
 """What the harness knows of HiMTok."""
 
+from pathlib import Path
+
 from methods.base import MethodSpec, StageSpec
 from methods.himtok.config import TASKS, ModelStage, TokenizerStage
 
@@ -25,5 +27,6 @@ SPEC = MethodSpec(
     reference_checks=("methods.himtok.parity",),
     convert="methods.himtok.state_dict:convert",
     official="methods.himtok.state_dict:official",
+    protocols=Path(__file__).with_name("protocols.yaml"),
     architectures=("InternVLWithHiMTok",),
 )  # fmt: skip

@@ -33,7 +33,7 @@ class MaskPerceptionDataset(ReferentDataset):
     `images` beside the file), or any folder above it that the paths name. limit: the first questions only.
     """
 
-    serves = "choices"
+    serves, task, wants = "choices", "perceive", ("text",)
     layout = f"{FILE} in <root> or <root>/Mask_Perception"
 
     def __init__(

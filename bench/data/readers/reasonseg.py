@@ -37,6 +37,7 @@ class ReasonSegDataset(ReferentDataset):
     of a split's images, if they are not beside the files. limit: the first files only.
     """
 
+    task = "reason"
     layout = "<split>/*.json with *.jpg in <root> or <root>/ReasonSeg"
 
     def __init__(

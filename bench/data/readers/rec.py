@@ -25,7 +25,7 @@ class RecDataset(ReferentDataset):
     limit: the first expressions only.
     """
 
-    serves = "boxes"
+    serves, task, wants = "boxes", "ground", ("box",)
     layout = "{file}_<split>.jsonl in <root> or <root>/rec"
 
     def __init__(

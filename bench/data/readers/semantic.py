@@ -37,6 +37,7 @@ class SemanticDataset(ReferentDataset):
     another. limit: the first samples only.
     """
 
+    task = "semantic"
     layout = "{image_files} with {label_files} in <root> or <root>/({below})"
 
     def __init__(

@@ -1,0 +1,70 @@
+"""The figures that an official evaluation script prints, by its own arithmetic, oddities included.
+
+They stand beside this project's own figures of the same predictions under `printed/...`, so that a published number can
+be compared with either. `methods.protocols.TaskProtocol.printed` names the arithmetic.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.data import rle
+from methods.base import Box, Example
+from methods.protocols import TaskProtocol
+
+EPSILON = 1e-10
+LETTERS = "ABCD"
+LEADING = re.compile(r"\s*([A-E])\.", re.IGNORECASE)
+ALONE = re.compile(r"\b([A-E])\b", re.IGNORECASE)
+Row = Mapping[str, Any]
+
+
+def printed(rule: TaskProtocol, rows: Sequence[Row], examples: Sequence[Example]) -> dict[str, float]:
+    """Names and values of the script's figures for predictions (lines) of examples; none where it prints none."""
+    pairs = list(zip(rows, examples, strict=True))
+    if rule.printed.startswith("masks"):
+        return mask_figures([overlap(row, example, rule.printed == "masks_ignored_hit") for row, example in pairs])
+    if rule.printed == "boxes":
+        ious = np.array([box_overlap(row["box"], example.box) for row, example in pairs], np.float32)
+        return {f"acc@{each:g}": float((ious >= np.float32(each)).mean()) for each in rule.thresholds}
+    if rule.printed == "letters":
+        return {"accuracy": float(np.mean([letter(r["text"]) == letter(e.answer or "") for r, e in pairs]))}
+    return {}
+
+
+def overlap(row: Row, example: Example, ignored_hit: bool) -> tuple[int, int]:
+    """Intersection and union in pixels; ignored pixels count as foreground of both sides if they are hits."""
+    truth = example.mask
+    mask = rle.decode(row["mask"]) if row["mask"] is not None else np.zeros_like(truth)
+    if ignored_hit and example.ignore is not None:
+        mask, truth = mask | example.ignore, truth | example.ignore
+    return int((mask & truth).sum()), int((mask | truth).sum())
+
+
+def mask_figures(overlaps: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """cIoU and gIoU of intersections and unions; IoU is 1 where the union is empty."""
+    inter, union = np.array(overlaps, float).reshape(-1, 2).T
+    ious = np.where(union == 0, 1.0, inter / (union + EPSILON))
+    return {"ciou": float(inter.sum() / (union.sum() + EPSILON)), "giou": float(ious.mean())}
+
+
+def box_overlap(box: Sequence[float] | None, truth: Box | None) -> float:
+    """IoU in float32, as torchvision computes it; a box that could not be read is a box of zeros."""
+    first, second = (np.array(each or (0, 0, 0, 0), np.float32) for each in (box, truth))
+    sides = np.clip(np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2]), 0, None)
+    inter = sides[0] * sides[1]
+    areas = [(each[2] - each[0]) * (each[3] - each[1]) for each in (first, second)]
+    union = areas[0] + areas[1] - inter
+    return float(inter / union) if union else 0.0
+
+
+def letter(text: str) -> str:
+    """The option that an official evaluation reads in an answer: a leading "X.", else the first letter from A to E that
+    stands alone anywhere, in either case; what is none of A to D counts as A."""
+    found = LEADING.match(text) or ALONE.search(text)
+    named = found[1].upper() if found else "A"
+    return named if named in LETTERS else "A"
