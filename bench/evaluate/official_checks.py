@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.data import rle
-from bench.evaluate.printed import box_overlap, overlap
+from bench.evaluate.printed import box_overlap, mask_figures, overlap
 from methods.base import Example, Prediction, Request
 from methods.check import Check
 
@@ -96,27 +96,32 @@ def boxes(answers: Sequence[Answered]) -> Iterator[Check]:
 
 
 def figures(
-    lines: Sequence[str], ours: Mapping[str, float], honest: Mapping[str, float], answers: Sequence[Answered]
+    row: Mapping[str, Any], ours: Mapping[str, float], honest: Mapping[str, float], answers: Sequence[Answered]
 ) -> Iterator[Check]:
-    """The script's printed lines, as they are printed; beside ours the figure without the script's oddities."""
+    """The script's printed lines, and unrounded what it returned or what its counts give; beside ours the figure by
+    this project's own rules."""
     slack = _slack(answers)
-    for text in lines:
+    for text in row["printed"]:
         found = FIGURE.search(text)
         if found is None:
             yield Check(f"printed {text!r}", "not understood", text, False)
             continue
-        key = _key(found, ours)
-        decimals = len(found["value"].partition(".")[2])
-        bound = 0.5 * 10.0**-decimals + slack.get(key, 0.0) + EXACT
-        value = ours.get(key, float("nan"))
-        plain = f" (by our arithmetic {honest[key]:.6f})" if key in honest else ""
-        shown = f"{value:.{max(decimals, 6)}f}{plain}"
+        key, decimals = _key(found, ours), len(found["value"].partition(".")[2])
+        value, near = ours.get(key, float("nan")), 0.5 * 10.0**-decimals + slack.get(key, 0.0)
+        plain = f" (by our rules {honest[key]:.6f})" if key in honest else ""
+        name = text.removesuffix(found["value"]).strip(": ")
         yield Check(
-            f"printed {found.group(0).rsplit(' ', 1)[0]}",
-            shown,
-            found["value"],
-            abs(value - float(found["value"])) <= bound,
+            f"printed {name}", f"{value:.6f}{plain}", found["value"], abs(value - float(found["value"])) <= near
         )
+    for key, value in _unrounded(row, answers).items():
+        gap, allowed = abs(ours[key] - value), EXACT + slack[key]
+        yield Check(f"{key}, unrounded", f"off by {gap:.1e}", f"<= {allowed:.1e}", gap <= allowed)
+
+
+def _unrounded(row: Mapping[str, Any], answers: Sequence[Answered]) -> dict[str, float]:
+    if "returned_giou_ciou" in row:
+        return dict(zip(("giou", "ciou"), row["returned_giou_ciou"], strict=True))
+    return mask_figures([(a.sample["I"], a.sample["U"]) for a in answers]) if "I" in answers[0].sample else {}
 
 
 def _key(found: re.Match[str], ours: Mapping[str, float]) -> str:

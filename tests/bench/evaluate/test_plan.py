@@ -48,7 +48,7 @@ def test_a_limit_takes_the_first_questions(squares, limit, protocol):
 
 
 def test_an_unknown_protocol_is_refused(squares):
-    with pytest.raises(UserError, match="'per_image'; choose one of per_expression, per_object_joined"):
+    with pytest.raises(UserError, match="'per_image' for sentences; choose one of each"):
         plan(squares(1), "per_image")
 
 

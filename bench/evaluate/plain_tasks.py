@@ -1,0 +1,70 @@
+"""Scores of the tasks that ask for no mask: a box, or the letter of an option. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.data.boxes import box_iou
+from bench.data.dataset import Dataset
+from bench.evaluate.answers import match
+from bench.evaluate.letters import read_letters
+from bench.evaluate.statistics import Terms, ratio_intervals
+from bench.records import Record
+from methods.base import Example
+from methods.files import read_lines
+
+THRESHOLDS = (0.5, 0.7, 0.9)
+FAILED = "failures"
+Row = Mapping[str, Any]
+
+
+def figures_of(task: str, row: Row, example: Example) -> dict[str, float]:
+    """The figures of one answer, each 0 or 1, of task "ground" or "perceive"."""
+    if task == "ground":
+        iou = box_iou(tuple(row["box"]) if row["box"] else None, example.box)
+        return {f"acc@{each}": float(iou >= each) for each in THRESHOLDS} | {FAILED: float(row["box"] is None)}
+    named = read_letters(row["text"], example.facts["options"])
+    return {"accuracy": float(named == {example.answer}), FAILED: float(named is None)}
+
+
+def score_plain(path: Path | str, dataset: Dataset) -> list[dict[str, Any]]:
+    """Lines of predictions with their figures under "figures". Raises UserError, naming the line, for a question that
+    the dataset lacks or that is answered twice."""
+    pairs = match(read_lines(path), dataset, path)
+    return [{**row, "figures": figures_of(dataset.task, row, dataset[index])} for index, row in pairs]
+
+
+def columns(figures: Sequence[Mapping[str, float]]) -> Terms:
+    """The columns of each figure's mean."""
+    ones = np.ones(len(figures))
+    return {name: (np.array([each[name] for each in figures]), ones) for name in figures[0]}
+
+
+def plain_records(rows: Sequence[Row], note: str = "", **identity: Any) -> list[Record]:
+    """One record per figure, with intervals over images; identity: fields of Record, seed is the bootstrap's too."""
+    table = columns([row["figures"] for row in rows])
+    found = ratio_intervals(table, [row["image_id"] for row in rows], identity.get("seed") or 0)
+    failures = int(table[FAILED][0].sum())
+    place = {name: str(rows[0].get(name, "")) for name in ("dataset", "split", "protocol")}
+    return [
+        Record(
+            metric=name,
+            value=each.value,
+            low=_finite(each.low),
+            high=_finite(each.high),
+            n=len(rows),
+            failures=failures,
+            note=note,
+            **place | identity,
+        )  # fmt: skip
+        for name, each in found.items()
+        if name != FAILED
+    ]
+
+
+def _finite(value: float) -> float | None:
+    return value if value == value else None

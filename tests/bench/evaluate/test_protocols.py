@@ -1,0 +1,109 @@
+"""Protocols as data: what each asks, in whose words."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.evaluate.plan import Question
+from bench.evaluate.protocols import protocol_of
+from bench.evaluate.runner import requests_of
+from methods.base import USUAL, Decoding, Example, UserError
+from methods.protocols import TaskProtocol, load_protocols
+
+SENTENCES = ("  the one you'd pick first", "left {guy}")
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "sentences", "facts", "question"),
+    [
+        ("himtok", "segment", SENTENCES, {},
+         "Segment <ref>Meet all the descriptions: 1.   the one you'd pick first. 2. left {guy}. </ref>."),
+        ("himtok", "ground", SENTENCES[1:], {},
+         "First create the segmentation mask for <ref>Meet all the descriptions: 1. left {guy}. 2. left {guy}. </ref>, "
+         "then identify its bounding box."),
+        ("himtok", "reason", ("Where?",), {"kind": "sentence"}, "Where?\nWhat is the object and mask in the image?"),
+        ("himtok", "reason", ("a dog",), {"kind": "phrase"},
+         "What is a dog?\nWhat is the object and mask in the image?"),
+        ("himtok", "perceive", ("Which?\nA. a",), {}, "Which?\nA. a"),
+        ("argenseg", "segment", SENTENCES, {},
+         " Given the following instructions:    the one you'd pick first. left {guy}.; please perform referring "
+         "segmentation on this image."),
+        ("argenseg", "ground", SENTENCES[:1], {},
+         "Please provide the bounding box coordinate of the region this sentence describes: "
+         "<ref>  the one you'd pick first</ref>"),
+    ],
+)  # fmt: skip
+def test_official_questions_are_the_releases(method, task, sentences, facts, question):
+    assert protocol_of("official", task, method).words(sentences, facts) == question
+
+
+@pytest.mark.parametrize("name", ["shared", "per_expression", "per_object_joined"])
+@pytest.mark.parametrize("task", ["segment", "ground", "reason", "semantic"])
+def test_bundled_protocols_ask_all_methods_alike(name, task):
+    first, second = (protocol_of(name, task, method) for method in ("himtok", "argenseg"))
+    assert first == second
+    assert (first.question, first.image, first.box, first.constrained) == ("", "upright", "strict", True)
+
+
+def test_an_unknown_protocol_or_task_is_told():
+    with pytest.raises(UserError, match="no protocol 'mine' for himtok.*official"):
+        protocol_of("mine", "segment", "himtok")
+    with pytest.raises(UserError, match="official of argenseg has no task 'perceive'"):
+        protocol_of("official", "perceive", "argenseg")
+    with pytest.raises(UserError, match="no protocol 'official' for boxes"):
+        protocol_of("official", "segment", "boxes")
+
+
+def test_a_protocol_that_says_nothing_leaves_all_to_the_method():
+    request = TaskProtocol().request("image", ("it",), ("mask", "box"))
+    assert (request.asking, request.want, request.joined) == (USUAL, ("mask", "box"), True)
+    assert TaskProtocol().decoding(Decoding(rule="hard")) == Decoding(rule="hard")
+    assert not TaskProtocol(sentences="each").request("image", ("it",), ("mask",)).joined
+
+
+def test_a_protocol_with_a_rule_is_no_evaluation_by_another():
+    official = protocol_of("official", "segment", "himtok")
+    assert official.decoding(Decoding(rule="hard")) is None
+    assert official.decoding(Decoding()) == Decoding(constrained=False, most_tokens=128)
+
+
+def test_what_the_protocol_wants_counts_more_than_what_the_dataset_has():
+    request = protocol_of("official", "segment", "himtok").request("image", ("it",), ("mask", "box"))
+    assert request.want == ("mask",)
+
+
+def test_images_are_read_as_the_protocol_says_and_once(tmp_path):
+    image = Image.new("RGBA", (8, 4), (9, 9, 9, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    example = Example(tmp_path / "a.png", ("it", "that"), np.zeros((4, 8), bool))
+    questions = [Question(0, 0, ("it",)), Question(0, 1, ("that",))]
+    stored = requests_of([example] * 2, questions, TaskProtocol(image="stored"), ("mask",))
+    assert stored[0].image is stored[1].image
+    assert (stored[0].image.size, stored[0].image.getpixel((0, 0)), stored[0].asking.size) == (
+        (8, 4),
+        (9, 9, 9),
+        (4, 8),
+    )
+    (upright,) = requests_of([example], questions[:1], TaskProtocol(), ("mask",))
+    assert (upright.image, upright.asking) == (tmp_path / "a.png", USUAL)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: {segment: {sentences: some}}", "sentences is 'some'"),
+        ("a: {segment: {size: 3}}", "unknown field 'size'"),
+        ("a: {segment: {tiles: 0}}", "tiles"),
+        ("a: {draw: {}}", "no such task"),
+        ("a: 3", "not a file of protocols"),
+        ("a: [", "not a file of protocols"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, text, words):
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words) as caught:
+        load_protocols(path)
+    assert str(path) in str(caught.value)
