@@ -108,7 +108,7 @@ def test_a_method_never_imports_another():
 
 
 def test_the_harness_names_a_method_only_through_the_registry():
-    known = ("base", "check", "common", "files", "registry", "parity", "flops")
+    known = ("base", "check", "common", "files", "registry", "parity", "protocols", "flops")
 
     def allowed(name: str) -> bool:
         return name == "methods" or any(within(name, f"methods.{part}") for part in known)

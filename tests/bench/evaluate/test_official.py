@@ -87,7 +87,8 @@ def answered():
     mask[:, :3] = True
     told = {
         "mask": rle.encode(mask), "gt": rle.encode(truth), "I": 12, "U": 24, "near_threshold_1e-4": 1,
-        "generated_ids": [5, 7], "question": "<image>\nWhat?", "input_ids": [1, [9, 3], 2], "tiles": 2, "pixel_sum": 0.0,
+        "generated_ids": [5, 7], "question": "<image>\nWhat?", "input_ids": [1, [9, 3], 2], "tiles": 2,
+        "pixel_sum": 0.0,
     }  # fmt: skip
     image = Image.new("RGB", (6, 4))
     prediction = Prediction(mask, np.zeros((8, 8), np.float32), written=(5, 7))
@@ -161,8 +162,8 @@ def test_boxes_that_differ(answered):
 
 @pytest.mark.parametrize(
     ("line", "ok"),
-    [("cIoU: 0.5000", True), ("ciou 0.500", True), ("cIoU: 0.5002", False), ("gIoU: 0.2500", True), ("no figure", False),
-     ("Precision @ 1 (0.5): 0.8", True), ("Precision @ 1 (0.7): 0.8", False)],
+    [("cIoU: 0.5000", True), ("ciou 0.500", True), ("cIoU: 0.5002", False), ("gIoU: 0.2500", True),
+     ("no figure", False), ("Precision @ 1 (0.5): 0.8", True), ("Precision @ 1 (0.7): 0.8", False)],
 )  # fmt: skip
 def test_printed_figures(answered, line, ok):
     ours = {"ciou": 0.5, "giou": 0.25, "acc@0.5": 0.8, "acc@0.7": 0.7}

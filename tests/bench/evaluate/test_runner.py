@@ -42,6 +42,15 @@ def test_every_question_of_every_protocol_is_answered(taught, squares, tmp_path)
         assert "no box in the answer" in row["failure"]
 
 
+@pytest.mark.parametrize("protocol", ["per_expression", "shared"])
+def test_a_method_is_asked_only_for_what_the_benchmark_scores(taught, squares, tmp_path, protocol):
+    """And so is charged with no failure for another question that it does not answer."""
+    dataset, config = squares(1), replace(CONFIG, protocols=[protocol])
+    dataset.wants = ("mask",)
+    (path,) = predict_method(taught, identity(taught), dataset, "val", config, tmp_path)
+    assert {(row["failure"], row["box"], row["text"].count("<mask>")) for row in rows(path)} == {(None, None, 1)}
+
+
 def test_a_budget_asks_for_masks_alone_and_names_its_file(taught, squares, tmp_path):
     tokens = taught.mask_tokenizer.prefixes[1]
     config = replace(CONFIG, protocols=["per_expression"])
