@@ -11,7 +11,7 @@ leading ~ in a path is the user's home. What a value may be stands beside its fi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ class OrderConfig:
 
 @dataclass
 class AblationConfig:
-    """What `genseg ablation` asks; see bench/ablation.py."""
+    """What `genseg ablation` asks; see bench/experiments/ablation.py."""
 
     limit: int = setting(300, 0, MANY)  # questions, 0 for all
     box_after: list[int] = setting(low=0, factory=lambda: [0, 16, 32])  # mask tokens before the box
@@ -336,6 +336,14 @@ def _among(name: str, known: Iterable[str], what: str, path: Path) -> None:
         raise unknown(what, name, known, str(path))
 
 
+def overview(profile: Profile, sections: Sequence[str] = (), stages: Iterable[str] = ()) -> str:
+    """As YAML the profile's own values, and of its sections and stages the named ones."""
+    whole = asdict(profile)
+    parts = {each.name for each in fields(Profile) if is_dataclass(getattr(profile, each.name))}
+    chosen = {name: value for name, value in whole.items() if name not in parts or name in sections}
+    return to_yaml(chosen | {"stages": {name: whole["stages"][name] for name in stages}})
+
+
 def resolved(profile: Profile) -> str:
     """The whole profile as YAML, to stand beside what it produced."""
-    return to_yaml(profile)
+    return to_yaml(asdict(profile))

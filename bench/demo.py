@@ -9,10 +9,12 @@ from typing import Any
 
 from PIL import Image
 
-from bench import pipeline
 from bench.config import Profile
+from bench.data.splits import open_split
+from bench.refmoji.prepare import prepare_data
 from bench.report.sheet import ANSWER, overlay
 from bench.segment import check_expression, describe, knowledge, load, request_of, timed
+from bench.train.models import find_models
 from methods.base import DEFAULT, Decoding, Model, UserError, open_image
 
 EXAMPLES = 8
@@ -25,9 +27,9 @@ def serve(profile: Profile, port: int) -> None:
     Raises UserError without gradio, or if the port is taken.
     """
     gradio = _gradio()
-    pipeline.prepare_data(profile, train=False)
-    models = {name: load(name, pipeline.find_model(profile, name)) for name in profile.models}
-    shown = examples(pipeline.open_split(profile, "val"))
+    prepare_data(profile, train=False)
+    models = {name: load(name, folder) for name, folder in find_models(profile).items()}
+    shown = examples(open_split(profile, "val"))
     page = build(gradio, models, shown, profile)
     try:
         page.launch(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bench.config import Profile
 from bench.images import check_free, write_image
-from bench.pipeline import device_of, find_model
+from bench.runtime import device_of
+from bench.train.models import find_model
 from methods.base import UserError
 from methods.files import check_text
 from methods.registry import METHODS, method_class, method_spec

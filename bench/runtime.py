@@ -1,14 +1,40 @@
-"""What a run stands on: the device's precision, and batches on their way to it."""
+"""What a run stands on: device, precision, the digest of its weights, and what every record says about them."""
 
 from __future__ import annotations
 
+import hashlib
+import platform
 from collections.abc import Mapping
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from methods.base import UserError
+from bench.config import Profile
+from methods.base import Model, UserError
+
+PACKAGES = ("torch", "transformers")  # whose versions records tell
+
+
+def device_of(name: str = "auto") -> torch.device:
+    """The device to run on: the first GPU if there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's with its number of cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {torch.get_num_threads()} threads"
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -29,3 +55,32 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     if name not in ("float32", "bfloat16"):
         raise UserError(f"There is no precision {name!r}; choose auto, float32 or bfloat16.")
     return getattr(torch, name)
+
+
+def digest(folder: Path) -> str:
+    """Short SHA-256 over a model's weights and configuration; however the weights are cut into files."""
+    total, where = hashlib.sha256(), {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as handle:
+            where |= dict.fromkeys(handle.keys(), path)
+    for name, path in sorted(where.items()):
+        with safe_open(path, "pt") as handle:
+            tensor = handle.get_tensor(name)
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy())
+    total.update((folder / "config.json").read_bytes())
+    return total.hexdigest()[:16]
+
+
+def provenance(profile: Profile, name: str, weights: str, precision: str, method: Model) -> dict[str, Any]:
+    """The fields of a record that are the same for all figures of one model."""
+    return {
+        "method": name,
+        "checkpoint": weights,
+        "backbone": profile.name,
+        "device": device_name(method.device),
+        "precision": precision,
+        "versions": {package: version(package) for package in PACKAGES},
+        "revision": version("genseg-bench"),
+        "date": date.today().isoformat(),
+    }

@@ -270,9 +270,9 @@ _Dumper.add_representer(
 )
 
 
-def to_yaml(config: Any) -> str:
-    """A dataclass as YAML, which reads back as the same."""
-    return yaml.dump(asdict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+def to_yaml(config: Mapping[str, Any]) -> str:
+    """A dataclass's values as YAML, which reads back as the same."""
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 # ---- checking ---------------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from PIL import Image
 from bench.config import EvaluateConfig, Profile
 from bench.data.splits import is_embedded
 from bench.images import check_free, write_image
-from bench.pipeline import device_of, find_model
 from bench.report.sheet import ANSWER, draw_answers, overlay
+from bench.runtime import device_of
+from bench.train.models import find_model
 from methods.base import Decoding, Model, Prediction, Request, UserError, open_image
 from methods.files import check_text, numbered_lines, read_text
 from methods.registry import method_class

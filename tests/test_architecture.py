@@ -23,8 +23,11 @@ TEXTS = [
     if path.suffix in {".py", ".md", ".toml", ".yaml", ".yml", ".cff", ".lock", ".csv"}
     or path.name in {"Makefile", "run"}
 ]
-LIGHT = ["bench.report.build", "bench.records", "bench.evaluate.commands", "bench.evaluate.parity", "bench.data.cards",
-         "methods.registry"]  # fmt: skip
+LIGHT = ["bench.cli", "bench.report.run", "bench.records", "bench.evaluate.commands", "bench.evaluate.parity",
+         "bench.data.cards", "methods.registry"]  # fmt: skip
+# From the top; a floor imports nothing of those above it. Modules of bench itself stand at the bottom, but for OPEN.
+FLOORS = ("cli", "open", "report", "experiments", "latency", "evaluate", "train", "refmoji", "data", "bottom")
+OPEN = ("datasets", "demo", "generate", "segment", "__main__")  # what users open directly; the command line calls them
 
 
 def module_name(path: Path) -> str:
@@ -140,6 +143,21 @@ def test_no_circle_between_files_or_packages_of_the_harness():
     TopologicalSorter(edges()).prepare()  # raises CycleError with the circle
     packages = {name: targets - {"bench"} for name, targets in edges(2).items()}
     TopologicalSorter(packages).prepare()
+
+
+def floor(name: str) -> str:
+    part = (name.split(".") + [""])[1]
+    return part if part in FLOORS else "open" if part in OPEN else "bottom"
+
+
+def test_no_floor_of_the_harness_imports_one_above_it():
+    found = [
+        f"{source} imports {target}"
+        for source, targets in edges().items()
+        for target in sorted(targets)
+        if FLOORS.index(floor(target)) < FLOORS.index(floor(source)) and source != "bench.__main__"
+    ]
+    assert found == []
 
 
 def test_evaluation_and_training_do_not_know_each_other():

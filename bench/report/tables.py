@@ -81,12 +81,6 @@ def scores_of(records: Iterable[Record]) -> list[Record]:
     return [r for r in records if r.protocol not in UNSCORED and not r.variant]
 
 
-def shown(records: Iterable[Record]) -> list[Record]:
-    """The scores that the tables show, for models and ceilings of which there are many."""
-    wanted = {column.key for column in (*SCORES, *GENERALISED, *CODEC_SCORES)}
-    return [record for record in records if record.metric in wanted]
-
-
 def ablated(records: Iterable[Record]) -> list[Record]:
     """The records of generations with one thing changed, which the variant names; those per expression come last, so
     that they are the ones that stay where only one protocol can."""

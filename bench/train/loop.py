@@ -25,6 +25,7 @@ from bench.progress import Progress
 from bench.runtime import resolve_precision
 from bench.train.batches import MicroBatch, MicroBatches, micro_images, stream
 from bench.train.engine import Engine, LocalEngine, LossError, rate
+from bench.train.folders import DONE
 from bench.train.meter import FlopMeter, count_memory_anew, peak_flops
 from bench.train.sight import Sight, append
 from bench.train.snapshot import clean_up, load_snapshot, save_snapshot
@@ -33,7 +34,6 @@ from bench.train.world import ALONE, World
 from methods.base import Trainee, UserError
 from methods.files import fill, whole_folder, writing
 
-DONE = "model"
 LOGS = ("train.jsonl", "validation.jsonl")  # cut back to the snapshot when a run goes on
 MEAN = 0.98  # share of the old value in the running mean of the loss
 SEEN = 1000  # images at least, by which the share of broken ones is judged

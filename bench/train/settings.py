@@ -6,18 +6,15 @@ what is seen of it stays out.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-
 from bench.config import Profile, SourceConfig, StageConfig
 from bench.data.mixture import component_configs, embedded
+from bench.runtime import digest
 from methods.base import UserError
 from methods.files import printable, read_object, write_atomic
 
@@ -86,18 +83,3 @@ def _changes(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str, str]
             yield from _changes(old.get(name), new.get(name), f"{key}.{name}" if key else name)
     elif old != new and not (str(new).startswith("stage:") and str(old).startswith("weights ")):
         yield key, json.dumps(old), json.dumps(new)
-
-
-def digest(folder: Path) -> str:
-    """Short SHA-256 over a model's weights and configuration; however the weights are cut into files."""
-    total, where = hashlib.sha256(), {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as handle:
-            where |= dict.fromkeys(handle.keys(), path)
-    for name, path in sorted(where.items()):
-        with safe_open(path, "pt") as handle:
-            tensor = handle.get_tensor(name)
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.flatten().view(torch.uint8).numpy())
-    total.update((folder / "config.json").read_bytes())
-    return total.hexdigest()[:16]

@@ -15,7 +15,8 @@ from bench.data.contamination import refuse_contamination
 from bench.data.mixture import corpus_of, open_mixture
 from bench.data.sampler import Sampler
 from bench.train import settings
-from bench.train.loop import DONE, LOGS, Run, run_stage
+from bench.train.folders import DONE, model_of_stage, needed_stages, stage_folder
+from bench.train.loop import LOGS, Run, run_stage
 from bench.train.snapshot import clean_up, snapshots
 from bench.train.world import ALONE, World
 from methods.base import Trainee, UserError
@@ -24,15 +25,6 @@ from methods.registry import resolve, stage_spec
 
 Validate = Callable[[Profile, StageConfig], Callable[[Trainee], dict[str, float]] | None]
 LOCK = ".lock"  # held while a stage is trained
-
-
-def stage_folder(profile: Profile, name: str) -> Path:
-    return profile.runs_dir / name
-
-
-def model_of_stage(profile: Profile, name: str) -> Path:
-    """Where a finished stage keeps its model."""
-    return stage_folder(profile, name) / DONE
 
 
 def seeded(profile: Profile, name: str) -> StageConfig:
@@ -110,15 +102,6 @@ def _train(
             settings.keep(folder, made_with)
         write_atomic(folder / "config.yaml", text)
     return run_stage(run, device)
-
-
-def needed_stages(profile: Profile, name: str) -> list[str]:
-    """The stage and all that it builds on, in the order in which they must run."""
-    order: list[str] = []
-    for value in profile.stages[name].model.values():
-        if isinstance(value, str) and value.startswith("stage:"):
-            order += [s for s in needed_stages(profile, value[6:]) if s not in order]
-    return [*order, name]
 
 
 def model_config(profile: Profile, stage: StageConfig) -> dict[str, object]:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bench import pipeline
 from bench.cli import main
 from bench.config import load_profile
 from bench.refmoji.build import build
+from bench.train.folders import model_of_stage
 
 PROFILE = """
 name: small
@@ -86,12 +86,27 @@ def profile_in(folder):
 def small(profile_in, squares, build, writing, monkeypatch):
     """A profile with two trained models, whose data are four images of squares."""
     profile = profile_in("data", "himtok: himtok, argenseg: argenseg")
-    monkeypatch.setattr(pipeline, "prepare_data", lambda profile, train: None)
-    monkeypatch.setattr(pipeline, "open_split", lambda profile, split: squares(4))
+    for command in ("evaluate.run", "latency.run", "experiments.ablation"):
+        monkeypatch.setattr(f"bench.{command}.prepare_data", lambda profile, train: None)
+    for command in ("evaluate.run", "latency.run", "report.run"):
+        monkeypatch.setattr(f"bench.{command}.open_split", lambda profile, split: squares(4))
     for name in ("himtok", "argenseg"):
         method = writing(build(name, **({"mask_tokenizer_config": "short"} if name == "argenseg" else {})))
-        method.save_pretrained(pipeline.model_of_stage(profile, name))
+        method.save_pretrained(model_of_stage(profile, name))
     return profile
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Counts the requests that models answer."""
+    from methods.internvl.model import InternVLModel
+
+    calls = []
+    segment = InternVLModel.segment
+    monkeypatch.setattr(
+        InternVLModel, "segment", lambda self, *given: calls.append(len(given[0])) or segment(self, *given)
+    )
+    return calls
 
 
 @pytest.fixture(scope="session")

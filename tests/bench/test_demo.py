@@ -78,6 +78,6 @@ def test_a_port_in_use_is_named(small, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "gradio", Gradio())
     monkeypatch.setattr(demo, "build", lambda *parts: Page())
-    monkeypatch.setattr(demo.pipeline, "eval_root", lambda profile: small.results_dir)
+    monkeypatch.setattr(demo, "prepare_data", lambda *_, **__: None)
     with pytest.raises(UserError, match="Port 7000 cannot be used"):
         demo.serve(small, 7000)

@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from bench import pipeline
 from bench.data import rle
 from bench.records import read_records
+from bench.train.folders import model_of_stage
 from methods.files import read_lines, write_lines
 
 IMAGES = 3
@@ -52,7 +52,7 @@ def real(folder, squares, build, writing, profile_in):
     several = [ref | {"ref_id": number} for number, ref in enumerate(several)]
     (folder / "refer" / "grefcoco" / "grefs(unc).json").write_text(json.dumps(several))
     profile = profile_in("refer", "himtok: himtok")
-    writing(build("himtok")).save_pretrained(pipeline.model_of_stage(profile, "himtok"))
+    writing(build("himtok")).save_pretrained(model_of_stage(profile, "himtok"))
     return folder
 
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import pipeline
 from bench.config import UntrainedConfig, load_profile
+from bench.latency import run
 from bench.latency.untrained import Case, build, cases, requests_of, same_answers
 from methods.base import Decoding, UserError
 from tests.conftest import ARGENSEG_SIZES, HIMTOK_SIZES, SHORT_SIZES
@@ -77,7 +77,7 @@ def profile(tmp_path):
 
 
 def test_a_case_is_timed_once_on_both_paths(profile, monkeypatch):
-    records = pipeline.time_methods(profile)
+    records = run.time_untrained(profile)
     path = profile.results_dir / "records" / "latency-tiny-short-1.jsonl"
     assert path.exists()
     assert {r.variant for r in records} == {"short on tiny, tiles=1", "short on tiny, tiles=1, path=reference"}
@@ -91,20 +91,20 @@ def test_a_case_is_timed_once_on_both_paths(profile, monkeypatch):
     } <= metrics
     assert not [metric for metric in metrics if "p99" in metric]  # too few requests
     monkeypatch.setattr("bench.latency.untrained.build", lambda *_: pytest.fail("built again"))
-    assert {r.key for r in pipeline.time_methods(profile)} == {r.key for r in records}
+    assert {r.key for r in run.time_untrained(profile)} == {r.key for r in records}
 
 
 def test_a_case_is_timed_anew_with_other_settings_of_its_own_alone(profile, monkeypatch):
     built = []
     model = SimpleNamespace(mask_tokenizer=SimpleNamespace(length=30))
     monkeypatch.setattr("bench.latency.untrained.build", lambda entry, *_: built.append(entry.method) or model)
-    monkeypatch.setattr(pipeline, "facts_of", lambda *_: {})
+    monkeypatch.setattr(run, "provenance", lambda *_: {})
     for function in ("time_paths", "scale"):
-        monkeypatch.setattr(pipeline, function, lambda *_, **__: [])
+        monkeypatch.setattr(run, function, lambda *_, **__: [])
 
     def timed():
         del built[:]
-        pipeline.time_methods(profile)
+        run.time_untrained(profile)
         return list(built)
 
     assert (timed(), timed()) == (["argenseg"], [])
@@ -123,7 +123,7 @@ def test_a_case_is_timed_anew_with_other_settings_of_its_own_alone(profile, monk
 
 def test_tiles_of_a_size_that_has_none_are_left_out(profile, capsys):
     profile.latency.tiles = [5]
-    assert pipeline.time_methods(profile) == []
+    assert run.time_untrained(profile) == []
     assert "short on tiny, tiles=5: this size cuts no image into tiles; left out." in capsys.readouterr().err
 
 

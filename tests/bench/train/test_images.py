@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from bench import pipeline
 from bench.config import load_profile
+from bench.train.run import train
 from methods.argenseg import tokenizer_training
 from methods.argenseg.tokenizer_training import load_mask_tokenizer
 
@@ -64,7 +64,7 @@ def losses(folder: str) -> list[dict[str, float]]:
 
 
 def test_a_folder_of_images_trains_a_tokenizer(profile_of):
-    (folder,) = pipeline.train(profile_of())
+    (folder,) = train(profile_of())
     logged = losses("runs/own")
     assert {"l1", "l2", "quantizer", "discriminator", "adversarial", "_codes_used_4"} <= logged[-1].keys()
     assert "discriminator" not in logged[0] and "_iou" not in logged[-1]
@@ -75,7 +75,7 @@ def test_a_folder_of_images_trains_a_tokenizer(profile_of):
 
 def test_broken_files_are_named_and_replaced(profile_of, capsys):
     Path("images/0/0.png").write_text("no image")
-    pipeline.train(profile_of("runs=one"))
+    train(profile_of("runs=one"))
     said = capsys.readouterr().err.replace("\n", " ")
     assert "replaced an image: images/0/0.png: not a readable image" in said
     assert len(losses("one")) == 6
@@ -91,13 +91,13 @@ def test_a_killed_run_ends_with_the_same_bytes(profile_of, monkeypatch):
             raise KeyboardInterrupt
         return whole(*given)
 
-    pipeline.train(profile_of("runs=one"))
+    train(profile_of("runs=one"))
     monkeypatch.setattr(tokenizer_training, "tokenizer_loss", dying)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.train(profile_of("runs=two", "train.save_minutes=0"))
+        train(profile_of("runs=two", "train.save_minutes=0"))
     (snapshot,) = Path("two/tokenizer").glob("snapshot-*/tensors.safetensors")
     assert any(name.startswith("optimizer/heads.discriminator") for name in load_file(snapshot))
-    pipeline.train(profile_of("runs=two"))
+    train(profile_of("runs=two"))
     assert len(calls) == 7
     assert content(Path("one")) == content(Path("two"))
 
@@ -128,7 +128,7 @@ def test_two_processes_count_and_learn_as_one(profile_of, tmp_path):
     parts = "stages.tokenizer.model"
     words = (f"{parts}.codebook_restart.warmup=9", f"{parts}.adversarial.start=9", "stages.tokenizer.lr=1e-5")
     profile_of()
-    pipeline.train(profile_of("runs=one", *words))
+    train(profile_of("runs=one", *words))
     together(tmp_path, "runs=two", *words)
     names = ("l1", "l2", "_codes_used", "_codes_used_1", "_codes_used_4")
     for one, two in zip(losses("one"), losses("two"), strict=True):

@@ -11,7 +11,8 @@ import torch
 from bench.config import load_profile
 from bench.data import mixture
 from bench.train import settings, stages
-from bench.train.stages import finished_model, model_of_stage, train_stage
+from bench.train.folders import model_of_stage
+from bench.train.stages import finished_model, train_stage
 from bench.train.world import World
 from methods.base import UserError
 from methods.registry import method_class

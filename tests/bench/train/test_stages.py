@@ -17,7 +17,8 @@ from bench.data.sampler import MixtureComponent
 from bench.evaluate.shapes import KINDS
 from bench.evaluate.validation import validation
 from bench.train import stages
-from bench.train.stages import model_config, model_of_stage, needed_stages, stage_folder, train_stage
+from bench.train.folders import model_of_stage, needed_stages, stage_folder
+from bench.train.stages import model_config, train_stage
 from methods.base import Prediction, UserError
 
 CPU = torch.device("cpu")

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
-
 from bench.assets import asset
-from bench.pipeline import device_name, device_of
-from bench.runtime import resolve_precision
+from bench.cli.words import Commands, add_command, none_left, settings_of
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pycocotools", "deepspeed")
 
 
+def add_to(commands: Commands) -> None:
+    add_command(commands, "doctor", "what this machine has and what will run on it", run)
+
+
+def run(options: argparse.Namespace, words: Sequence[str]) -> None:
+    none_left(settings_of(words))
+    examine()
+
+
 def examine() -> None:
     """Print versions, devices and the precision that training would use."""
+    import torch
+
+    from bench.runtime import device_name, device_of, resolve_precision
+
     device = device_of()
     print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in PACKAGES:

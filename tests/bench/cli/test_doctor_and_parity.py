@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from bench.doctor import examine
-from bench.parity import check
+from bench.cli.doctor import examine
+from bench.cli.parity import check
 from methods.base import UserError
 
 

@@ -8,14 +8,14 @@ On the validation split, `ablation.limit` questions:
 - the models of `ablation.variants`: trained with one thing changed, the same questions and the codec's ceiling (for
   tokenizers the ceiling alone);
 - perception: the right expression for a given mask, by the model of `ablation.perception`;
-- differences, question by question, of the two variants of each of the papers' claims in `report/findings.py`.
+- differences, question by question, of the two variants of each of the papers' claims in `experiments/claims.py`.
 
 A variant that was not trained here keeps the records that are there: training it is `genseg train STAGE`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import pipeline
 from bench.config import Profile
 from bench.data.perception import PerceptionSet
+from bench.data.splits import named
 from bench.evaluate.perception import ask, likeliest, score, summary
 from bench.evaluate.plan import objects_of, plan
+from bench.evaluate.run import checked_split, predictions_dir, scores_of, shown
+from bench.evaluate.run import score as score_file
 from bench.evaluate.runner import predict_codec, predict_method
 from bench.evaluate.scoring import compare
 from bench.evaluate.statistics import ratio_intervals
+from bench.experiments.claims import CLAIMS
 from bench.latency import orders
 from bench.records import DIFFERENCE, PERCEPTION, Record, read_records, write_records
-from bench.report.findings import CLAIMS
-from bench.report.tables import shown
-from bench.runtime import resolve_precision
+from bench.refmoji.prepare import prepare_data
+from bench.runtime import device_of, digest, provenance, resolve_precision
 from bench.train.stages import finished_model
 from methods.base import Request
 from methods.files import file_name, printable, read_lines
@@ -45,17 +47,16 @@ SPLIT = "val"
 Scores = dict[tuple[str, str], tuple[Path, dict[str, Any]]]  # (method, variant) -> file of scores, facts of the model
 
 
-def ablation(profile: Profile) -> list[Record]:
-    """Measure everything above -> records/ablation*.jsonl, then the report."""
-    folders = {name: pipeline.find_model(profile, name) for name in profile.models}
-    pipeline.prepare_data(profile, train=False)
+def ablation(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
+    """Measure everything above -> records/ablation*.jsonl. models: method -> the folder of its weights."""
+    prepare_data(profile, train=False)
     torch.set_num_threads(profile.evaluate.threads)
     profile = replace(profile, evaluate=replace(profile.evaluate, limit=profile.ablation.limit))
-    stem = profile.results_dir / "records" / pipeline.named(profile, "ablation")
+    stem = profile.results_dir / "records" / named(profile, "ablation")
     records: list[Record] = []
     codecs: dict[str, torch.nn.Module | None] = {}
     scores: Scores = {}
-    for name, folder in folders.items():
+    for name, folder in models.items():
         subject = Subject(profile, name, folder, scores)
         codecs[name] = subject.method.mask_tokenizer
         records += subject.token_budgets() + subject.boxes_after() + subject.settled() + subject.orders()
@@ -79,7 +80,6 @@ def ablation(profile: Profile) -> list[Record]:
         write_records(f"{stem}.perception.jsonl", found)
         records += found
     records += differences(scores, Path(f"{stem}.differences.jsonl"), profile.evaluate.seed)
-    pipeline.write_report(profile)
     return records
 
 
@@ -112,11 +112,11 @@ class Subject:
     def __init__(self, profile: Profile, name: str, folder: Path, scores: Scores, label: str = "", stage: str = ""):
         self.profile, self.name, self.folder, self.scores, self.label = profile, name, folder, scores, label
         kind = resolve(stage_spec(name, stage).trainee) if stage else method_class(name)
-        self.method = kind.from_pretrained(folder).to(pipeline.device_of())
+        self.method = kind.from_pretrained(folder).to(device_of())
         self.masks = self.method.mask_tokenizer
-        self.weights = pipeline.digest(folder)
-        self.dataset, self.place = pipeline.checked_split(profile, SPLIT), pipeline.named(profile, SPLIT)
-        self.facts = pipeline.facts_of(profile, name, self.weights, profile.evaluate.precision, self.method)
+        self.weights = digest(folder)
+        self.dataset, self.place = checked_split(profile, SPLIT), named(profile, SPLIT)
+        self.facts = provenance(profile, name, self.weights, profile.evaluate.precision, self.method)
 
     def token_budgets(self) -> list[Record]:
         counts = self.masks.prefixes if self.masks else ()
@@ -178,7 +178,7 @@ class Subject:
         folder = self._predictions(f"{self.label} codec")
         for path in predict_codec(self.masks, identity, self.dataset, self.place, self.profile.evaluate, folder):
             variant = f"{self.label}, tokens={int(path.stem.rsplit('-', 1)[1])}"
-            records += shown(pipeline.score(self.profile, path, self.dataset, self.facts | {"variant": variant}))
+            records += shown(score_file(self.profile, path, self.dataset, self.facts | {"variant": variant}))
         return records
 
     def perception(self) -> list[Record]:
@@ -201,9 +201,9 @@ class Subject:
         )  # fmt: skip
         facts, records = self.facts | {"variant": variant}, []
         for protocol, path in zip(self.profile.evaluate.protocols, paths, strict=True):
-            records += shown(pipeline.score(self.profile, path, self.dataset, facts))
+            records += shown(score_file(self.profile, path, self.dataset, facts))
             if protocol == "per_expression" or (self.name, variant) not in self.scores:  # the report shows it too
-                self.scores[self.name, variant] = pipeline.scores_of(self.profile, path), self.facts
+                self.scores[self.name, variant] = scores_of(self.profile, path), self.facts
         return records
 
     def _identity(self, variant: str, want: tuple[str, ...], tokens: int | None) -> dict[str, Any]:
@@ -211,7 +211,7 @@ class Subject:
         return same | {"variant": variant, "want": want} | ({"tokens": tokens} if tokens else {})
 
     def _predictions(self, variant: str) -> Path:
-        return pipeline.predictions_dir(self.profile) / "ablation" / file_name(variant)
+        return predictions_dir(self.profile) / "ablation" / file_name(variant)
 
     def _records(self, variant: str, table: Any, images: Sequence[Any], protocol: str) -> list[Record]:
         found = ratio_intervals(table, images, self.profile.evaluate.seed)

@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
-from bench import ablation, cli, pipeline
-from bench.cli import PROFILE_COMMANDS, split_profile
+from bench import cli
+from bench.cli.words import split_profile
 from bench.config import load_profile
 
+PROFILE_COMMANDS = ("reproduce", "study", "train", "plan", "eval", "ablation", "latency", "report")
 PROFILE = """
 name: small
 data: {root: data}
@@ -146,7 +148,7 @@ def test_parity_has_an_exit_code_of_its_own(genseg, goldens, tmp_path):
 
 def test_the_resolved_profile_is_shown_before_the_work(genseg, profile, monkeypatch):
     seen = []
-    monkeypatch.setattr(pipeline, "write_report", seen.append)
+    monkeypatch.setattr("bench.report.run.write_report", seen.append)
     result = genseg("report", f"profile={profile}", "seed=5")
     assert result.code == 0
     assert result.err.startswith("# genseg report\n")
@@ -154,21 +156,53 @@ def test_the_resolved_profile_is_shown_before_the_work(genseg, profile, monkeypa
     assert seen == [load_profile(profile, ["seed=5"])]
 
 
-@pytest.mark.parametrize("command", sorted(set(PROFILE_COMMANDS) - {"train", "plan"}))
-def test_every_command_reaches_its_own_step(genseg, profile, monkeypatch, command):
-    names = {"reproduce": "reproduce", "study": "study", "eval": "evaluate",
-             "latency": "time_methods", "report": "write_report"}  # fmt: skip
+STEPS = {
+    "reproduce": ["train", "evaluate", "time", "report"],
+    "study": ["train", "ship", "train", "evaluate", "time", "report"],
+    "train": ["train"], "plan": ["plan"], "eval": ["evaluate"], "ablation": ["ablate", "report"], "latency": ["time"],
+    "report": ["report"],
+}  # fmt: skip
+PLACES = {
+    "train": "train.run.train", "ship": "train.models.ship", "evaluate": "evaluate.run.evaluate",
+    "plan": "train.plan.print_plan",
+    "time": "latency.run.time_models", "ablate": "experiments.ablation.ablation", "report": "report.run.write_report",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", PROFILE_COMMANDS)
+def test_every_command_takes_its_own_steps(genseg, profile, monkeypatch, command):
+    """Nothing is trained yet, so that `reproduce` trains; with weights it would not."""
     seen = []
-    for name in names.values():
-        monkeypatch.setattr(pipeline, name, lambda profile, name=name: seen.append(name))
-    monkeypatch.setattr(ablation, "ablation", lambda profile: seen.append("ablation"))
+    for step, place in PLACES.items():
+        monkeypatch.setattr(f"bench.{place}", lambda *_, step=step: seen.append(step))
+    monkeypatch.setattr("bench.train.models.find_models", lambda profile: {})
     assert genseg(command, f"profile={profile}").code == 0
-    assert seen == [names.get(command, "ablation")]
+    assert seen == STEPS[command]
+
+
+@pytest.mark.parametrize("command", ["eval", "ablation", "latency"])
+def test_only_reproduce_and_study_train_what_is_missing(genseg, profile, command):
+    assert "no weights of himtok in runs/one; train them with `genseg train one`" in refused(
+        genseg(command, f"profile={profile}")
+    )
+
+
+def test_training_shows_the_stages_that_it_runs_alone(genseg, profile, monkeypatch):
+    more = """  two: {method: boxes, stage: pretrain, steps: 3, model: {backbone: "stage:one"}}
+  three: {method: boxes, stage: pretrain, steps: 4}
+models:"""
+    profile.write_text(PROFILE.replace("models:", more))
+    monkeypatch.setattr("bench.train.run.train", lambda *_: [])
+    shown = yaml.safe_load(genseg("train", "two", f"profile={profile}").err)
+    assert list(shown["stages"]) == ["one", "two"]
+    assert shown["name"] == "small"
+    assert "train" in shown and "latency" not in shown
+    assert set(yaml.safe_load(genseg("train", f"profile={profile}").err)["stages"]) == {"one", "two", "three"}
 
 
 def test_train_takes_stages_and_settings_in_any_order(genseg, profile, monkeypatch):
     seen = []
-    monkeypatch.setattr(pipeline, "train", lambda profile, names: seen.append((profile.seed, names)))
+    monkeypatch.setattr("bench.train.run.train", lambda profile, names, _: seen.append((profile.seed, names)))
     assert genseg("train", f"profile={profile}", "one", "seed=4").code == 0
     assert genseg("train", "one", f"profile={profile}").code == 0
     assert genseg("train", f"profile={profile}").code == 0
@@ -179,7 +213,7 @@ def test_an_interruption_says_that_it_can_go_on(genseg, profile, monkeypatch):
     def interrupted(profile):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "write_report", interrupted)
+    monkeypatch.setattr("bench.report.run.write_report", interrupted)
     result = genseg("report", f"profile={profile}")
     assert result.code == 130
     assert result.complaint == "genseg: interrupted; the same command goes on where it stopped."
@@ -198,7 +232,7 @@ def test_a_place_that_cannot_be_used_is_one_sentence(genseg, profile, monkeypatc
     def failing(profile):
         raise error
 
-    monkeypatch.setattr(pipeline, "write_report", failing)
+    monkeypatch.setattr("bench.report.run.write_report", failing)
     result = genseg("report", f"profile={profile}")
     assert result.code == 2
     assert result.complaint == f"genseg: a/b: {error.strerror}; check the path, its permissions and the room left."
@@ -208,7 +242,7 @@ def test_a_mistake_of_ours_is_not_hidden(profile, monkeypatch):
     def broken(profile):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pipeline, "write_report", broken)
+    monkeypatch.setattr("bench.report.run.write_report", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["report", f"profile={profile}"])
 

@@ -2,31 +2,27 @@
 
 import shutil
 
-import pytest
 import torch
 
-from bench import pipeline
-from bench.ablation import ablation
 from bench.config import OrderConfig
+from bench.experiments import ablation as module
 from bench.records import DIFFERENCE, read_records
+from bench.train.folders import model_of_stage
+from bench.train.models import find_models
 from methods.registry import method_class, resolve, stage_spec
 
 
-@pytest.fixture
-def reports(monkeypatch):
-    seen = []
-    monkeypatch.setattr(pipeline, "write_report", seen.append)
-    return seen
+def ablation(profile):
+    return module.ablation(profile, find_models(profile))
 
 
 def variants(records, method):
     return {record.variant for record in records if record.method == method}
 
 
-def test_every_budget_box_and_length_is_asked(small, reports):
+def test_every_budget_box_and_length_is_asked(small):
     small.ablation.tolerances = [0.5]
     records = [record for record in ablation(small) if record.protocol != DIFFERENCE]
-    assert len(reports) == 1
     lengths = {f"tokens={n}" for n in (1, 2, 4, 8, 16, 24, 32)}
     assert variants(records, "himtok") == lengths | {"settled=never", "settled=0.5"}
     assert variants(records, "argenseg") == {f"tokens={n}" for n in (1, 5, 14, 30)}
@@ -41,12 +37,12 @@ def test_every_budget_box_and_length_is_asked(small, reports):
     assert len(read_records(small.results_dir / "records" / "ablation.jsonl")) == len(records)
 
 
-def test_a_changed_model_has_its_own_records_and_keeps_them(small, reports, capsys):
+def test_a_changed_model_has_its_own_records_and_keeps_them(small, capsys):
     small.stages["off"] = small.stages["himtok"]
     small.ablation.variants = {"hierarchy=off": "off"}
     small.ablation.tolerances = []
-    trained = pipeline.model_of_stage(small, "himtok")
-    changed = pipeline.model_of_stage(small, "off")
+    trained = model_of_stage(small, "himtok")
+    changed = model_of_stage(small, "off")
     model = method_class("himtok").from_pretrained(trained)
     with torch.no_grad():
         model.mask_tokenizer.latent_tokens += 1
@@ -65,11 +61,11 @@ def test_a_changed_model_has_its_own_records_and_keeps_them(small, reports, caps
     assert "stage off was not trained here" in capsys.readouterr().out
 
 
-def test_the_usual_codec_has_no_second_ceiling_and_claims_have_differences(small, reports):
+def test_the_usual_codec_has_no_second_ceiling_and_claims_have_differences(small):
     small.stages["off"] = small.stages["himtok"]
     small.ablation.variants = {"hierarchy=off": "off", "hierarchy=paper": "himtok"}
     small.ablation.tolerances = []
-    shutil.copytree(pipeline.model_of_stage(small, "himtok"), pipeline.model_of_stage(small, "off"))
+    shutil.copytree(model_of_stage(small, "himtok"), model_of_stage(small, "off"))
     ablation(small)
     folder = small.results_dir / "records"
     assert not [r for r in read_records(folder / "ablation-off.jsonl") if r.protocol == "codec"]
@@ -85,13 +81,13 @@ def test_the_usual_codec_has_no_second_ceiling_and_claims_have_differences(small
     assert path.read_bytes() == before
 
 
-def test_a_tokenizer_alone_has_its_ceiling(small, reports):
+def test_a_tokenizer_alone_has_its_ceiling(small):
     small.ablation.variants = {"encoder_layout=released": "tokens"}
     small.ablation.tolerances = []
     parts = small.stages["tokens"].model
     changed = {"mask_tokenizer_config": {**parts["mask_tokenizer_config"], "encoder_layout": "official"}}
     resolve(stage_spec("himtok", "tokenizer").trainee).build(changed, lambda: ()).save_pretrained(
-        pipeline.model_of_stage(small, "tokens")
+        model_of_stage(small, "tokens")
     )
     ablation(small)
     found = read_records(small.results_dir / "records" / "ablation-tokens.jsonl")
@@ -99,7 +95,7 @@ def test_a_tokenizer_alone_has_its_ceiling(small, reports):
     assert {r.variant for r in found} == {f"encoder_layout=released, tokens={n}" for n in (1, 2, 4, 8, 16, 24, 32)}
 
 
-def test_single_tokens_give_the_answers_of_whole_scales(small, reports):
+def test_single_tokens_give_the_answers_of_whole_scales(small):
     """Real models: the other form is started from the same weights and must write the same tokens."""
     small.ablation.tolerances, small.ablation.box_after = [], []
     small.ablation.limit, small.ablation.order_limit = 4, 3
@@ -115,7 +111,7 @@ def test_single_tokens_give_the_answers_of_whole_scales(small, reports):
     assert [r for r in kept if r.protocol == "orders"] == sorted(records, key=lambda r: r.metric)
 
 
-def test_perception_is_asked_of_the_model_that_was_taught(small, reports, monkeypatch):
+def test_perception_is_asked_of_the_model_that_was_taught(small, monkeypatch):
     small.ablation.perception = "himtok"
     small.ablation.tolerances = []
     records = [r for r in ablation(small) if r.protocol == "perception"]

@@ -6,18 +6,30 @@ checked by the module that computes the same thing: a method's reference checks,
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from bench.evaluate import official_runs
-from bench.evaluate import parity as metrics
-from bench.terminal import cell
+from bench.cli.words import Commands, add_command, none_left, path_of, settings_of
 from methods.base import UserError
-from methods.check import Check
 from methods.registry import METHODS, method_spec, resolve
+
+if TYPE_CHECKING:
+    from methods.check import Check
+
+
+def add_to(commands: Commands) -> None:
+    command = add_command(commands, "parity", "compare this code with reference vectors in a folder", run)
+    command.add_argument("folder", type=path_of)
+
+
+def run(options: argparse.Namespace, words: Sequence[str]) -> None:
+    none_left(settings_of(words))
+    if not check(options.folder):
+        sys.exit(1)
 
 
 def check(folder: Path) -> bool:
@@ -34,11 +46,11 @@ def check(folder: Path) -> bool:
 
 def _recognised(folder: Path) -> list[tuple[Path, object]]:
     """Folders in and below `folder`, in the order of their names, each with the module that knows its form."""
-    modules = [
-        metrics,
-        official_runs,
-        *(resolve(ref) for name in METHODS for ref in method_spec(name).reference_checks),
-    ]
+    from bench.evaluate import official_runs
+    from bench.evaluate import parity as metrics
+
+    references = (resolve(ref) for name in METHODS for ref in method_spec(name).reference_checks)
+    modules = [metrics, official_runs, *references]
     places = [Path(place) for place, _, _ in sorted(os.walk(folder, followlinks=True))]
     return [(place, module) for place in places for module in modules if module.recognises(place)]
 
@@ -49,6 +61,11 @@ def _report(folder: Path, module: object) -> list[Check]:
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"{folder}: vectors that cannot be read ({what}); copy the folder again.") from None
+    from rich.console import Console
+    from rich.table import Table
+
+    from bench.terminal import cell
+
     table = Table("quantity", "ours", "reference", "verdict", title=cell(folder), title_justify="left")
     for name, ours, reference, ok in results:
         table.add_row(cell(name), cell(ours), cell(reference), "agrees" if ok else "[bold red]DIFFERS")

@@ -1,0 +1,57 @@
+"""`genseg reproduce` and `genseg study`: several commands in a row."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from bench.cli.latency import measure
+from bench.cli.words import Commands, add_command, announce, profile_of
+from bench.config import Profile
+
+SECTIONS = ("data", "train", "evaluate", "latency")
+
+
+def add_to(commands: Commands) -> None:
+    text = "evaluate and time the profile's models (trained first if none are shipped), then report"
+    add_command(commands, "reproduce", text, run_reproduce)
+    add_command(commands, "study", "train everything from scratch, ship the weights, then reproduce", run_study)
+
+
+def run_reproduce(options: argparse.Namespace, words: Sequence[str]) -> None:
+    profile = profile_of(words)
+    announce("reproduce", profile, SECTIONS)
+    reproduce(profile)
+
+
+def run_study(options: argparse.Namespace, words: Sequence[str]) -> None:
+    profile = profile_of(words)
+    announce("study", profile, SECTIONS, profile.stages)
+    study(profile)
+
+
+def reproduce(profile: Profile) -> None:
+    """Evaluate and time the profile's models (training them first if none are shipped), then report."""
+    from bench.evaluate.run import evaluate
+    from bench.evaluate.validation import validation
+    from bench.report.run import write_report
+    from bench.train.models import existing_model, find_models
+    from bench.train.run import train
+
+    missing = [stage for method, stage in profile.models.items() if existing_model(profile, method) is None]
+    if missing:
+        train(profile, missing, validation)
+    evaluate(profile, find_models(profile))
+    measure(profile)
+    write_report(profile)
+
+
+def study(profile: Profile) -> None:
+    """Train the profile's models with all that they build on, ship them, then reproduce."""
+    from bench.evaluate.validation import validation
+    from bench.train.models import ship
+    from bench.train.run import train
+
+    train(profile, profile.models.values(), validation)
+    ship(profile)
+    reproduce(profile)

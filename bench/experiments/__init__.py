@@ -1,0 +1,1 @@
+"""Models asked in other ways, and models with one part changed, beside what the papers claim of them."""

@@ -1,0 +1,29 @@
+"""The tables, figures and page of a profile: `genseg report`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.config import Profile
+from bench.data.cards import of_label
+from bench.data.splits import open_split
+from bench.report.build import build
+from bench.train.folders import keep_log, model_of_stage
+
+
+def write_report(profile: Profile) -> list[Path]:
+    """Tables and figures from the records that exist; beside them what finished stages scored while they ran here,
+    but for those whose whole logs are shipped."""
+
+    def opened(dataset: str, split: str) -> Any:
+        name, split_by = of_label(dataset)
+        return open_split(replace(profile, data=replace(profile.data, dataset=name, split_by=split_by)), split)
+
+    written = build(profile.results_dir, profile.runs_dir, opened)
+    for stage in profile.stages:
+        shipped = profile.results_dir / "logs" / stage / "train.jsonl"
+        if model_of_stage(profile, stage).is_dir() and not shipped.is_file():
+            keep_log(profile, stage, "validation.jsonl")
+    return written
