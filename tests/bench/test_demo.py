@@ -70,7 +70,7 @@ def test_without_gradio_the_extra_is_named(genseg, monkeypatch):
     assert result.code == 2 and ".[demo]" in result.complaint
 
 
-def test_a_port_in_use_is_named(small, monkeypatch):
+def test_a_port_in_use_is_named(small, squares, monkeypatch):
     class Page:
         def launch(self, **settings):
             assert settings["server_name"] == "127.0.0.1" and not settings["share"]
@@ -79,5 +79,6 @@ def test_a_port_in_use_is_named(small, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", Gradio())
     monkeypatch.setattr(demo, "build", lambda *parts: Page())
     monkeypatch.setattr(demo, "prepare_data", lambda *_, **__: None)
+    monkeypatch.setattr(demo, "open_split", lambda *_: squares(4))
     with pytest.raises(UserError, match="Port 7000 cannot be used"):
         demo.serve(small, 7000)
