@@ -26,7 +26,8 @@ def settings_of(profile: Profile, name: str, stage: StageConfig, config: Mapping
     """All that decides a stage's result, by the profile's keys. config: as `build` gets it; folders of other stages'
     models are told by the digest of their weights."""
     kept = recipe_of(stage)
-    kept["model"] |= {key: f"weights {digest(value)}" for key, value in config.items() if isinstance(value, Path)}
+    origins = [key for key, value in stage.model.items() if str(value).startswith("stage:")]
+    kept["model"] |= {key: f"weights {digest(Path(str(config[key])))}" for key in origins}
     sources = component_configs(profile, stage)
     built = [embedded(source.dataset) for source in sources.values()]
     keys = ["images"]

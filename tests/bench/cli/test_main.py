@@ -20,7 +20,7 @@ runs: runs
 results: results
 stages:
   one: {method: boxes, stage: pretrain, steps: 2, tasks: {box: 1.0}, model: {size: tiny}}
-models: {himtok: one}
+models: {boxes: one}
 """
 
 
@@ -182,7 +182,7 @@ def test_every_command_takes_its_own_steps(genseg, profile, monkeypatch, command
 
 @pytest.mark.parametrize("command", ["eval", "ablation", "latency"])
 def test_only_reproduce_and_study_train_what_is_missing(genseg, profile, command):
-    assert "no weights of himtok in runs/one; train them with `genseg train one`" in refused(
+    assert "no weights of boxes in runs/one; train them with `genseg train one`" in refused(
         genseg(command, f"profile={profile}")
     )
 
