@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from bench.cli.words import Commands, add_command, none_left, path_of, settings_of
 from methods.base import UserError
+from methods.files import printable
 
 
 def add_to(commands: Commands) -> None:
@@ -24,4 +25,4 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     if convert is None:
         able = ", ".join(name for name in METHODS if method_spec(name).convert)
         raise UserError(f"{options.method} has no official checkpoints; choose one of {able}.")
-    print(resolve(convert)(options.source, options.target))
+    print(printable(resolve(convert)(options.source, options.target)))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.cli.words import Commands, add_command, number_of, path_of, profile_of
+from methods.files import printable
 
 
 def add_to(commands: Commands) -> None:
@@ -26,4 +27,4 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
 
     chosen = (options.method, options.out, options.checkpoint, options.guidance, options.seed)
     for line in generate_file(profile_of(words), options.caption, *chosen):
-        print(line)
+        print(printable(line))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.cli.words import Commands, add_command, path_of, profile_of
 from methods.base import UserError
+from methods.files import printable
 
 
 def add_to(commands: Commands) -> None:
@@ -35,4 +36,4 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         chosen = (options.expression, options.method, options.out, options.checkpoint)
         lines = segment_file(profile, options.image, *chosen)
     for line in lines:
-        print(line)
+        print(printable(line))

@@ -22,7 +22,7 @@ from bench.records import Record, read_records, write_records
 from bench.refmoji.prepare import prepare_data
 from bench.runtime import PACKAGES, device_name, device_of, digest, provenance, resolve_precision
 from methods.base import Decoding, Model, Request
-from methods.files import write_atomic
+from methods.files import printable, write_atomic
 from methods.registry import method_class
 
 
@@ -89,7 +89,7 @@ def time_untrained(profile: Profile) -> list[Record]:
                 if config.int8:
                     int8.quantise(model[1])
             if not untrained.reads(model[1], case.tiles):
-                print(f"{case.variant}: this size cuts no image into tiles; left out.", file=sys.stderr)
+                print(f"{printable(case.variant)}: this size cuts no image into tiles; left out.", file=sys.stderr)
                 continue
             facts = provenance(profile, entry.method, "", config.precision, model[1]) | {
                 "backbone": case.size, "dataset": "noise", "split": "",
@@ -102,7 +102,8 @@ def time_untrained(profile: Profile) -> list[Record]:
                 forced = Decoding(answer_text=untrained.ANSWER_TEXT)
                 found += scale(model[1], requests, config.requests, untrained.TILE, forced, **facts)
         except torch.OutOfMemoryError:
-            print(f"{case.variant}: does not fit in the memory of {device_name(device)}; left out.", file=sys.stderr)
+            told = f"{case.variant}: does not fit in the memory of {device_name(device)}; left out."
+            print(printable(told), file=sys.stderr)
             continue
         _keep(path, found, {stamps[0]})
         records += found
