@@ -4,7 +4,7 @@ import io
 import sys
 
 import pytest
-from bench.parity import _report
+from bench.cli.parity import _report
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
