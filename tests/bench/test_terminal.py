@@ -4,12 +4,12 @@ import io
 import sys
 
 import pytest
-from bench.cli.parity import _report
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
+from bench.cli.parity import _report
 from bench.progress import Progress
 from bench.report import layout
 from bench.terminal import cell
