@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from methods.argenseg.prefix import Prefix
 from methods.base import UserError
+from methods.common.config import AUGMENTATIONS, RestartConfig
 from methods.files import setting
 from methods.internvl.config import ROWS, WIDEST, ProcessorConfig, refuse_settings_of_new
 
@@ -15,7 +16,6 @@ TASKS = ("segment", "box", "caption", "question", "generate", "conversation")
 # How the visual cross-entropy weighs its tokens: all alike (the paper), or every scale alike (ours). The 14 tokens of
 # the first three scales weigh 2 % among 680; the second gives them more say. The two were not compared.
 TOKEN_LOSS_WEIGHTINGS = ("tokens", "scales")
-AUGMENTATIONS = ("none", "shapes")  # see methods/common/augment.py
 GROUPS = 32  # of every normalisation
 INITS = ("zeros", "var", "grid")
 CHOICES = {
@@ -96,16 +96,6 @@ class Variant:
             raise UserError(f"ARGenSeg cannot write {self.masks} masks in an answer; choose 1 or more.")
         if (self.intra_scale, self.order) == ("bidirectional", "token"):
             raise UserError("Tokens that see their whole scale cannot be written singly; use intra_scale causal.")
-
-
-@dataclass(frozen=True)
-class RestartConfig:
-    """Dead codes. warmup: passes before codes are placed for the first time; every: passes between later restarts;
-    placed: the codes are trained ones, so that the first placement is not due."""
-
-    warmup: int = setting(200, 0)
-    every: int = setting(50, 1)
-    placed: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from methods.argenseg.prefix import Prefix
 from methods.argenseg.processor import CONTEXT, END, PLACEHOLDER, START, ARGenSegProcessor
 from methods.argenseg.schedule import Guided, HiddenMap, ScaleByScale, TokenByToken
 from methods.argenseg.token_cache import TokenCache
-from methods.argenseg.tokenizer_training import load_mask_tokenizer
+from methods.argenseg.tokenizer_training import ImageTokenizerTraining
 from methods.base import USUAL, Asking, Decoding, Prediction, UserError
 from methods.internvl import checkpoint
 from methods.internvl.backbone import Backbone
@@ -98,7 +98,7 @@ class ARGenSeg(InternVLModel):
         seed = int(config.get("seed", 0))
         torch.manual_seed(seed)
         if "mask_tokenizer" in config:
-            masks = load_mask_tokenizer(Path(config["mask_tokenizer"]))
+            masks = ImageTokenizerTraining.load(Path(config["mask_tokenizer"]))
         else:
             sizes = config.get("mask_tokenizer_config", {})
             masks = VQVAE(made(MaskTokenizerConfig, sizes, "mask_tokenizer_config"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from methods.argenseg.config import (
     DiscriminatorConfig,
     MaskTokenizerConfig,
     PerceptualConfig,
-    RestartConfig,
     TokenizerStage,
 )
 from methods.argenseg.discriminator import Discriminator
@@ -32,8 +31,11 @@ from methods.argenseg.mask_tokenizer import VQVAE
 from methods.argenseg.masks import preprocess_mask
 from methods.argenseg.perceptual import Perceptual
 from methods.base import Example, TrainingSample, open_image
-from methods.common.augment import augmented, check_augmentation
-from methods.internvl import checkpoint
+from methods.common.augment import augmented
+from methods.common.codebook_restart import CodebookRestart
+from methods.common.config import RestartConfig
+from methods.common.masks import mask_iou
+from methods.internvl.mask_tokenizer_stage import MaskTokenizerStage
 from methods.internvl.model import made
 
 
@@ -52,60 +54,30 @@ class ImageProcessor:
         return image_batch(samples)
 
 
-class ImageTokenizerTraining(nn.Module):
+class ImageTokenizerTraining(MaskTokenizerStage):
     """methods.base.Trainee of the tokenizer's stage."""
 
-    name: ClassVar[str] = "argenseg"
-    stages: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    name, kind, sizes = "argenseg", VQVAE, MaskTokenizerConfig
 
     def __init__(
         self, mask_tokenizer: VQVAE, restart: RestartConfig = RestartConfig(),  # noqa: B008
         perceptual: PerceptualConfig | None = None, adversarial: DiscriminatorConfig | None = None,
         augmentation: str = "none",
     ):  # fmt: skip
-        super().__init__()
-        self.augmentation = check_augmentation(augmentation)
-        self.mask_tokenizer = mask_tokenizer
-        self.processor = ImageProcessor(mask_tokenizer.config)
-        self.heads = TrainingHeads(mask_tokenizer, restart, perceptual, adversarial)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
+        heads = TrainingHeads(mask_tokenizer, restart, perceptual, adversarial)
+        super().__init__(mask_tokenizer, ImageProcessor(mask_tokenizer.config), heads, augmentation)
 
     @classmethod
     def build(cls, config: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> Self:
         """See config.TokenizerStage."""
         stage = made(TokenizerStage, config)
         torch.manual_seed(stage.seed)
-        masks = load_mask_tokenizer(Path(stage.start)) if stage.start else VQVAE(stage.mask_tokenizer_config)
+        masks = cls.load(Path(stage.start)) if stage.start else VQVAE(stage.mask_tokenizer_config)
         return cls(masks, stage.codebook_restart, stage.perceptual, stage.adversarial, stage.augmentation)
-
-    def enter_stage(self, stage: str) -> None:
-        self.requires_grad_(True)
 
     def loss(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         images = with_augmented_masks(batch["images"], batch["masks"], self.augmentation)
         return tokenizer_loss(self.mask_tokenizer, self.heads, images, batch["masks"])
-
-    def config(self) -> dict[str, Any]:
-        return checkpoint.describe_mask_tokenizer(self.name, self.mask_tokenizer.config)
-
-    def save_pretrained(self, folder: Path, dtype: str = "float32", max_shard_size: str = "5GB") -> None:
-        checkpoint.save(self, Path(folder), dtype, max_shard_size)
-
-    @classmethod
-    def from_pretrained(cls, folder: Path) -> Self:
-        return cls(load_mask_tokenizer(Path(folder))).eval()
-
-
-def load_mask_tokenizer(folder: Path) -> VQVAE:
-    """The VQ-VAE of a tokenizer stage's folder, or of a whole model's."""
-
-    def build(config: Mapping[str, Any]) -> VQVAE:
-        return VQVAE(checkpoint.part(config, "mask_tokenizer", MaskTokenizerConfig, folder))
-
-    return checkpoint.load_part(folder, ImageTokenizerTraining.name, "mask_tokenizer.", build)
 
 
 def random_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
@@ -150,53 +122,21 @@ class TrainingHeads(nn.Module):
         perceptual: PerceptualConfig | None = None, adversarial: DiscriminatorConfig | None = None,
     ):  # fmt: skip
         super().__init__()
-        self.restart = CodebookRestart(tokenizer.size, **asdict(restart))
+        self.restart = CellRestart(tokenizer.size, **asdict(restart))
         self.perceptual = None if perceptual is None else Perceptual(**asdict(perceptual))
         self.discriminator = None if adversarial is None else Discriminator(tokenizer.resolution, **asdict(adversarial))
 
 
-class CodebookRestart(nn.Module):
-    """Places codes on vectors that the quantiser met, first after `warmup` unquantised passes, and moves the unused
-    ones there again every `every` passes. placed: the codes are trained ones, so that a first placement is not due.
+class CellRestart(CodebookRestart):
+    """Codes that nothing chose move to vectors that the quantiser met."""
 
-    A pass is a forward pass of all processes at once. All count the same hits and hold the same codes.
-    """
-
-    def __init__(self, codes: int, warmup: int = 200, every: int = 50, placed: bool = False):
-        super().__init__()
-        self.warmup, self.every, self.placed = warmup, every, placed
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.register_buffer("hits", torch.full((codes,), float(placed)))
-
-    @torch.no_grad()
-    def before(self, tokenizer: VQVAE, features: Tensor) -> bool:
-        """Place codes if their time has come -> whether this step quantises.
-
-        features [B, C, G, G] of this batch, before the codes take part in the graph.
-        """
-        step = int(self.step) - self.warmup
-        self.step += 1
-        if step >= 0 and step % self.every == 0:
-            quantizer, dead = tokenizer.quantize, (self.hits == 0).nonzero().flatten()
-            if step == 0 and not self.placed:
-                quantizer.embedding.weight.zero_()
-            met = residual_cells(quantizer, features.detach().float())
-            pick = torch.randint(len(met), (len(dead),), device=met.device)
-            noise = 0.01 * met.std() * torch.randn(len(dead), met.shape[1], device=met.device)
-            quantizer.embedding.weight[dead] = met[pick] + noise
-            if torch.distributed.is_initialized():  # every process has drawn its own cells
-                torch.distributed.broadcast(quantizer.embedding.weight.data, 0)
-            self.hits.zero_()
-        return step >= 0
-
-    @torch.no_grad()
-    def after(self, ids: Tensor) -> Tensor:
-        """Count a batch's ids, of all processes -> the share of codes used since the last placement."""
-        hits = torch.bincount(ids.flatten(), minlength=len(self.hits)).to(self.hits)
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(hits)
-        self.hits += hits
-        return (self.hits > 0).float().mean()
+    def fresh(self, tokenizer: VQVAE, latents: Tensor, count: int, first: bool) -> Tensor:
+        """latents [B, C, G, G] -> codes [count, C]: residuals of all scales, a little displaced."""
+        if first:  # no code has a meaning yet, so that every scale is asked for the whole
+            tokenizer.quantize.embedding.weight.zero_()
+        met = residual_cells(tokenizer.quantize, latents)
+        pick = torch.randint(len(met), (count,), device=met.device)
+        return met[pick] + 0.01 * met.std() * torch.randn(count, met.shape[1], device=met.device)
 
 
 def residual_cells(quantizer, features: Tensor) -> Tensor:
@@ -226,15 +166,13 @@ def tokenizer_loss(tokenizer: VQVAE, heads: TrainingHeads, images: Tensor, masks
     used = tokenizer.quantize.count(ids)
     return losses | {
         "quantizer": quantizer,
-        **({"_iou": mask_iou(decoded[:masks], images[:masks])} if masks else {}),
+        **({"_iou": iou_of_images(decoded[:masks], images[:masks])} if masks else {}),
         "_codes_used": heads.restart.after(ids),
         **{f"_codes_used_{side}": share for side, share in zip(tokenizer.quantize.scales, used, strict=True)},
     }
 
 
 @torch.no_grad()
-def mask_iou(decoded: Tensor, truth: Tensor) -> Tensor:
+def iou_of_images(decoded: Tensor, truth: Tensor) -> Tensor:
     """The mean IoU of masks as images [B, 3, R, R] in -1..1."""
-    predicted, true = decoded.mean(1) > 0, truth[:, 0] > 0
-    union = (predicted | true).flatten(1).sum(1).clamp(min=1)
-    return ((predicted & true).flatten(1).sum(1) / union).mean()
+    return mask_iou(decoded.mean(1) > 0, truth[:, 0] > 0).mean()

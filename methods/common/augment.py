@@ -15,19 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.base import UserError
-
-AUGMENTATIONS = ("none", "shapes")
 SCALE = 3.0  # most by which a mask is stretched or shrunk along an axis
 COVERED = (0.012, 0.6)  # share of the image that a stretched mask keeps to
 LEAST = 0.005  # share of the image below which a stretched mask is given up for the mask itself
-
-
-def check_augmentation(name: str) -> str:
-    """The name, or a UserError that lists the names."""
-    if name not in AUGMENTATIONS:
-        raise UserError(f"There is no augmentation {name!r} of masks; choose {' or '.join(AUGMENTATIONS)}.")
-    return name
 
 
 @torch.no_grad()

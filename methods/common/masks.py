@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from methods.base import Example, UserError
@@ -57,3 +58,9 @@ def nearest_indices(source: int, target: int) -> np.ndarray:
     step = source / target
     places = np.cumsum(np.concatenate([[step / 2], np.full(target - 1, step)]))
     return np.minimum(places.astype(np.int64), source - 1)
+
+
+def mask_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of masks bool [..., R, R] -> float [...]; 1 where both are empty."""
+    union = (a | b).flatten(-2).sum(-1)
+    return torch.where(union > 0, (a & b).flatten(-2).sum(-1) / union.clamp(min=1), 1.0)

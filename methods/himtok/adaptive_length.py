@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from methods.base import Example, Prediction, Request
+from methods.base import Example, Request
+from methods.common.masks import mask_iou
 from methods.himtok.config import AdaptiveLength
 
 if TYPE_CHECKING:
@@ -77,11 +79,6 @@ def _answered(
     """Tokens written and IoU [N] of the examples' first sentences."""
     requests = [Request(example.image, example.expressions[:1], tokens=tokens) for example in examples]
     predictions = [p for i in range(0, len(requests), batch) for p in model.segment(requests[i : i + batch])]
-    iou = np.array([_iou(p, e) for p, e in zip(predictions, examples, strict=True)])
+    pairs = zip(predictions, examples, strict=True)
+    iou = np.array([float(mask_iou(torch.from_numpy(p.mask), torch.from_numpy(e.mask))) for p, e in pairs])
     return np.array([len(p.token_ids) for p in predictions]), iou
-
-
-def _iou(prediction: Prediction, example: Example) -> float:
-    """IoU at the image's size; 1 where both are empty."""
-    union = (prediction.mask | example.mask).sum()
-    return float((prediction.mask & example.mask).sum() / union) if union else 1.0

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from methods.base import UserError
+from methods.common.config import AUGMENTATIONS, RestartConfig
 from methods.files import setting
 from methods.internvl.config import DEEPEST, ROWS, WIDEST, ProcessorConfig, refuse_settings_of_new
 
@@ -25,7 +26,6 @@ LAYOUTS, CODE_SPACES = ("clean", "official"), ("normalised", "official")
 STEMS, PIXEL_DECODERS, STARTS = ("linear", "convolutional"), ("official", "subpixel"), ("plain", "anchored")
 GROUPS = 32  # of the pixel decoder's normalisations, where it has so many channels
 FINE_GROUPS = 8  # of our own stem and decoder
-AUGMENTATIONS = ("none", "shapes")  # see methods/common/augment.py
 HIERARCHIES, RULES = ("paper", "official", "off"), ("full", "early_exit", "end_token")
 TEMPERATURE = 0.5  # of the soft codes, as released
 
@@ -181,16 +181,6 @@ class LearnedLength:
 
 
 @dataclass(frozen=True)
-class RestartConfig:
-    """Dead codes in stage 1. warmup: steps before codes are placed for the first time; every: steps between later
-    restarts; placed: the codes are trained ones, so that the first placement is not due."""
-
-    warmup: int = setting(300, 0)
-    every: int = setting(50, 1)
-    placed: bool = False
-
-
-@dataclass(frozen=True)
 class Speech:
     """What config.json says at its top of how a model asks and answers."""
 
@@ -207,7 +197,7 @@ class TokenizerStage:
     seed: int = 0
     start: str = ""
     mask_tokenizer_config: MaskTokenizerConfig = field(default_factory=MaskTokenizerConfig)
-    codebook_restart: RestartConfig = field(default_factory=RestartConfig)
+    codebook_restart: RestartConfig = field(default_factory=lambda: RestartConfig(warmup=300))
     augmentation: str = setting("none", choices=AUGMENTATIONS)
 
     def __post_init__(self) -> None:

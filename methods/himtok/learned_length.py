@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from methods.base import UserError
+from methods.common.masks import mask_iou
 from methods.himtok.config import LearnedLength
 from methods.himtok.mask_tokenizer import MaskTokenizer
-from methods.himtok.schedule import change
 from methods.internvl.chat import IGNORED
 
 
@@ -28,7 +28,7 @@ def shortest_prefixes(mask_tokenizer: MaskTokenizer, ids: Tensor, masks: Tensor,
     mask nearly as well (IoU) as that of all tokens."""
     expected = masks[:, 0] > 0.5
     ious = torch.stack(
-        [1 - change(mask_tokenizer.decode(ids[:, :count]) > 0.5, expected) for count in mask_tokenizer.prefixes]
+        [mask_iou(mask_tokenizer.decode(ids[:, :count]) > 0.5, expected) for count in mask_tokenizer.prefixes]
     )
     good = ious >= ious[-1] - threshold
     return torch.tensor(mask_tokenizer.prefixes, device=ids.device)[good.int().argmax(0)]

@@ -34,7 +34,7 @@ from methods.himtok.mask_tokenizer import MaskTokenizer
 from methods.himtok.processor import HiMTokProcessor
 from methods.himtok.prompts import END, START, PromptTemplate, code_token
 from methods.himtok.schedule import TokenByToken
-from methods.himtok.tokenizer_training import load_mask_tokenizer
+from methods.himtok.tokenizer_training import MaskTokenizerTraining
 from methods.internvl import checkpoint
 from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED, MASK, Turn
@@ -82,7 +82,7 @@ class HiMTok(InternVLModel):
     def _continued(cls, config: Mapping[str, Any]) -> Self:
         model = cls.from_pretrained(Path(config["start"]))
         if "mask_tokenizer" in config:
-            other, own = load_mask_tokenizer(Path(config["mask_tokenizer"])), model.mask_tokenizer
+            other, own = MaskTokenizerTraining.load(Path(config["mask_tokenizer"])), model.mask_tokenizer
             if (other.size, other.length) != (own.size, own.length):
                 sizes = f"{other.length} tokens of {other.size} codes, not {own.length} of {own.size}"
                 raise UserError(f"{config['mask_tokenizer']}: has {sizes}, as the model does; take another tokenizer.")
@@ -103,7 +103,7 @@ class HiMTok(InternVLModel):
         seed = int(config.get("seed", 0))
         torch.manual_seed(seed)
         if "mask_tokenizer" in config:
-            masks = load_mask_tokenizer(Path(config["mask_tokenizer"]))
+            masks = MaskTokenizerTraining.load(Path(config["mask_tokenizer"]))
         else:
             sizes = config.get("mask_tokenizer_config", {})
             masks = MaskTokenizer(made(MaskTokenizerConfig, sizes, "mask_tokenizer_config"))

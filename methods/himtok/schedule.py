@@ -6,17 +6,11 @@ import torch
 from torch import Tensor
 
 from methods.base import UserError
+from methods.common.masks import mask_iou
 from methods.himtok.config import AdaptiveLength
 from methods.himtok.mask_tokenizer import MaskTokenizer
 from methods.internvl.backbone import Backbone
 from methods.internvl.generation.one_by_one import OneByOne
-
-
-def change(before: Tensor, after: Tensor) -> Tensor:
-    """1 - IoU of masks bool [..., R, R] -> float [...]; 0 where both are empty."""
-    union = (before | after).flatten(-2).sum(-1)
-    both = (before & after).flatten(-2).sum(-1)
-    return torch.where(union > 0, 1 - both / union.clamp(min=1), 0.0)
 
 
 class TokenByToken(OneByOne):
@@ -70,7 +64,7 @@ class TokenByToken(OneByOne):
         if self.length.rule != "early_exit" or len(self.chosen) % self.length.every:
             return False
         before, self.before = self.before, self.probabilities() > 0.5
-        return before is not None and bool((change(before, self.before) <= self.length.threshold).all())
+        return before is not None and bool((1 - mask_iou(before, self.before) <= self.length.threshold).all())
 
     def probabilities(self) -> Tensor:
         if not self.soft:

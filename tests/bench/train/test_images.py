@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from bench.config import load_profile
 from bench.train.run import train
 from methods.argenseg import tokenizer_training
-from methods.argenseg.tokenizer_training import load_mask_tokenizer
+from methods.argenseg.tokenizer_training import ImageTokenizerTraining
 
 ROOT = Path(__file__).parents[3]
 PROFILE = """
@@ -70,7 +70,7 @@ def test_a_folder_of_images_trains_a_tokenizer(profile_of):
     assert "discriminator" not in logged[0] and "_iou" not in logged[-1]
     assert not (folder.parent / "validation.jsonl").exists()
     assert not [name for name in load_file(folder / "model.safetensors") if name.startswith("heads")]
-    assert load_mask_tokenizer(folder).size == 64
+    assert ImageTokenizerTraining.load(folder).size == 64
 
 
 def test_broken_files_are_named_and_replaced(profile_of, capsys):

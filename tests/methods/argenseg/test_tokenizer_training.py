@@ -10,7 +10,7 @@ from torch import distributed, multiprocessing
 from methods.argenseg.config import RestartConfig
 from methods.argenseg.mask_tokenizer import VQVAE, MaskTokenizerConfig
 from methods.argenseg.tokenizer_training import (
-    CodebookRestart,
+    CellRestart,
     ImageProcessor,
     TrainingHeads,
     image_batch,
@@ -35,14 +35,14 @@ def images():
 
 
 def test_the_first_steps_are_unquantised(codec, images):
-    keeper = CodebookRestart(codec.size, warmup=2, every=2)
+    keeper = CellRestart(codec.size, warmup=2, every=2)
     features = codec.features(images)
     assert [keeper.before(codec, features) for _ in range(5)] == [False] * 2 + [True] * 3
 
 
 @torch.no_grad()
 def test_codes_are_placed_where_the_quantiser_needed_them(codec, images):
-    keeper = CodebookRestart(codec.size, warmup=0)
+    keeper = CellRestart(codec.size, warmup=0)
     features = 5 * codec.features(images)
     codec.quantize.embedding.weight.zero_()
     met = residual_cells(codec.quantize, features)
@@ -53,7 +53,7 @@ def test_codes_are_placed_where_the_quantiser_needed_them(codec, images):
 
 @torch.no_grad()
 def test_only_codes_that_nothing_chose_are_moved(codec, images):
-    keeper = CodebookRestart(codec.size, warmup=0, every=2)
+    keeper = CellRestart(codec.size, warmup=0, every=2)
     features = codec.features(images)
     keeper.before(codec, features)
     keeper.after(torch.tensor([[1, 4, 4]]))
@@ -67,7 +67,7 @@ def test_only_codes_that_nothing_chose_are_moved(codec, images):
 
 @torch.no_grad()
 def test_trained_codes_stay_where_they_are(codec, images):
-    keeper = CodebookRestart(codec.size, warmup=0, every=2, placed=True)
+    keeper = CellRestart(codec.size, warmup=0, every=2, placed=True)
     before = codec.quantize.embedding.weight.clone()
     assert keeper.before(codec, codec.features(images))
     assert torch.equal(codec.quantize.embedding.weight, before)

@@ -9,19 +9,11 @@ from methods.base import DEFAULT, Decoding, Request, UserError
 from methods.himtok.adaptive_length import length_curve
 from methods.himtok.config import AdaptiveLength
 from methods.himtok.prompts import code_token
-from methods.himtok.schedule import TokenByToken, change
+from methods.himtok.schedule import TokenByToken
 
 
 def ask(method, examples, **settings):
     return method.segment([Request(examples[0].image, ("it",), **settings)])[0]
-
-
-def test_the_change_between_masks():
-    empty, full = torch.zeros(4, 4, dtype=torch.bool), torch.ones(4, 4, dtype=torch.bool)
-    half = full.clone()
-    half[:2] = False
-    pairs = torch.stack([torch.stack(p) for p in ((empty, empty), (empty, full), (half, full), (full, full))])
-    assert change(pairs[:, 0], pairs[:, 1]).tolist() == [0, 1, 0.5, 0]
 
 
 @pytest.mark.parametrize("every", [1, 4, 8])

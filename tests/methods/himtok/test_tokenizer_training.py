@@ -7,7 +7,7 @@ from torch import distributed, multiprocessing
 from methods.himtok import tokenizer_training as codebook
 from methods.himtok.hierarchy import blurred, mask_loss
 from methods.himtok.mask_tokenizer import MaskTokenizer, MaskTokenizerConfig
-from methods.himtok.tokenizer_training import CodebookRestart, tokenizer_loss
+from methods.himtok.tokenizer_training import LatentRestart, tokenizer_loss
 
 SMALL = {
     "resolution": 64, "width": 64, "encoder_layers": 1, "decoder_layers": 1, "heads": 4, "codes": 16, "ffn_out": 32,
@@ -35,14 +35,14 @@ def unit_codes(codec) -> torch.Tensor:
 
 
 def test_the_first_steps_leave_the_latents_unquantised(codec):
-    keeper = CodebookRestart(codec.size, warmup=3, every=2)
+    keeper = LatentRestart(codec.size, warmup=3, every=2)
     z = torch.randn(2, 4, 12)
     assert [keeper.before(codec, z) for _ in range(6)] == [False] * 3 + [True] * 3
 
 
 @torch.no_grad()
 def test_after_the_warm_up_every_code_lies_at_a_latent_that_was_seen(codec):
-    keeper = CodebookRestart(codec.size, warmup=0)
+    keeper = LatentRestart(codec.size, warmup=0)
     z = 3 * torch.randn(2, 4, 12)
     keeper.before(codec, z)
     cosine = unit_codes(codec) @ torch.nn.functional.normalize(z, dim=-1).flatten(0, 1).T
@@ -51,7 +51,7 @@ def test_after_the_warm_up_every_code_lies_at_a_latent_that_was_seen(codec):
 
 @torch.no_grad()
 def test_trained_codes_stay_where_they_are(codec):
-    keeper = CodebookRestart(codec.size, warmup=0, every=2, placed=True)
+    keeper = LatentRestart(codec.size, warmup=0, every=2, placed=True)
     before = unit_codes(codec)
     assert keeper.before(codec, torch.randn(2, 4, 12))
     keeper.after(torch.tensor([[3]]))
@@ -61,7 +61,7 @@ def test_trained_codes_stay_where_they_are(codec):
 
 @torch.no_grad()
 def test_only_codes_that_nothing_chose_are_moved(codec):
-    keeper = CodebookRestart(codec.size, warmup=0, every=5)
+    keeper = LatentRestart(codec.size, warmup=0, every=5)
     z = torch.randn(2, 4, 12)
     keeper.before(codec, z)
     keeper.after(torch.tensor([[3, 5, 5, 9]]))
@@ -76,22 +76,22 @@ def test_only_codes_that_nothing_chose_are_moved(codec):
 
 
 def test_the_share_of_used_codes_is_reported(codec):
-    keeper = CodebookRestart(codec.size, warmup=0)
+    keeper = LatentRestart(codec.size, warmup=0)
     assert keeper.after(torch.tensor([[0, 1, 1, 2]])) == 3 / 16
     assert keeper.after(torch.tensor([[2, 7]])) == 4 / 16
 
 
 def test_counts_travel_with_the_state(codec):
-    keeper = CodebookRestart(codec.size, warmup=2)
+    keeper = LatentRestart(codec.size, warmup=2)
     keeper.before(codec, torch.randn(1, 4, 12))
     keeper.after(torch.tensor([[1, 1]]))
-    other = CodebookRestart(codec.size, warmup=2)
+    other = LatentRestart(codec.size, warmup=2)
     other.load_state_dict(keeper.state_dict())
     assert (int(other.step), other.hits.tolist()) == (1, keeper.hits.tolist())
 
 
 def test_during_the_warm_up_the_quantiser_has_no_loss_but_the_encoder_learns(codec, masks):
-    losses = tokenizer_loss(codec, CodebookRestart(codec.size, warmup=5), masks, dice=1.0)
+    losses = tokenizer_loss(codec, LatentRestart(codec.size, warmup=5), masks, dice=1.0)
     assert losses["quantizer"] == 0
     (losses["reconstruction"] + losses["quantizer"]).backward()
     assert codec.encoder.conv_out.weight.grad.abs().sum() > 0
@@ -100,7 +100,7 @@ def test_during_the_warm_up_the_quantiser_has_no_loss_but_the_encoder_learns(cod
 
 
 def test_afterwards_codes_encoder_and_decoder_all_learn(codec, masks):
-    losses = tokenizer_loss(codec, CodebookRestart(codec.size, warmup=0), masks, dice=1.0)
+    losses = tokenizer_loss(codec, LatentRestart(codec.size, warmup=0), masks, dice=1.0)
     assert losses["quantizer"] > 0
     (losses["reconstruction"] + losses["quantizer"]).backward()
     for weight in (codec.encoder.conv_out.weight, codec.decoder.decoder_embed.weight, codec.quantize.embedding.weight):
@@ -109,7 +109,7 @@ def test_afterwards_codes_encoder_and_decoder_all_learn(codec, masks):
 
 def test_half_of_a_batch_is_whole_and_half_is_cut_and_blurred(codec, masks, monkeypatch):
     monkeypatch.setattr(codebook, "draw_levels", lambda count, tokens, replacement: torch.tensor([1, 3])[:count])
-    keeper = CodebookRestart(codec.size, warmup=0)
+    keeper = LatentRestart(codec.size, warmup=0)
     losses = tokenizer_loss(codec, keeper, masks, dice=1.0)
     with torch.no_grad():
         codes, _, _ = codec.quantize(codec.latents(masks))
@@ -119,7 +119,7 @@ def test_half_of_a_batch_is_whole_and_half_is_cut_and_blurred(codec, masks, monk
 
 
 def test_a_single_mask_is_a_batch(codec, masks):
-    losses = tokenizer_loss(codec, CodebookRestart(codec.size, warmup=0), masks[:1], dice=1.0)
+    losses = tokenizer_loss(codec, LatentRestart(codec.size, warmup=0), masks[:1], dice=1.0)
     assert all(torch.isfinite(value) for value in losses.values())
     assert 0 <= losses["_iou"] <= 1
 
@@ -131,7 +131,7 @@ def one_process(rank: int, folder: str) -> None:
     torch.manual_seed(0)
     codec = MaskTokenizer(MaskTokenizerConfig(**SMALL))
     torch.manual_seed(rank + 1)
-    keeper = CodebookRestart(codec.size, warmup=0, every=1)
+    keeper = LatentRestart(codec.size, warmup=0, every=1)
     for _ in range(2):
         tokenizer_loss(codec, keeper, torch.rand(4, 1, 64, 64), dice=1.0)
     state = {"codes": codec.quantize.embedding.weight.detach(), "hits": keeper.hits}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods.base import UserError
-from methods.common.augment import AUGMENTATIONS, augmented, check_augmentation, flipped, shapes, stretched
+from methods.common.augment import augmented, flipped, shapes, stretched
+from methods.common.config import AUGMENTATIONS
 
 
 @pytest.fixture
@@ -53,8 +53,3 @@ def test_shapes_are_seen_and_differ():
     found = shapes(100, 64)[:, 0]
     share = (found > 0.5).flatten(1).float().mean(1)
     assert (share > 0).float().mean() > 0.9 and (share < 0.8).all() and len(found.flatten(1).unique(dim=0)) > 90
-
-
-def test_an_unknown_augmentation_is_named():
-    with pytest.raises(UserError, match="no augmentation 'flips' of masks; choose none or shapes"):
-        check_augmentation("flips")
