@@ -32,9 +32,9 @@ class ReasonSegDataset(ReferentDataset):
     """One Example per JSON file, in the order of their names, with all its queries (evaluations that ask one take the
     first) and `ignore`, the pixels that no metric counts. `ref_id` is the file's name without ending.
 
-    `facts["kind"]` is "sentence" or "phrase", as `is_sentence` says. A file without a target shape has an empty mask
-    and is counted in `remarks`. `root` is the folder of the splits, or the one above `ReasonSeg`; `images` the folder
-    of a split's images, if they are not beside the files. limit: the first files only.
+    `facts["kind"]` has "sentence" or "phrase" for each query, as `is_sentence` says. A file without a target shape has
+    an empty mask and is counted in `remarks`. `root` is the folder of the splits, or the one above `ReasonSeg`;
+    `images` the folder of a split's images, if they are not beside the files. limit: the first files only.
     """
 
     task = "reason"
@@ -89,7 +89,7 @@ def _referent(path: Path, images: Path) -> Referent:
         raise UserError(f"{path}: has {error}; correct it or remove the pair of files.") from None
     found = [path.stem + suffix for suffix in SUFFIXES if (images / (path.stem + suffix)).exists()]
     expressions, positions = worded(texts)
-    facts = {"kind": "sentence" if content.get("is_sentence") else "phrase"}
+    facts = {"kind": ["sentence" if content.get("is_sentence") else "phrase"] * len(expressions)}
     image = found[0] if found else path.stem + SUFFIXES[0]
     return Referent(path.stem, path.stem, image, None, expressions, positions, parts, facts=facts)
 
