@@ -1,4 +1,4 @@
-"""What `genseg data ...` does: list, build, check and show datasets. Each prints its result and returns it."""
+"""What `genseg data ...` does: list, build, check, show and export datasets. Each prints its result and returns it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.data.cards import COUNTED, card_names, load_card, open_dataset
+from bench.data.export import export
 from bench.data.readers.places import NotThere
 from bench.data.status import FOUND, MISSING, WRONG, SplitStatus, archives_of, how_to_get, status_of
 from bench.images import write_image
@@ -23,7 +24,7 @@ from bench.terminal import cell
 from methods.base import UserError
 from methods.files import printable
 
-__all__ = ["build", "check", "list_cards", "show"]
+__all__ = ["build", "check", "export_rows", "list_cards", "show"]
 COLUMNS = (*COUNTED, "no target")
 
 
@@ -105,14 +106,20 @@ def _check_built(root: Path) -> list[dict[str, Any]]:
 def _advice(root: Path) -> str:
     """What to do with a folder that holds no RefMoji."""
     if root.is_dir() and (any(root.glob("**/refs(*")) or (root / "instances.json").exists()):
-        return f"check other data with `genseg data check dataset=NAME root={root}`"
+        return f"check other data with `genseg data check NAME root={root}`"
     if root.is_dir() and any(root.iterdir()):
         return "it holds other files, so give the folder of a build, or an empty one to `genseg data build`"
     return f"build it with `genseg data build root={root}`"
 
 
 def show(
-    root: Path | str, split: str, out: Path | str, count: int = 24, name: str = "refmoji", seed: int = 0, **where: str
+    root: Path | str,
+    split: str | None,
+    out: Path | str,
+    count: int = 24,
+    name: str = "refmoji",
+    seed: int = 0,
+    **where: str,
 ) -> Path:
     """Write a contact sheet (PNG) of `count` referents of a split, chosen by `seed`; returns its path. where: images
     and split_by, if they are not the card's."""
@@ -120,8 +127,18 @@ def show(
     rng = np.random.default_rng(seed)
     chosen = sorted(rng.permutation(len(dataset))[: max(1, count)].tolist())
     out = write_image(sheet([dataset[index] for index in chosen]), Path(out))
-    print(printable(f"{len(chosen)} of {len(dataset)} referents of {split}: {out}"))
+    print(printable(f"{len(chosen)} of {len(dataset)} referents of {dataset.split}: {out}"))
     return out
+
+
+def export_rows(
+    root: Path | str, split: str | None, form: str, out: Path | str, limit: int = 0, name: str = "refmoji", **where: str
+) -> dict[str, int]:
+    """Write a split as training rows of a method, a new folder `out`; returns what `bench.data.export` counts."""
+    counts = export(open_dataset(name, root, split, **where), form, Path(out), limit)
+    told = ", ".join(f"{count:,} {key}" for key, count in counts.items())
+    print(printable(f"{told}: {out} (train on them with data.dataset=conversations data.root={out})"))
+    return counts
 
 
 def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -67,7 +67,7 @@ def test_questions_are_exported_too(easy_root, tmp_path):
 def test_nothing_is_replaced_and_nothing_is_left_half(mine, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="out: cannot be written"):
+    with pytest.raises(UserError, match="out: holds files already"):
         export(mine, "himtok", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
     with pytest.raises(UserError, match="no form 'coco' of training rows; choose himtok or argenseg"):
