@@ -143,7 +143,7 @@ def export_rows(
 
 def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table(title=cell(title))
-    for number, name in enumerate(rows[0]):
+    for number, name in enumerate(rows[0] if rows else ()):
         table.add_column(cell(name), no_wrap=number == 0)
     for row in rows:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else cell(value) for value in row.values()))

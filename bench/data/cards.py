@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
@@ -16,7 +16,7 @@ from bench.data.dataset import Dataset
 from bench.data.readers import READERS
 from bench.data.readers.places import NotThere
 from methods.base import UserError
-from methods.files import fill, nearest, read_text
+from methods.files import fill, fits, nearest, quoted, read_text
 
 FOLDER = asset("datasets")
 KINDS = ("synthetic", "real")
@@ -46,7 +46,7 @@ class Card:
     archives: Mapping[str, str] = field(default_factory=dict)
     levels: tuple[str, ...] = ()
     wants: tuple[str, ...] = ()
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
@@ -91,12 +91,22 @@ def _fault(card: Card) -> str | None:
         kind, _, value = digest.partition(" ")
         if not re.fullmatch(DIGESTS.get(kind, "-"), value):
             return f"the digest of {archive} is none of {', '.join(DIGESTS)}; {REPAIR}"
-    options = {key for reader in card.readers for key in inspect.signature(READERS[reader]).parameters}
+    options = {key: get_type_hints(READERS[reader].__init__).get(key, Any)
+               for reader in card.readers for key in inspect.signature(READERS[reader]).parameters}  # fmt: skip
     for found, allowed in ((card.counts, card.splits), *((each, COUNTED) for each in card.counts.values()),
                            (card.options, options)):  # fmt: skip
         if unknown := [key for key in found if key not in allowed]:
             return f"{unknown[0]!r} is unknown; use one of {', '.join(sorted(allowed))}"
+    for name, value in card.options.items():
+        texts = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
+        if not fits(value, options[name]) or not all(map(_stays, texts)):
+            return f"the option {name} is {quoted(value)}, which its reader does not take; {REPAIR}"
     return None if card.readers and card.splits else f"no reader or no split; {REPAIR}"
+
+
+def _stays(text: str) -> bool:
+    """Whether a text can be a part of a path that does not leave the dataset's folder."""
+    return bool(text) and "\0" not in text and not Path(text).is_absolute() and ".." not in Path(text).parts
 
 
 def open_dataset(

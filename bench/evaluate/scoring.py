@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -33,8 +32,6 @@ from methods.files import fits, quoted, read_lines
 
 UNANSWERED = "no answer"  # the failure of a question that no line answers
 PLACE = ("dataset", "split", "protocol")
-KINDS = {"int": int | float, "float": int | float, "float | None": int | float | None,
-         "Box | None": list | None, "str | None": str | None, "bool": bool}  # fmt: skip
 
 
 def score_predictions(path: Path | str, dataset: Dataset, foreign: bool = False) -> list[dict[str, Any]]:
@@ -114,9 +111,10 @@ def _scored(row: Mapping[str, Any], example: Example, where: str, box_asked: boo
 def check_scores(row: Mapping[str, Any], where: str) -> None:
     """Raise UserError for a line of scores that lacks a field or has one of another type."""
     check_ids(row, where)
-    for entry in fields(SampleScore):
-        if entry.name not in row or not isinstance(row[entry.name], KINDS[str(entry.type)]):
-            fault = f"{entry.name} is {row[entry.name]!r}" if entry.name in row else f"no {entry.name!r}"
+    hints = get_type_hints(SampleScore) | dict.fromkeys((name for name in PLACE if name in row), str | None)
+    for name, hint in hints.items():
+        if name not in row or not fits(row[name], float if hint is int else hint):
+            fault = f"{name} is {quoted(row[name])}" if name in row else f"no {name!r}"
             raise UserError(f"{where}: {fault}; make the scores again with `genseg score`.")
 
 

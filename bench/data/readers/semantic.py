@@ -48,6 +48,8 @@ class SemanticDataset(ReferentDataset):
     ) -> None:  # fmt: skip
         if ask not in ASK:
             raise UserError(f"There is no ask={ask!r}; choose from {', '.join(ASK)}.")
+        if not label_files or not image_files:
+            raise UserError(f"Dataset {name!r} says no label_files or image_files; correct its card.")
         self._folder, self._label_files = Path(root), label_files.replace("{split}", (folders or {}).get(split, split))
         ids = self._ids(root, below, list_file.replace("{split}", split))
         if not ids:
