@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from bench.data.dataset import Dataset
-from bench.data.readers.conversations import IMAGE, MASK
+from bench.data.readers.conversations import IMAGE, MASK, asked_for
 from methods.base import Example, UserError
-from methods.files import whole_folder, write_atomic, write_lines
+from methods.files import quoted, whole_folder, write_atomic, write_lines
 
 FORMS = ("himtok", "argenseg")
 SPAN = "<|mt_start|>" + "<|mt_0|>" * 32 + "<|mt_end|>"  # what HiMTok's loader writes the codes of the mask into
@@ -23,6 +24,7 @@ REQUESTS = {
     "argenseg": "Given the following instructions: {phrase}; please perform referring segmentation on this image.",
 }
 ANSWERS = {"himtok": f"The mask appears at {MASK}.", "argenseg": f"Sure, the segmentation result: {MASK}."}
+SPECIAL = re.compile(rf"{IMAGE}|{MASK}|<\|mt_")  # what stands for something else in a row
 ROLES = {"user": "human", "assistant": "gpt"}
 Row = dict[str, Any]
 
@@ -81,7 +83,11 @@ class _Writer:
         for phrase in example.expressions:
             request = phrase if example.mask is None else REQUESTS[self.form].format(phrase=phrase)
             answer = example.answer or "" if example.mask is None else ANSWERS[self.form]
-            yield (("user", f"{IMAGE}\n{request}"), ("assistant", answer))
+            text = f"{IMAGE}\n{request}"
+            if asked_for(text, example.mask is not None) != phrase or SPECIAL.search(phrase + (example.answer or "")):
+                where = f"{example.dataset} sample {example.ref_id}"
+                raise UserError(f"{where}: {quoted(phrase)} cannot stand in a row; leave the sample out.")
+            yield (("user", text), ("assistant", answer))
 
     def _value(self, text: str) -> str:
         return text.replace(MASK, SPAN) if self.form == "himtok" else text

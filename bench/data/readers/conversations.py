@@ -29,7 +29,7 @@ from methods.files import printable, quoted, read_json, read_lines
 IMAGE, MASK = "<image>", "<mask>"
 SPAN = re.compile(r"<\|mt_start\|>(?:<\|mt_\d+\|>)*<\|mt_end\|>")
 REF = re.compile(r"<ref>(.*?)</ref>", re.DOTALL)
-INSTRUCTIONS = re.compile(r"Given the following instructions:\s*(.*?)\s*;\s*please perform", re.DOTALL)
+INSTRUCTIONS = re.compile(r"Given the following instructions: (.*?); please perform", re.DOTALL)
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 MOST_REPEATS = 1000
 
@@ -121,12 +121,10 @@ class ConversationDataset(ReferentDataset):
         count = sum(text.count(MASK) for _, text in turns)
         if count != (mask is not None):
             raise ValueError(f"{count} places for a mask in its text, but {'one mask' if mask else 'no mask'}")
-        asked = turns[0][1].replace(IMAGE, "").strip()
-        phrases = REF.findall(asked) or INSTRUCTIONS.findall(asked) or [asked]
-        key = f"{source.name}/{number}"
+        key, asked = f"{source.name}/{number}", asked_for(turns[0][1], mask is not None)
         self._turns[key] = turns
         return Referent(
-            key, f"{source.name}/{image}", image, None, (phrases[0],) if mask else (asked,), (0,),
+            key, f"{source.name}/{image}", image, None, (asked,), (0,),
             parts=(mask,) if mask else (), answer=None if mask else turns[1][1],
             task="conversation", facts={"source": source.name},
         )  # fmt: skip
@@ -160,6 +158,13 @@ class ConversationDataset(ReferentDataset):
     def remarks(self) -> list[str]:
         left = [f"{self._textual} rows without an image are left out"] if self._textual else []
         return [*self._notes, *left]
+
+
+def asked_for(text: str, mask: bool) -> str:
+    """What a user's text asks for, without the image's place; of a mask, what it is to be of."""
+    plain = text.replace(f"{IMAGE}\n", "").replace(f"\n{IMAGE}", "").replace(IMAGE, "")
+    phrases = (REF.findall(plain) or INSTRUCTIONS.findall(plain)) if mask else []
+    return phrases[0] if phrases else plain
 
 
 def _sources(path: Path) -> list[Source]:

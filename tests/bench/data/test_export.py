@@ -1,9 +1,13 @@
 """Export of any dataset to training rows of either form, and back."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from bench.data.cards import open_dataset
@@ -53,6 +57,29 @@ def test_from_one_form_to_the_other_and_back(mine, tmp_path):
     first, third = (open_dataset("conversations", tmp_path / name) for name in ("first", "third"))
     for a, b in zip(first, third, strict=True):
         assert (a.turns, a.expressions, a.image) == (b.turns, b.expressions, b.image) and np.array_equal(a.mask, b.mask)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    words=st.text(max_size=30) | st.sampled_from(["<ref>", "a</ref>b", "<image>", "\n<image>", "<mask>", "<|mt_3|>",
+                                                  "; please perform", "instructions: a; please perform", "  two  "]),
+    form=st.sampled_from(FORMS), with_mask=st.booleans(),
+)  # fmt: skip
+def test_any_words_are_read_back_or_refused(words, form, with_mask):
+    mask = np.eye(5, dtype=bool) if with_mask else None
+    image = Image.new("RGB", (5, 5))
+    samples = ExampleDataset([Example(image, (words,), mask, ref_id=1, answer=None if with_mask else "yes")], "mine")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        try:
+            export(samples, form, out)
+        except UserError as error:
+            assert "mine sample 1" in str(error) or "cannot stand in a row" in str(error)
+            assert not out.exists()
+            return
+        (back,) = open_dataset("conversations", out)
+        assert back.expressions == (words,) and back.answer == samples[0].answer
+        assert np.array_equal(back.mask, mask)
 
 
 def test_questions_are_exported_too(easy_root, tmp_path):
