@@ -14,14 +14,7 @@ import numpy as np
 
 from methods.base import Example
 
-SERVES = (
-    "masks",
-    "boxes",
-    "texts",
-    "choices",
-    "conversations",
-    "images",
-)  # texts: questions, captions; choices: letters
+SERVES = ("masks", "boxes", "objects", "texts", "choices", "conversations", "images")
 
 
 @dataclass(frozen=True)

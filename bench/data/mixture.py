@@ -16,6 +16,10 @@ from methods.base import UserError
 from methods.registry import stage_spec
 
 TEXT_TASKS = ("caption", "generate", "question")  # served by the captions of a dataset, the others by its referents
+POINTING = ("box_to_mask", "points_to_mask", "mask_to_box")  # need no words
+SERVED: dict[str, tuple[str, ...]] = {  # what a dataset serves -> its tasks; others serve all that need no text
+    "texts": TEXT_TASKS, "conversations": ("conversation",), "boxes": ("box",), "objects": POINTING, "choices": (),
+}  # fmt: skip
 MASK_TASKS = ("segment", "segment_tokens")  # these alone can be served by a referent of nothing: its mask is empty
 
 
@@ -37,7 +41,7 @@ def component_configs(profile: Profile, stage: StageConfig | None = None) -> dic
             continue
         given = data.mixture[name]
         dataset = given.dataset or name
-        tasks = given.tasks or {t: w for t, w in (stage.tasks if stage else {}).items() if _serves(dataset, t)}
+        tasks = given.tasks or {t: w for t, w in (stage.tasks if stage else {}).items() if serves(dataset, t)}
         if stage and not any(tasks.values()):
             raise UserError(
                 f"Source {name} of the mixture serves none of the stage's tasks ({', '.join(stage.tasks)}); give it "
@@ -52,14 +56,12 @@ def component_configs(profile: Profile, stage: StageConfig | None = None) -> dic
     return found
 
 
-def _serves(dataset: str, task: str) -> bool:
+def serves(dataset: str, task: str) -> bool:
     """Whether a dataset is made for a task; the embedded one is for all."""
     card = load_card(dataset)
-    if card.serves == "boxes":
-        return task == "box"
-    if task == "conversation" or card.serves == "conversations":
-        return (task, card.serves) == ("conversation", "conversations")
-    return card.kind == "synthetic" or (task in TEXT_TASKS) == (card.serves == "texts")
+    if card.kind == "synthetic":
+        return task != "conversation"
+    return task in SERVED[card.serves] if card.serves in SERVED else task not in (*TEXT_TASKS, "conversation")
 
 
 def task_shares(profile: Profile, stage: StageConfig) -> dict[str, float]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bench.config import StageConfig, load_profile
 from bench.data import mixture as mixtures
-from bench.data.mixture import component_configs, open_mixture, task_shares
+from bench.data.mixture import component_configs, open_mixture, serves, task_shares
 from bench.data.sampler import MixtureComponent, Sampler, per_epoch
 from bench.train.batches import MicroBatches, stream
 from bench.train.world import World
@@ -227,3 +227,20 @@ def test_a_source_without_a_task_or_a_card_is_named(profile):
     given = profile(("dataset: refcoco+", "dataset: refcoko"), ("tasks: {segment: 1.0}}\n", "tasks: {}}\n"))
     with pytest.raises(UserError, match="There is no dataset 'refcoko' .did you mean 'refcoco'"):
         open_mixture(given, given.stages["all"])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "served"),
+    [
+        ("refmoji", {"segment", "box", "box_to_mask", "caption", "choose"}),
+        ("refcoco", {"segment", "box", "box_to_mask", "choose"}),
+        ("refcoco-rec", {"box"}),
+        ("sa-1b", {"box_to_mask"}),
+        ("captions", {"caption"}),
+        ("conversations", {"conversation"}),
+        ("mask-perception", set()),
+    ],
+)
+def test_each_kind_of_dataset_serves_its_tasks(dataset, served):
+    tasks = ("segment", "box", "box_to_mask", "caption", "choose", "conversation")
+    assert {task for task in tasks if serves(dataset, task)} == served
