@@ -200,8 +200,10 @@ class Profile:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     stages: dict[str, StageConfig] = field(default_factory=dict)
-    # method -> the stage whose model stands in the tables
+    # method -> whose model stands in the tables: a stage, or the folder of a checkpoint in an official layout or ours
     models: dict[str, str] = field(default_factory=dict)
+    # method -> an official file whose mask tokenizer stands in place of the checkpoint's own
+    mask_tokenizers: dict[str, str] = field(default_factory=dict)
     ship: bool = False  # models are read from results/<name>/checkpoints if they are there, and not retrained
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
@@ -216,6 +218,16 @@ class Profile:
     @property
     def results_dir(self) -> Path:
         return Path(self.results)
+
+    def checkpoint_of(self, method: str) -> Path | None:
+        """The folder that `models` names for a method; None if it names a stage."""
+        name = self.models[method]
+        return Path(name).expanduser() if name not in self.stages and ("/" in name or name[:1] in ".~") else None
+
+    def mask_tokenizer_of(self, method: str) -> Path | None:
+        """The file that stands in place of a checkpoint's own mask tokenizer."""
+        name = self.mask_tokenizers.get(method)
+        return Path(name).expanduser() if name else None
 
 
 def load_profile(source: str | Path, overrides: Sequence[str] = ()) -> Profile:
@@ -279,6 +291,8 @@ def _check(profile: Profile, path: Path) -> None:
         _check_origin(profile, name, path)
     for method, name in profile.models.items():
         _among(method, METHODS, f"method {method!r} in models", path)
+        if profile.checkpoint_of(method) is not None:
+            continue
         _among(name, profile.stages, f"stage {name!r} in models.{method}", path)
         if profile.stages[name].method != method:
             raise UserError(f"{path}: models.{method} is {name}, a stage of {profile.stages[name].method}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 from collections.abc import Mapping
 from datetime import date
@@ -57,8 +58,9 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, name)
 
 
-def digest(folder: Path) -> str:
-    """Short SHA-256 over a model's weights and configuration; however the weights are cut into files."""
+def digest(folder: Path, mask_tokenizer: Path | None = None) -> str:
+    """Short SHA-256 over a model's weights and configuration, however the weights are cut into files, and over the file
+    that stands in place of its mask tokenizer."""
     total, where = hashlib.sha256(), {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as handle:
@@ -68,8 +70,23 @@ def digest(folder: Path) -> str:
             tensor = handle.get_tensor(name)
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.flatten().view(torch.uint8).numpy())
-    total.update((folder / "config.json").read_bytes())
+    older = () if where else sorted(folder.glob("*.bin"))
+    for path in (*older, folder / "config.json", *filter(None, [mask_tokenizer])):
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest() if path in older else file.read())
     return total.hexdigest()[:16]
+
+
+def size_of(folder: Path) -> str:
+    """The number of a model's parameters, as "8.7B", by the headers of its files; "" if they do not tell."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as handle:
+            total += sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if total >= unit:
+            return f"{total / unit:.1f}{letter}"
+    return str(total or "")
 
 
 def provenance(profile: Profile, name: str, weights: str, precision: str, method: Model) -> dict[str, Any]:

@@ -49,9 +49,9 @@ def reproduce(profile: Profile) -> None:
 def study(profile: Profile) -> None:
     """Train the profile's models with all that they build on, ship them, then reproduce."""
     from bench.evaluate.validation import validation
-    from bench.train.models import ship
+    from bench.train.models import ship, trained_models
     from bench.train.run import train
 
-    train(profile, profile.models.values(), validation)
+    train(profile, trained_models(profile).values(), validation)
     ship(profile)
     reproduce(profile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from bench.evaluate.scoring import (
 )
 from bench.evaluate.statistics import Difference, holm
 from bench.outputs import check_lines
-from bench.records import Record, write_records
+from bench.records import BASELINE, UNSCORED, Record, write_records
 from bench.terminal import cell
 from methods.base import UserError
 from methods.files import printable, read_lines, read_text, write_lines
@@ -155,6 +156,18 @@ def open_truth(name: str, split: str, place: Place) -> Dataset:
     if load_card(name).serves != "masks":
         raise UserError(f"{name} holds no referents with masks, so that its answers have no score here.")
     return open_dataset(name, root, split, bool(place.images), images=place.images, split_by=split_by)
+
+
+def print_scores(records: Sequence[Record], title: str) -> None:
+    """A table of the figures of models, each with its protocol; what an official script prints stands behind ours."""
+    heads = ("model", "dataset", "split", "protocol", "metric", "value", "95 % interval", "n", "failures")
+    table = Table(*heads, title=cell(title))
+    for record in records:
+        if not record.method.startswith(BASELINE) and record.protocol not in UNSCORED:
+            place = (record.method, record.dataset, record.split, record.protocol, record.metric)
+            figures = (_cell(record.metric, record.value), _bounds(record), str(record.n), str(record.failures))
+            table.add_row(*map(cell, place), *figures)
+    Console(width=None if os.environ.get("COLUMNS") else 140).print(table)
 
 
 def _cell(metric: str, value: float) -> str:

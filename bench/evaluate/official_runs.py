@@ -26,7 +26,7 @@ from bench.evaluate import official_checks as compare
 from bench.evaluate.metrics import aggregate
 from bench.evaluate.metrics.registry import value_of
 from bench.evaluate.official_checks import Answered
-from bench.evaluate.plain_tasks import columns, figures_of
+from bench.evaluate.plain_tasks import PLAIN, columns, figures_of
 from bench.evaluate.plan import plan
 from bench.evaluate.printed import printed
 from bench.evaluate.protocols import protocol_of
@@ -86,7 +86,7 @@ def _repeated(
 def _honest(task: str, lines: Sequence[Mapping[str, Any]], examples: Sequence[Example]) -> Mapping[str, float]:
     """The figures of the same answers by this project's own rules."""
     pairs = list(zip(lines, examples, strict=True))
-    if task in ("ground", "perceive"):
+    if task in PLAIN:
         table = columns([figures_of(task, *pair) for pair in pairs])
         return {name: value_of(*each) for name, each in table.items()}
     return aggregate([score_row(*pair, box_asked=False) for pair in pairs])

@@ -17,6 +17,7 @@ from bench.records import Record
 from methods.base import Example
 from methods.files import read_lines
 
+PLAIN = ("ground", "perceive")
 THRESHOLDS = (0.5, 0.7, 0.9)
 FAILED = "failures"
 Row = Mapping[str, Any]

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from bench.data import rle
+from bench.records import Record
 from methods.base import Box, Example
 from methods.protocols import TaskProtocol
 
 EPSILON = 1e-10
+PRINTED = "printed/"  # before the names of these figures in records
 LETTERS = "ABCD"
 LEADING = re.compile(r"\s*([A-E])\.", re.IGNORECASE)
 ALONE = re.compile(r"\b([A-E])\b", re.IGNORECASE)
@@ -34,6 +36,23 @@ def printed(rule: TaskProtocol, rows: Sequence[Row], examples: Sequence[Example]
     if rule.printed == "letters":
         return {"accuracy": float(np.mean([letter(r["text"]) == letter(e.answer or "") for r, e in pairs]))}
     return {}
+
+
+def printed_records(
+    rule: TaskProtocol, rows: Sequence[Row], examples: Sequence[Example], **identity: Any
+) -> list[Record]:
+    """A record of each figure, without an interval; identity: the other fields of Record."""
+    noted = [identity.pop("note", "")]
+    if rule.ends_without_mask:
+        stops = next((row["ref_id"] for row in rows if not row["token_ids"]), None)
+        noted += [f"the script ends with an error at sample {stops}, which has no mask"] if stops is not None else []
+    failures = sum(row["failure"] is not None for row in rows)
+    note = "; ".join(filter(None, [*noted, "by the official script's arithmetic"]))
+    place = {name: str(rows[0].get(name, "")) for name in ("dataset", "split", "protocol")}
+    return [
+        Record(metric=f"{PRINTED}{name}", value=value, n=len(rows), failures=failures, note=note, **place | identity)
+        for name, value in printed(rule, rows, examples).items()
+    ]
 
 
 def overlap(row: Row, example: Example, ignored_hit: bool) -> tuple[int, int]:

@@ -18,6 +18,11 @@ def _tables(method: str) -> dict[str, dict[str, TaskProtocol]]:
     return load_protocols(OURS) | (load_protocols(own) if own else {})
 
 
+def asks(name: str, task: str, method: str) -> bool:
+    """Whether a method, or a baseline, is asked a task under a protocol."""
+    return task in _tables(method).get(name, {})
+
+
 def protocol_of(name: str, task: str, method: str) -> TaskProtocol:
     """How a method is asked a task under a protocol. A method that is none of the registry (a baseline) is asked as
     all are. Raises UserError for an unknown protocol, or for a task that it does not have."""

@@ -15,14 +15,18 @@ from typing import Any
 
 import torch
 
-from bench.config import Profile
+from bench.config import PROTOCOLS, Profile
 from bench.data.splits import named, open_split
+from bench.evaluate.answers import id_key
 from bench.evaluate.baselines import BASELINES
 from bench.evaluate.breakdown import breakdown
 from bench.evaluate.metrics import VERSION
 from bench.evaluate.metrics.no_target import THRESHOLDS
-from bench.evaluate.plan import objects_of, plan
+from bench.evaluate.plain_tasks import PLAIN, plain_records, score_plain
+from bench.evaluate.plan import ALIASES, objects_of, plan
 from bench.evaluate.predictions import stamp_of
+from bench.evaluate.printed import PRINTED, printed_records
+from bench.evaluate.protocols import asks, protocol_of
 from bench.evaluate.runner import predict_baseline, predict_codec, predict_method
 from bench.evaluate.scoring import score_predictions, to_records
 from bench.outputs import check_lines
@@ -37,24 +41,32 @@ from methods.registry import method_class
 SHOWN = {
     "ciou", "giou", "small_ciou", "bf_score", "acc@0.5", "acc@0.7", "acc@0.9", "mask_acc@0.9", "n_acc", "t_acc",
     *(f"pr@{threshold}" for threshold in THRESHOLDS), "giou@small", "giou@medium", "giou@large",
+    "accuracy",
 }  # fmt: skip
 
 
 def evaluate(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
     """Predictions, scores and records of every method, codec and baseline on every split, a file of records each.
 
-    models: method -> the folder of its weights. Records of other splits stay, unless they belong to weights that are no
-    longer the profile's."""
+    models: method -> the folder of its weights. Records of other splits and protocols stay, unless they belong to
+    weights that are no longer the profile's."""
     prepare_data(profile, train=False)
     torch.set_num_threads(profile.evaluate.threads)
     records: list[Record] = []
     datasets = {split: checked_split(profile, split) for split in profile.evaluate.splits}
+    for protocol in profile.evaluate.protocols:
+        for name in models:  # before the first model is loaded
+            protocol_of(protocol, next(iter(datasets.values())).task, name)
     for name, folder in models.items():
-        method = method_class(name).from_pretrained(folder).to(device_of())
+        other = profile.mask_tokenizer_of(name)
+        model = method_class(name).from_pretrained(folder, **{"mask_tokenizer": other} if other else {})
+        weights = digest(folder, other)
         for split, dataset in datasets.items():
-            records += _evaluate_method(profile, name, method, digest(folder), split, dataset)
+            records += _evaluate_method(profile, name, model.to(device_of()), weights, split, dataset)
     for name in BASELINES:
         for split, dataset in datasets.items():
+            if dataset.task in PLAIN:
+                continue
             place = named(profile, split)
             identity = {"method": name, "data": dataset.digest()}
             paths = predict_baseline(name, identity, dataset, place, profile.evaluate, predictions_dir(profile))
@@ -66,7 +78,12 @@ def evaluate(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
             path.unlink()
     for split in profile.evaluate.splits:
         path = folder / f"scores-{named(profile, split)}.jsonl"
-        write_records(path, [record for record in records if record.split == split])
+        of_split = [record for record in records if record.split == split]
+        asked = {record.protocol for record in of_split}
+        earlier = read_records(path) if path.exists() else []
+        kept = [r for r in earlier if r.protocol in PROTOCOLS and r.protocol not in asked and r.checkpoint in
+                {record.checkpoint for record in of_split if record.method == r.method}]  # fmt: skip
+        write_records(path, [*of_split, *kept])
     return records
 
 
@@ -84,10 +101,10 @@ def _evaluate_method(
         paths = predict_method(method, identity | asked, dataset, place, profile.evaluate, folder, decoding=decoding)
         for path in paths:
             records += score(profile, path, dataset, facts | told)
-            if path.stem.endswith("per_expression"):
+            if path.stem.endswith("per_expression") and dataset.task not in PLAIN:
                 rows = [row for _, row in read_lines(scores_of(profile, path))]
                 records += breakdown(rows, dataset.objects, profile.evaluate.seed, **facts)
-    if method.mask_tokenizer is not None:
+    if method.mask_tokenizer is not None and dataset.task not in PLAIN:
         for path in predict_codec(method.mask_tokenizer, identity, dataset, place, profile.evaluate, folder):
             tokens = int(path.stem.rsplit("-", 1)[1])
             records += shown(score(profile, path, dataset, facts | {"variant": f"tokens={tokens}"}))
@@ -96,7 +113,7 @@ def _evaluate_method(
 
 def shown(records: Iterable[Record]) -> list[Record]:
     """The records that the tables show, of models and reconstructions of which there are many."""
-    return [record for record in records if record.metric in SHOWN]
+    return [record for record in records if record.metric in SHOWN or record.metric.startswith(PRINTED)]
 
 
 def _under(rule: str, temperature: float) -> tuple[dict[str, Any], dict[str, str]]:
@@ -117,12 +134,20 @@ def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> 
     scores = scores_of(profile, path)
     stamp_file = scores.with_suffix(".stamp")
     if not (scores.exists() and stamp_file.exists() and stamp_file.read_text() == stamp):
-        check_lines(scores, "intersection")
-        rows = score_predictions(path, dataset)
+        check_lines(scores, "figures" if dataset.task in PLAIN else "intersection")
+        rows = (score_plain if dataset.task in PLAIN else score_predictions)(path, dataset)
         write_atomic(scores, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_atomic(stamp_file, stamp)
     rows = [row for _, row in read_lines(scores)]
-    return to_records(rows, seed=profile.evaluate.seed, note="; ".join(dataset.remarks()), **facts)
+    facts = {"seed": profile.evaluate.seed, "note": "; ".join(dataset.remarks())} | facts
+    found = (plain_records if dataset.task in PLAIN else to_records)(rows, **facts)
+    name, protocol = facts["method"], str(rows[0]["protocol"])
+    rule = protocol_of(protocol, dataset.task, name) if asks(protocol, dataset.task, name) else None
+    if rule is None or not rule.printed:
+        return found
+    places = {id_key(dataset.info(index).ref_id): index for index in range(len(dataset))}
+    examples = [dataset[places[id_key(row["ref_id"])]] for row in rows]
+    return [*found, *printed_records(rule, rows, examples, **facts)]
 
 
 def scores_of(profile: Profile, path: Path) -> Path:
@@ -134,7 +159,8 @@ def checked_split(profile: Profile, split: str) -> Any:
     """The same, when all that its questions and their scores need has been found usable: before the first prediction,
     so that none is made in vain."""
     dataset = open_split(profile, split)
-    questions = [q for protocol in profile.evaluate.protocols for q in plan(dataset, protocol, profile.evaluate.limit)]
+    rules = [ALIASES.get(protocol, "joined") for protocol in profile.evaluate.protocols]
+    questions = [question for rule in rules for question in plan(dataset, rule, profile.evaluate.limit)]
     dataset.check(objects_of(dataset, questions))
     return dataset
 

@@ -15,7 +15,7 @@ from bench.data.dataset import Dataset
 from bench.evaluate import baselines
 from bench.evaluate.plan import Question, objects_of, plan
 from bench.evaluate.predictions import line, stamp_of, write_predictions
-from bench.evaluate.protocols import protocol_of
+from bench.evaluate.protocols import asks, protocol_of
 from bench.records import CODEC
 from bench.runtime import resolve_precision
 from methods.base import DEFAULT, Decoding, Example, MaskTokenizer, Model, Prediction, Request, open_image
@@ -96,7 +96,7 @@ def predict_baseline(
 ) -> list[Path]:
     """The same for one of bench.evaluate.baselines."""
     paths = []
-    for protocol in config.protocols:
+    for protocol in [protocol for protocol in config.protocols if asks(protocol, dataset.task, name)]:
 
         def answer(questions: Sequence[Question], protocol: str = protocol) -> list[dict[str, Any]]:
             lines = []
@@ -108,7 +108,8 @@ def predict_baseline(
 
         stamp = stamp_of(**identity, split=split, protocol=protocol, limit=config.limit, seed=config.seed)
         path = folder / f"{name.replace(':', '-')}.{split}.{protocol}.jsonl"
-        paths.append(write_predictions(path, stamp, plan(dataset, protocol, config.limit), 256, answer))
+        questions = plan(dataset, protocol_of(protocol, dataset.task, name).sentences, config.limit)
+        paths.append(write_predictions(path, stamp, questions, 256, answer))
     return paths
 
 

@@ -13,7 +13,7 @@ from bench.train.folders import keep_log, model_of_stage, needed_stages, stage_f
 from bench.train.stages import finished_model
 from methods.base import UserError
 from methods.files import read_object, write_atomic
-from methods.registry import method_class
+from methods.registry import method_class, method_of
 
 
 def find_models(profile: Profile) -> dict[str, Path]:
@@ -38,7 +38,13 @@ def find_model(profile: Profile, method: str) -> Path:
 
 
 def existing_model(profile: Profile, method: str) -> Path | None:
-    """The same, None if there are no weights yet."""
+    """The same, None if there are no weights yet. Raises UserError for a checkpoint that is not there: none is made."""
+    checkpoint = profile.checkpoint_of(method)
+    if checkpoint is not None:
+        found = method_of(checkpoint)
+        if found != method:
+            raise UserError(f"{checkpoint}: holds a model of {found}, not of {method}; correct models.{method}.")
+        return checkpoint
     places = [shipped_model(profile, method)]
     if profile.results_dir == Path("results", profile.name):  # the usual place, in this folder or with the code
         places.append(asset("results", profile.name, "checkpoints", method))
@@ -46,6 +52,11 @@ def existing_model(profile: Profile, method: str) -> Path | None:
         if (shipped / "config.json").is_file():
             return shipped
     return finished_model(profile, profile.models[method])
+
+
+def trained_models(profile: Profile) -> dict[str, str]:
+    """Method -> the stage whose model stands in the tables, without those that are a checkpoint."""
+    return {name: stage for name, stage in profile.models.items() if profile.checkpoint_of(name) is None}
 
 
 def shipped_model(profile: Profile, method: str) -> Path:
@@ -56,7 +67,7 @@ def ship(profile: Profile) -> list[Path]:
     """Copy the trained models as float16 to results/<profile>/checkpoints, from where `reproduce` takes them, and the
     logs of their training to results/<profile>/logs. Raises UserError if something else is in their place."""
     outputs, folders = Outputs(profile.results_dir), []
-    for method, stage in profile.models.items():
+    for method, stage in trained_models(profile).items():
         trained = method_class(method).from_pretrained(model_of_stage(profile, stage))
         with tempfile.TemporaryDirectory(dir=profile.runs_dir, prefix=".tmp-") as made:
             draft = Path(made) / method
