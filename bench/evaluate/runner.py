@@ -62,7 +62,7 @@ def predict_method(
 
         stamp = stamp_of(
             **identity, split=split, protocol=protocol, limit=config.limit, batch=config.batch,
-            precision=str(precision), want=want or dataset.wants, rule=asdict(rule),
+            precision=str(precision), asked=want or dataset.wants, told=asdict(rule),
         )  # fmt: skip
         budget = f"-{identity['tokens']:03d}" if identity.get("tokens") else ""
         decoded = f"-{identity['rule']}" if identity.get("rule") else ""
