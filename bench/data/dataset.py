@@ -91,6 +91,12 @@ class Dataset(ABC, Sequence[Example]):
         """Those of the split's images that are not where the dataset looks for them."""
         return [path for path in dict.fromkeys(self.image_paths()) if not os.path.exists(path)]
 
+    def image_file(self, index: int) -> Path | None:
+        """The file of a sample's image as it lies on the disk, for those who read it in a way of their own; None if the
+        image is no file."""
+        image = self[index].image
+        return image if isinstance(image, Path) else None
+
     def with_targets(self) -> Dataset:
         """The same without samples that refer to nothing, which have no box and no points."""
         return self

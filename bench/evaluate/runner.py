@@ -52,7 +52,8 @@ def predict_method(
             questions: Sequence[Question], protocol: str = protocol, rule: TaskProtocol = rule, way: Decoding = way
         ) -> list[dict[str, Any]]:
             examples = [dataset[q.index] for q in questions]
-            requests = requests_of(examples, questions, rule, want or dataset.wants, identity.get("tokens"))
+            files = [dataset.image_file(q.index) for q in questions]
+            requests = requests_of(examples, files, questions, rule, want or dataset.wants, identity.get("tokens"))
             with torch.autocast(method.device.type, precision, enabled=precision != torch.float32):
                 predictions = method.segment(requests, way)
             return [
@@ -73,20 +74,18 @@ def predict_method(
 
 
 def requests_of(
-    examples: Sequence[Example], questions: Sequence[Question], rule: TaskProtocol, want: tuple[str, ...],
-    tokens: int | None = None,
+    examples: Sequence[Example], files: Sequence[Path | None], questions: Sequence[Question], rule: TaskProtocol,
+    want: tuple[str, ...], tokens: int | None = None,
 ) -> list[Request]:  # fmt: skip
-    """The requests of questions under a protocol; an image that it reads in its own way is opened once."""
-    opened: dict[Any, Any] = {}
+    """The requests of questions under a protocol. One that reads images in its own way reads the files as they are,
+    each once, and wants masks at the size of the ground truth."""
+    opened: dict[Path, Any] = {}
     requests = []
-    for example, question in zip(examples, questions, strict=True):
+    for example, file, question in zip(examples, files, questions, strict=True):
         image, size = example.image, None
-        if rule.image != "upright":
+        if rule.image != "upright" and file is not None:
             size = example.mask.shape if example.mask is not None else None
-            if isinstance(image, Path):
-                if image not in opened:
-                    opened[image] = open_image(image, rule.image)
-                image = opened[image]
+            image = opened[file] if file in opened else opened.setdefault(file, open_image(file, rule.image))
         requests.append(rule.request(image, question.expressions, want, size, example.facts, tokens))
     return requests
 

@@ -86,6 +86,10 @@ class ReferDataset(Dataset):
             semantic=self._semantic(ref, shape) if self._class_of else None, no_target=not self._ann_ids[index],
         )  # fmt: skip
 
+    def image_file(self, index: int) -> Path:
+        name, _, where = self._image_name(self._refs[index])
+        return self.images.path(name, where)
+
     def info(self, index: int) -> SampleInfo:
         ref, sentences = self._refs[index], self._refs[index]["sentences"]
         return SampleInfo(

@@ -96,6 +96,10 @@ class ReferentDataset(Dataset):
             referent.category,
         )  # fmt: skip
 
+    def image_file(self, index: int) -> Path:
+        referent = self.referents[index]
+        return self.images.path(referent.image, self.where(referent))
+
     def with_targets(self) -> Dataset:
         return self._kept([referent for referent in self.referents if not referent.no_target])
 

@@ -79,14 +79,15 @@ def test_images_are_read_as_the_protocol_says_and_once(tmp_path):
     image.save(tmp_path / "a.png", exif=exif)
     example = Example(tmp_path / "a.png", ("it", "that"), np.zeros((4, 8), bool))
     questions = [Question(0, 0, ("it",)), Question(0, 1, ("that",))]
-    stored = requests_of([example] * 2, questions, TaskProtocol(image="stored"), ("mask",))
+    files = [tmp_path / "a.png"] * 2
+    stored = requests_of([example] * 2, files, questions, TaskProtocol(image="stored"), ("mask",))
     assert stored[0].image is stored[1].image
     assert (stored[0].image.size, stored[0].image.getpixel((0, 0)), stored[0].asking.size) == (
         (8, 4),
         (9, 9, 9),
         (4, 8),
     )
-    (upright,) = requests_of([example], questions[:1], TaskProtocol(), ("mask",))
+    (upright,) = requests_of([example], files[:1], questions[:1], TaskProtocol(), ("mask",))
     assert (upright.image, upright.asking) == (tmp_path / "a.png", USUAL)
 
 
@@ -107,3 +108,13 @@ def test_a_wrong_file_is_named(tmp_path, text, words):
     with pytest.raises(UserError, match=words) as caught:
         load_protocols(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_mask_is_wanted_at_the_size_of_the_truth_whatever_the_file_has(tmp_path):
+    Image.new("RGB", (16, 8)).save(tmp_path / "a.png")
+    resized = Example(Image.new("RGB", (8, 4)), ("it",), np.zeros((4, 8), bool))
+    rule = TaskProtocol(image="stored")
+    (request,) = requests_of([resized], [tmp_path / "a.png"], [Question(0, -1, ("it",))], rule, ("mask",))
+    assert (request.image.size, request.asking.size) == ((16, 8), (4, 8))
+    (alone,) = requests_of([resized], [None], [Question(0, -1, ("it",))], rule, ("mask",))
+    assert (alone.image, alone.asking.size) == (resized.image, None)
