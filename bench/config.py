@@ -64,6 +64,7 @@ class DataConfig:
     test_seed: int = setting(0, 0, SEEDS)
     workers: int = setting(1, 1, 1024)  # processes that draw scenes
     allow_leak: bool = False  # train on images that an evaluation split of `dataset` holds too
+    skip_missing: bool = False  # train without those sources of the mixture that are not on this disk
     mixture: dict[str, SourceConfig] = field(default_factory=dict)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from bench.config import Profile, SourceConfig, StageConfig
 from bench.data.cards import load_card, open_dataset
 from bench.data.dataset import Dataset
 from bench.data.perception import PERCEPTION_TASKS, PerceptionSet
+from bench.data.readers.places import NotThere
 from bench.data.sampler import MixtureComponent
 from methods.base import UserError
 from methods.registry import stage_spec
@@ -79,11 +80,30 @@ def task_shares(profile: Profile, stage: StageConfig) -> dict[str, float]:
 
 
 def open_mixture(profile: Profile, stage: StageConfig) -> list[MixtureComponent]:
-    """The sources of a stage, opened."""
-    return [
-        MixtureComponent(_open(profile, stage, config), config.tasks, config.repeat, config.weight, name)
-        for name, config in component_configs(profile, stage).items()
-    ]
+    """The sources of a stage, opened. Raises UserError listing those that are not there, each with its weight, unless
+    the profile leaves them out (`data.skip_missing`) and others are left."""
+    configs = component_configs(profile, stage)
+    components, missing = [], {}
+    for name, config in configs.items():
+        try:
+            datasets = _open(profile, stage, config)
+        except NotThere as error:
+            if not profile.data.mixture:
+                raise
+            missing[name] = error
+            continue
+        components.append(MixtureComponent(datasets, config.tasks, config.repeat, config.weight, name))
+    if missing and not (profile.data.skip_missing and components):
+        raise UserError(_told(configs, missing))
+    return components
+
+
+def _told(configs: Mapping[str, SourceConfig], missing: Mapping[str, NotThere]) -> str:
+    """The sentence about the sources that are not there."""
+    shares = {name: f"weight {c.weight:g}" if c.weight else f"repeat {c.repeat:g}" for name, c in configs.items()}
+    listed = "; ".join(f"{name} ({shares[name]}: {str(error).rstrip('.')})" for name, error in missing.items())
+    repair = "get them, or train without them with data.skip_missing=true"
+    return f"{len(missing)} of {len(configs)} sources of the mixture are not there: {listed}; {repair}."
 
 
 def _open(profile: Profile, stage: StageConfig, source: SourceConfig) -> dict[str, Dataset]:

@@ -75,7 +75,7 @@ def test_counting_questions_agree_with_the_annotations(easy_root, read):
 
 
 def test_captions_that_are_missing(easy_root, tmp_path):
-    with pytest.raises(UserError, match="captions.json: cannot be read"):
+    with pytest.raises(UserError, match="captions.json: no such file"):
         CaptionDataset(tmp_path, "val")
     with pytest.raises(UserError, match="no questions for split 'testA'; it has train, val"):
         CaptionDataset(easy_root, "testA")

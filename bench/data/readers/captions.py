@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.data.dataset import Dataset, SampleInfo
 from bench.data.readers.image_files import checked_path
+from bench.data.readers.places import NotThere
 from methods.base import Example, UserError
 from methods.files import read_json
 
@@ -41,6 +42,8 @@ class CaptionDataset(Dataset):
         self._records = worded[:limit]
 
     def _read(self) -> list[dict]:
+        if not self.path.exists():
+            raise NotThere(f"{self.path}: no such file; give the folder that holds it, or build the dataset.")
         needed = {"image_id", "file_name", "split", "kind", "question", "answer"}
         records = read_json(self.path, "give the folder that holds it, or build the dataset with `genseg data build`")
         if not isinstance(records, list):

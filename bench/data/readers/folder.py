@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data.dataset import Dataset
+from bench.data.readers.places import NotThere
 from methods.base import Example, UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -26,7 +27,7 @@ class FolderDataset(Dataset):
     def __init__(self, root: Path | str, split: str, name: str = "images", images: Any = None) -> None:
         self.root, self.split, self.name = Path(root), split, name
         if not self.root.is_dir():
-            raise UserError(f"{root}: no such folder; give data.root, a folder of images.")
+            raise NotThere(f"{root}: no such folder; give data.root, a folder of images.")
         self.paths = sorted(self._walk())
         if not self.paths:
             raise UserError(f"{root}: no image in it or below; put files there that end in {', '.join(SUFFIXES)}.")

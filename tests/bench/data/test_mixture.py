@@ -1,11 +1,13 @@
 """Several datasets in one stage: exact shares, one order for every number of processes, and one sentence if it is
 wrong."""
 
+import json
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from bench.config import StageConfig, load_profile
 from bench.data import mixture as mixtures
@@ -244,3 +246,53 @@ def test_a_source_without_a_task_or_a_card_is_named(profile):
 def test_each_kind_of_dataset_serves_its_tasks(dataset, served):
     tasks = ("segment", "box", "box_to_mask", "caption", "choose", "conversation")
     assert {task for task in tasks if serves(dataset, task)} == served
+
+
+SEVERAL = """
+name: several
+data:
+  dataset: reasonseg
+  root: DATA
+  mixture:
+    reasonseg: {weight: 3, tasks: {segment: 1.0}}
+    sa-1b: {root: DATA/none, weight: 5, tasks: {box_to_mask: 1.0}}
+    voc-20: {root: DATA/none, weight: 2, tasks: {segment: 1.0}}
+stages:
+  all: {method: himtok, stage: align, steps: 1, tasks: {segment: 1.0}}
+  absent: {method: himtok, stage: align, steps: 1, tasks: {segment: 1.0}, mixture: {sa-1b: 1}}
+"""
+
+
+@pytest.fixture
+def several(tmp_path):
+    """several(override, ...) -> a profile of three sources, of which one is on the disk."""
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "train/a.jpg")
+    shape = {"label": "target", "points": [[1, 1], [6, 1], [6, 6]]}
+    (tmp_path / "train/a.json").write_text(json.dumps({"text": ["it"], "is_sentence": False, "shapes": [shape]}))
+    (tmp_path / "several.yaml").write_text(SEVERAL.replace("DATA", str(tmp_path)))
+    return lambda *overrides: load_profile(tmp_path / "several.yaml", overrides)
+
+
+def test_sources_that_are_not_there_are_listed_or_left_out(several):
+    given = several()
+    with pytest.raises(UserError, match="2 of 3 sources of the mixture are not there") as caught:
+        open_mixture(given, given.stages["all"])
+    told = str(caught.value)
+    assert "sa-1b (weight 5: " in told and "none: has no JSON file" in told and "voc-20 (weight 2: " in told
+    assert told.endswith("get them, or train without them with data.skip_missing=true.") and "reasonseg" not in told
+    less = several("data.skip_missing=true")
+    (left,) = open_mixture(less, less.stages["all"])
+    assert (left.name, left.weight, left.image_ids) == ("reasonseg", 3, ["a"])
+    with pytest.raises(UserError, match="1 of 1 sources of the mixture are not there: sa-1b"):
+        open_mixture(less, less.stages["absent"])
+
+
+@pytest.mark.parametrize("name", ["himtok", "argenseg"])
+def test_the_published_mixtures_name_all_their_sources(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = load_profile(name)
+    for stage in given.stages.values():
+        with pytest.raises(UserError, match="sources of the mixture are not there") as caught:
+            open_mixture(given, stage)
+        assert all(f"{source} (weight" in str(caught.value) for source in component_configs(given, stage))
