@@ -21,7 +21,7 @@ EPSILON = 1e-10
 PRINTED = "printed/"  # before the names of these figures in records
 LETTERS = "ABCD"
 LEADING = re.compile(r"\s*([A-E])\.", re.IGNORECASE)
-ALONE = re.compile(r"\b([A-E])\b", re.IGNORECASE)
+SINGLE_PROCESS = re.compile(r"\b([A-E])\b", re.IGNORECASE)
 Row = Mapping[str, Any]
 
 
@@ -84,6 +84,6 @@ def box_overlap(box: Sequence[float] | None, truth: Box | None) -> float:
 def letter(text: str) -> str:
     """The option that an official evaluation reads in an answer: a leading "X.", else the first letter from A to E that
     stands alone anywhere, in either case; what is none of A to D counts as A."""
-    found = LEADING.match(text) or ALONE.search(text)
+    found = LEADING.match(text) or SINGLE_PROCESS.search(text)
     named = found[1].upper() if found else "A"
     return named if named in LETTERS else "A"

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.config import StageConfig
 from bench.data.sampler import Sampler
-from bench.train.world import World
+from bench.distributed import DistributedContext
 from methods.base import Processor, TrainingSample, UserError
 
 ATTEMPTS = 8  # images that may fail in a row before a run is stopped
@@ -39,12 +39,12 @@ class MicroBatch:
         return self
 
 
-def micro_images(stage: StageConfig, world: World) -> int:
+def micro_images(stage: StageConfig, context: DistributedContext) -> int:
     """Images per micro-batch. Raises UserError if a step cannot be dealt evenly."""
-    images = stage.micro_images or stage.images // world.size
-    if images == 0 or stage.images % (images * world.size):
+    images = stage.micro_images or stage.images // context.size
+    if images == 0 or stage.images % (images * context.size):
         raise UserError(
-            f"{stage.images} images per step cannot be dealt to {world.size} processes in micro-batches of "
+            f"{stage.images} images per step cannot be dealt to {context.size} processes in micro-batches of "
             f"{max(images, 1)}; choose images as a multiple of micro_images times the number of processes."
         )
     return images
@@ -116,11 +116,11 @@ class MicroBatches(Dataset[list[MicroBatch]]):
         return _Prepared([], [], broken, f"{ATTEMPTS} images in a row cannot be used; the last: {broken[-1]}")
 
 
-def stream(batches: MicroBatches, world: World, first_step: int, workers: int) -> Iterator[MicroBatch]:
+def stream(batches: MicroBatches, context: DistributedContext, first_step: int, workers: int) -> Iterator[MicroBatch]:
     """This process's micro-batches from a step on: of each step those whose place is its rank modulo the size."""
     group, steps = batches.stage.group_lengths, batches.stage.steps
     windows = range(first_step // group, -(-steps // group))
-    parts = range(world.rank, batches.per_step, world.size)
+    parts = range(context.rank, batches.per_step, context.size)
     mine = [(window, part) for window in windows for part in parts]
     quiet = torch.Generator()  # the loader would draw from torch's own otherwise
     more: dict[str, Any] = {"prefetch_factor": max(1, 4 // group), "persistent_workers": True} if workers else {}

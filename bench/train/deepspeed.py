@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO behind the seam of LocalEngine: optimiser states (1), gradients (2) and weights (3) are shared out.
 
 Weights stay float32 and products run in bfloat16 through DeepSpeed's own autocast, exactly as in LocalEngine:
-DeepSpeed's `bf16` would round the rotary frequencies and the codec, whose codes must not move. Snapshots are gathered
+DeepSpeed's `bf16` would round the rotary frequencies and the codec, whose codes must not move. Checkpoints are gathered
 tensor by tensor into the form that every engine writes, so a run may go on with another stage or number of processes
 and its weights are plain safetensors at any time.
 """
@@ -19,13 +19,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from bench.config import StageConfig, TrainConfig
+from bench.distributed import DistributedContext, lost
 from bench.runtime import to_device
 from bench.train.batches import MicroBatch
 from bench.train.engine import LossError, load_module, means, optimizer_state, parameter_groups, rate
 from bench.train.engine import total_loss as weighted
 from bench.train.meter import FlopMeter
 from bench.train.trainable import frozen_parts
-from bench.train.world import World, lost
 from methods.base import UserError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -55,12 +55,12 @@ class DeepSpeedEngine:
 
     def __init__(
         self, module: nn.Module, config: StageConfig, train: TrainConfig, precision: torch.dtype,
-        device: torch.device, world: World, parts: int, meter: FlopMeter,
+        device: torch.device, context: DistributedContext, parts: int, meter: FlopMeter,
     ):  # fmt: skip
         if config.matrix_lr:
             raise UserError("Muon needs whole matrices, which ZeRO cuts up; set train.zero=0 or matrix_lr to 0.")
         self.module, self.config, self.train, self.precision = module, config, train, precision
-        self.device, self.world, self.parts, self.meter = device, world, parts, meter
+        self.device, self.context, self.parts, self.meter = device, context, parts, meter
         self.parameters = dict(module.named_parameters())
         self._engine: Any = None
 
@@ -87,7 +87,7 @@ class DeepSpeedEngine:
                 zero["offload_param"] = {"device": "cpu"}
         return {
             "train_micro_batch_size_per_gpu": 1,  # counts nothing here: a micro-batch is what the loop hands over
-            "gradient_accumulation_steps": self.parts // self.world.size,
+            "gradient_accumulation_steps": self.parts // self.context.size,
             "gradient_clipping": self.config.clip,
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
@@ -106,10 +106,10 @@ class DeepSpeedEngine:
         try:
             values = [self._backward(micro) for micro in micro_batches]
         except RuntimeError as error:
-            if self.world.size > 1 and "peer" in str(error):
-                raise lost(self.world, error) from None
+            if self.context.size > 1 and "peer" in str(error):
+                raise lost(self.context, error) from None
             raise
-        everyone = [each for of_process in self.world.gather(values) for each in of_process]
+        everyone = [each for of_process in self.context.gather(values) for each in of_process]
         return means(everyone) | {"_gradient": float(self.engine.get_global_grad_norm())}
 
     def _backward(self, micro: MicroBatch) -> dict[str, float]:
@@ -146,7 +146,7 @@ class DeepSpeedEngine:
         return tensors
 
     def _keep(self, tensors: dict[str, Tensor], name: str, tensor: Tensor) -> None:
-        if self.world.first:
+        if self.context.first:
             tensors[name] = tensor.detach().cpu().clone().contiguous()
 
     def _count(self) -> Tensor:
@@ -187,8 +187,8 @@ class DeepSpeedEngine:
             safe_set_full_optimizer_state(p, value.to(self.device), key)
             return
         share = p.ds_tensor.ds_numel if hasattr(p.ds_tensor, "ds_numel") else p.ds_tensor.numel()
-        padded = nn.functional.pad(value.flatten(), (0, share * self.world.size - value.numel()))
-        mine = padded[share * self.world.rank : share * (self.world.rank + 1)].to(self.device)
+        padded = nn.functional.pad(value.flatten(), (0, share * self.context.size - value.numel()))
+        mine = padded[share * self.context.rank : share * (self.context.rank + 1)].to(self.device)
         safe_set_local_optimizer_state(p, mine, key)
 
     @contextmanager

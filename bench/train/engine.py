@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.config import StageConfig
+from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.runtime import to_device
 from bench.train.batches import MicroBatch
 from bench.train.meter import FlopMeter
 from bench.train.muon import Muon
-from bench.train.world import ALONE, World
 from methods.base import UserError
 
 
@@ -138,13 +138,13 @@ class LocalEngine:
 
     def __init__(
         self, module: nn.Module, config: StageConfig, precision: torch.dtype, device: torch.device,
-        world: World = ALONE, parts: int = 1, meter: FlopMeter | None = None,
+        context: DistributedContext = SINGLE_PROCESS, parts: int = 1, meter: FlopMeter | None = None,
     ):  # fmt: skip
         self.module, self.config, self.precision, self.device = module, config, precision, device
-        self.world, self.parts, self.meter = world, parts, meter or FlopMeter(None)
+        self.context, self.parts, self.meter = context, parts, meter or FlopMeter(None)
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.loss: nn.Module = _Loss(module)
-        if world.size > 1:  # a batch need not use every parameter; buffers are counters that the module itself sums
+        if context.size > 1:  # a batch need not use every parameter; buffers are counters that the module itself sums
             self.loss = DistributedDataParallel(self.loss, find_unused_parameters=True, broadcast_buffers=False)
         adam, muon = parameter_groups(module, config)
         self.optimizers: list[torch.optim.Optimizer] = []
@@ -159,14 +159,14 @@ class LocalEngine:
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, full in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = full * rate(number, self.config)
-        last = self.parts // self.world.size - 1
-        with self.world.partners():
+        last = self.parts // self.context.size - 1
+        with self.context.partners():
             values = [self._backward(micro, place == last) for place, micro in enumerate(micro_batches)]
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        everyone = [each for of_process in self.world.gather(values) for each in of_process]
+        everyone = [each for of_process in self.context.gather(values) for each in of_process]
         return means(everyone) | {"_gradient": float(norm)}
 
     def _backward(self, micro: MicroBatch, last: bool) -> dict[str, float]:
@@ -176,17 +176,17 @@ class LocalEngine:
         with (
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16),
             self.meter.counting(self.module, micro.tokens),
-            nullcontext() if last or self.world.size == 1 else self.loss.no_sync(),
+            nullcontext() if last or self.context.size == 1 else self.loss.no_sync(),
         ):
             losses = self.loss(batch)
         total = total_loss(losses, self.config.weights)
         if not torch.isfinite(total):
             raise LossError(float(total.detach()), micro.names)
-        (total / self.parts * self.world.size).backward()  # DDP takes the mean over processes
+        (total / self.parts * self.context.size).backward()  # DDP takes the mean over processes
         return {"loss": float(total.detach())} | {name: float(loss.detach()) for name, loss in losses.items()}
 
     def state(self) -> dict[str, Tensor]:
-        if not self.world.first:
+        if not self.context.first:
             return {}
         tensors = {f"module/{name}": t.detach().cpu() for name, t in self.module.state_dict().items()}
         for name, parameter in self.parameters.items():

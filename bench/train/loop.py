@@ -1,8 +1,8 @@
-"""The loop: draw, prepare, step, log, validate, snapshot; then save the model.
+"""The loop: draw, prepare, step, log, validate, checkpoint; then save the model.
 
-A stage's folder holds train.jsonl, speed.jsonl, validation.jsonl, a snapshot while it runs, config.yaml, settings.json,
-and at the end model/. A killed run continues from its last snapshot and ends with the same bytes as an uninterrupted
-one; SIGTERM makes it write a snapshot and leave with exit code 0.
+A stage's folder holds train.jsonl, speed.jsonl, validation.jsonl, a checkpoint while it runs, config.yaml,
+settings.json, and at the end model/. A killed run resumes from its last checkpoint and ends with the same bytes as an
+uninterrupted one; SIGTERM makes it write a checkpoint and leave with exit code 0.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ import torch
 
 from bench.config import StageConfig, TrainConfig
 from bench.data.sampler import Sampler
+from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.progress import Progress
 from bench.runtime import resolve_precision
 from bench.train.batches import MicroBatch, MicroBatches, micro_images, stream
+from bench.train.checkpoints import clean_up, load_checkpoint, save_checkpoint
 from bench.train.engine import Engine, LocalEngine, LossError, rate
 from bench.train.folders import DONE
 from bench.train.meter import FlopMeter, count_memory_anew, peak_flops
-from bench.train.sight import Sight, append
-from bench.train.snapshot import clean_up, load_snapshot, save_snapshot
+from bench.train.metrics_logger import MetricsLogger, append
 from bench.train.trainable import enter, merge_adapters
-from bench.train.world import ALONE, World
 from methods.base import Trainee, UserError
 from methods.files import fill, whole_folder, writing
 
-LOGS = ("train.jsonl", "validation.jsonl")  # cut back to the snapshot when a run goes on
+LOGS = ("train.jsonl", "validation.jsonl")  # cut back to the checkpoint when a run goes on
 MEAN = 0.98  # share of the old value in the running mean of the loss
 SEEN = 1000  # images at least, by which the share of broken ones is judged
 
@@ -50,12 +50,12 @@ class Run:
     stage: StageConfig
     train: TrainConfig
     validate: Callable[[Trainee], dict[str, float]] | None = None
-    world: World = ALONE
+    context: DistributedContext = SINGLE_PROCESS
 
 
 @dataclass
-class Standing:
-    """Where a run is, as its snapshots keep it."""
+class TrainState:
+    """Where a run is, as its checkpoints keep it."""
 
     step: int = 0
     mean: float | None = None  # of the loss
@@ -64,7 +64,7 @@ class Standing:
 
 
 def run_stage(run: Run, device: torch.device) -> Path:
-    """Train to the end (from the last snapshot if there is one) and return the folder of the saved model."""
+    """Train to the end (from the last checkpoint if there is one) and return the folder of the saved model."""
     torch.set_num_threads(run.train.threads)
     count_memory_anew(device)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -72,12 +72,12 @@ def run_stage(run: Run, device: torch.device) -> Path:
     enter(run.method, run.stage, run.train)
     run.method.to(device).train()
     meter = FlopMeter(peak_flops(device))
-    batches = MicroBatches(run.method.processor, run.order, run.stage, micro_images(run.stage, run.world))
+    batches = MicroBatches(run.method.processor, run.order, run.stage, micro_images(run.stage, run.context))
     engine = make_engine(run, device, batches.per_step, meter)
-    standing = _resume(run, engine)
-    sight = Sight(run.name, run.folder, run.train, run.world, device)
-    with Progress(run.name, run.stage.steps, standing.step) as progress, _terminated() as stop:
-        _train(run, engine, standing, batches, sight, meter, progress, stop)
+    train_state = _resume(run, engine)
+    logger = MetricsLogger(run.name, run.folder, run.train, run.context, device)
+    with Progress(run.name, run.stage.steps, train_state.step) as progress, _terminated() as stop:
+        _train(run, engine, train_state, batches, logger, meter, progress, stop)
     _save_model(run, engine)
     engine.close()
     return run.folder / DONE
@@ -87,39 +87,39 @@ def make_engine(run: Run, device: torch.device, parts: int, meter: FlopMeter) ->
     """The engine that the profile asks for."""
     precision = resolve_precision(run.train.precision, device)
     if run.train.zero == 0:
-        return LocalEngine(run.method, run.stage, precision, device, run.world, parts, meter)
+        return LocalEngine(run.method, run.stage, precision, device, run.context, parts, meter)
     from bench.train.deepspeed import DeepSpeedEngine
 
-    return DeepSpeedEngine(run.method, run.stage, run.train, precision, device, run.world, parts, meter)
+    return DeepSpeedEngine(run.method, run.stage, run.train, precision, device, run.context, parts, meter)
 
 
 def _train(
-    run: Run, engine: Engine, standing: Standing, batches: MicroBatches, sight: Sight, meter: FlopMeter,
+    run: Run, engine: Engine, train_state: TrainState, batches: MicroBatches, logger: MetricsLogger, meter: FlopMeter,
     progress: Progress, stop: list[int],
 ) -> None:  # fmt: skip
-    """Every step from `standing` on."""
-    source = stream(batches, run.world, standing.step, run.train.workers)
-    mine = batches.per_step // run.world.size
+    """Every step from `train_state` on."""
+    source = stream(batches, run.context, train_state.step, run.train.workers)
+    mine = batches.per_step // run.context.size
     saved, last = time.monotonic(), run.stage.steps
-    while standing.step < last:
-        values = _one_step(run, engine, standing, list(islice(source, mine)), sight, progress)
-        step = standing.step
+    while train_state.step < last:
+        values = _one_step(run, engine, train_state, list(islice(source, mine)), logger, progress)
+        step = train_state.step
         if step == last or step % run.train.log_every == 0:
             line = {"step": step, "samples": step * samples_per_step(run.stage)}
-            sight.log(step, line | values | {"lr": run.stage.lr * rate(step - 1, run.stage)}, meter)
-        if run.world.first:
-            progress.advance(values | sight.latest)
+            logger.log(step, line | values | {"lr": run.stage.lr * rate(step - 1, run.stage)}, meter)
+        if run.context.first:
+            progress.advance(values | logger.latest)
         if run.validate and (step == last or (run.stage.validate_every and step % run.stage.validate_every == 0)):
             _validate(run, engine, step, progress)
         late = time.monotonic() - saved > 60 * run.train.save_minutes
-        asked = [any(each) for each in zip(*run.world.gather((bool(stop), late)), strict=True)]
+        asked = [any(each) for each in zip(*run.context.gather((bool(stop), late)), strict=True)]
         if any(asked):
-            _save(run, engine, standing)
+            _save(run, engine, train_state)
             saved = time.monotonic()
-        if asked[0] and run.world.first:
+        if asked[0] and run.context.first:
             progress.note(f"stopped by a signal after step {step}; the same command goes on from there.")
         if asked[0]:
-            run.world.leave()
+            run.context.leave()
             sys.exit(0)
 
 
@@ -128,22 +128,27 @@ def samples_per_step(stage: StageConfig) -> int:
 
 
 def _one_step(
-    run: Run, engine: Engine, standing: Standing, micro_batches: list[MicroBatch], sight: Sight, progress: Progress
+    run: Run,
+    engine: Engine,
+    train_state: TrainState,
+    micro_batches: list[MicroBatch],
+    logger: MetricsLogger,
+    progress: Progress,
 ) -> dict[str, float]:
-    step = standing.step
-    _count_broken(run, standing, micro_batches, progress)
+    step = train_state.step
+    _count_broken(run, train_state, micro_batches, progress)
     try:
         values = engine.step(step, micro_batches)
     except LossError as error:
         raise UserError(_bad_loss(run, str(error), step, error.names)) from None
     names = [name for micro in micro_batches for name in micro.names]
-    loss, mean = values["loss"], standing.mean
+    loss, mean = values["loss"], train_state.mean
     if run.train.explode and mean is not None and step > run.stage.warmup and loss > run.train.explode * max(1, mean):
-        everyone = [name for of_process in run.world.gather(names) for name in of_process]
+        everyone = [name for of_process in run.context.gather(names) for name in of_process]
         raise UserError(_bad_loss(run, f"the loss jumped from {mean:.3f} to {loss:.3f}", step, everyone))
-    standing.mean = loss if mean is None else MEAN * mean + (1 - MEAN) * loss
-    standing.step += 1
-    sight.speed.count(len(names), sum(micro.tokens for micro in micro_batches))
+    train_state.mean = loss if mean is None else MEAN * mean + (1 - MEAN) * loss
+    train_state.step += 1
+    logger.speed.count(len(names), sum(micro.tokens for micro in micro_batches))
     return values
 
 
@@ -152,54 +157,54 @@ def _bad_loss(run: Run, what: str, step: int, names: list[str]) -> str:
     return f"{run.name}: {what} at step {step}; lower lr or look at the samples {shown}."
 
 
-def _count_broken(run: Run, standing: Standing, micro_batches: list[MicroBatch], progress: Progress) -> None:
+def _count_broken(run: Run, train_state: TrainState, micro_batches: list[MicroBatch], progress: Progress) -> None:
     """Report images that were replaced, and stop if they are too many."""
     for micro in micro_batches:
         if micro.error:
             raise UserError(f"{run.name}: {micro.error}")
         for sentence in micro.broken:
             progress.note(f"replaced an image: {sentence}")
-    standing.broken += sum(run.world.gather(sum(len(micro.broken) for micro in micro_batches)))
-    seen = (standing.step + 1) * run.stage.images
-    if standing.broken > run.train.broken_share * max(SEEN, seen):
+    train_state.broken += sum(run.context.gather(sum(len(micro.broken) for micro in micro_batches)))
+    seen = (train_state.step + 1) * run.stage.images
+    if train_state.broken > run.train.broken_share * max(SEEN, seen):
         raise UserError(
-            f"{run.name}: {standing.broken} images of {seen} could not be used, more than "
+            f"{run.name}: {train_state.broken} images of {seen} could not be used, more than "
             f"train.broken_share={run.train.broken_share}; repair the data named above."
         )
 
 
-# ---- snapshots, validation, the end -----------------------------------------------------------------------------
+# ---- checkpoints, validation, the end -----------------------------------------------------------------------------
 
 
-def _resume(run: Run, engine: Engine) -> Standing:
-    """Load the last snapshot, cut the logs back to it, and return where it stands."""
-    found = load_snapshot(run.folder)
-    run.world.wait()  # nobody touches the logs before all have looked
+def _resume(run: Run, engine: Engine) -> TrainState:
+    """Load the last checkpoint, cut the logs back to it, and return where it stands."""
+    found = load_checkpoint(run.folder)
+    run.context.wait()  # nobody touches the logs before all have looked
     if found is None:
-        for name in (*LOGS, "speed.jsonl") if run.world.first else ():
+        for name in (*LOGS, "speed.jsonl") if run.context.first else ():
             (run.folder / name).unlink(missing_ok=True)
-        return Standing()
+        return TrainState()
     tensors, state = found
     now = _identity(run)
     order = state.pop("order", now)
     if not isinstance(order, dict):
-        raise UserError(f"{run.folder}: the snapshot does not tell its data; remove the folder to start again.")
+        raise UserError(f"{run.folder}: the checkpoint does not tell its data; remove the folder to start again.")
     changed = [key for key in now | order if order.get(key) != now.get(key)]
     if changed:
         key = changed[0]
         raise UserError(
-            f"{run.folder}: the snapshot was made with {key} = {order.get(key)}, now it is {now.get(key)}; set it "
+            f"{run.folder}: the checkpoint was made with {key} = {order.get(key)}, now it is {now.get(key)}; set it "
             "back, or remove the folder to start anew."
         )
-    standing = fill(Standing, state, f"{run.folder}: the snapshot", "remove the folder to start again")
+    train_state = fill(TrainState, state, f"{run.folder}: the checkpoint", "remove the folder to start again")
     engine.load_state(tensors)
-    for name in LOGS if run.world.first else ():
+    for name in LOGS if run.context.first else ():
         path = run.folder / name
-        if path.exists():  # a log that the snapshot does not note was born after it
+        if path.exists():  # a log that the checkpoint does not note was born after it
             lines = path.read_text().splitlines(keepends=True)
             with writing(path):
-                path.write_text("".join(lines[: standing.lines.get(name, 0)]))
-    return standing
+                path.write_text("".join(lines[: train_state.lines.get(name, 0)]))
+    return train_state
 
 
 def _identity(run: Run) -> dict[str, object]:
@@ -209,13 +214,13 @@ def _identity(run: Run) -> dict[str, object]:
     return run.order.identity() | grouped
 
 
-def _save(run: Run, engine: Engine, standing: Standing) -> None:
+def _save(run: Run, engine: Engine, train_state: TrainState) -> None:
     tensors = engine.state()
-    if run.world.first:
+    if run.context.first:
         logs = [name for name in LOGS if (run.folder / name).exists()]
-        standing.lines = {name: len((run.folder / name).read_text().splitlines()) for name in logs}
-        save_snapshot(run.folder, standing.step, tensors, vars(standing) | {"order": _identity(run)})
-    run.world.wait()
+        train_state.lines = {name: len((run.folder / name).read_text().splitlines()) for name in logs}
+        save_checkpoint(run.folder, train_state.step, tensors, vars(train_state) | {"order": _identity(run)})
+    run.context.wait()
 
 
 def _validate(run: Run, engine: Engine, step: int, progress: Progress) -> None:
@@ -223,22 +228,22 @@ def _validate(run: Run, engine: Engine, step: int, progress: Progress) -> None:
         run.method.eval()
         values = run.validate(run.method)  # by every process: ZeRO 3 gathers a part wherever it is used
         run.method.train()
-        if run.world.first:
+        if run.context.first:
             line = {"step": step, "samples": step * samples_per_step(run.stage)}
             append(run.folder / "validation.jsonl", line | values)
             progress.note(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
-        run.world.wait()
+        run.context.wait()
 
 
 def _save_model(run: Run, engine: Engine) -> None:
     with engine.whole():
-        if run.world.first:
+        if run.context.first:
             if run.stage.lora:
                 merge_adapters(run.method)
             with whole_folder(run.folder / DONE) as draft:
                 run.method.save_pretrained(draft)
             clean_up(run.folder)
-        run.world.wait()
+        run.context.wait()
 
 
 @contextmanager

@@ -6,20 +6,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.config import Profile, resolved
+from bench.distributed import join
 from bench.refmoji.prepare import prepare_data
 from bench.runtime import device_of
 from bench.train.folders import stages_in_order
 from bench.train.stages import Validate, train_stage
-from bench.train.world import join
 
 
 def train(profile: Profile, names: Iterable[str] = (), validate: Validate | None = None) -> list[Path]:
     """Train the named stages, or all, with what they build on; alone, or as one of the processes of a launcher."""
     order = stages_in_order(profile, names)
-    world = join()
-    if world.first:
+    context = join()
+    if context.first:
         prepare_data(profile, train=True)
-    world.wait()
-    models = [train_stage(profile, name, resolved(profile), device_of(), world, validate) for name in order]
-    world.leave()
+    context.wait()
+    models = [train_stage(profile, name, resolved(profile), device_of(), context, validate) for name in order]
+    context.leave()
     return models

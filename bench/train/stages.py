@@ -14,11 +14,11 @@ from bench.config import Profile, StageConfig
 from bench.data.contamination import refuse_contamination
 from bench.data.mixture import corpus_of, open_mixture
 from bench.data.sampler import Sampler
+from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.train import settings
+from bench.train.checkpoints import checkpoints, clean_up
 from bench.train.folders import DONE, model_of_stage, needed_stages, stage_folder
 from bench.train.loop import LOGS, Run, run_stage
-from bench.train.snapshot import clean_up, snapshots
-from bench.train.world import ALONE, World
 from methods.base import Trainee, UserError
 from methods.files import lock, write_atomic, writing
 from methods.registry import resolve, stage_spec
@@ -47,7 +47,12 @@ def finished_model(profile: Profile, name: str) -> Path | None:
 
 
 def train_stage(
-    profile: Profile, name: str, text: str, device: torch.device, world: World = ALONE, validate: Validate | None = None
+    profile: Profile,
+    name: str,
+    text: str,
+    device: torch.device,
+    context: DistributedContext = SINGLE_PROCESS,
+    validate: Validate | None = None,
 ) -> Path:
     """Run one stage to its end and return its model's folder; a finished stage returns at once.
 
@@ -61,20 +66,20 @@ def train_stage(
         settings.compare(folder, made_with)
         clean_up(folder)
         return folder / DONE
-    with _alone(folder, world):
-        return _train(profile, name, text, device, world, validate, config, made_with)
+    with _alone(folder, context):
+        return _train(profile, name, text, device, context, validate, config, made_with)
 
 
 @contextmanager
-def _alone(folder: Path, world: World) -> Iterator[None]:
+def _alone(folder: Path, context: DistributedContext) -> Iterator[None]:
     """Keep other commands from training the stage in a folder. Raises UserError if one does, or if what lies in the
     folder is not of a training."""
-    if not world.first:
+    if not context.first:
         yield
         return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    begun = (folder / settings.FILE).exists() or snapshots(folder)
+    begun = (folder / settings.FILE).exists() or checkpoints(folder)
     if not begun and any((folder / each).exists() for each in (*LOGS, "config.yaml")):
         raise UserError(f"{folder}: holds files of another origin, which nothing may replace; give another runs=.")
     with writing(folder / LOCK), (folder / LOCK).open("a") as handle:
@@ -83,11 +88,11 @@ def _alone(folder: Path, world: World) -> Iterator[None]:
 
 
 def _train(
-    profile: Profile, name: str, text: str, device: torch.device, world: World, validate: Validate | None,
-    config: dict[str, object], made_with: dict[str, Any],
+    profile: Profile, name: str, text: str, device: torch.device, context: DistributedContext,
+    validate: Validate | None, config: dict[str, object], made_with: dict[str, Any],
 ) -> Path:  # fmt: skip
     folder, stage = stage_folder(profile, name), seeded(profile, name)
-    begun = (folder / DONE).is_dir() or bool(snapshots(folder))
+    begun = (folder / DONE).is_dir() or bool(checkpoints(folder))
     if begun:
         settings.compare(folder, made_with)
     if (folder / DONE).is_dir():  # another command has completed it since
@@ -96,8 +101,10 @@ def _train(
     refuse_contamination(profile, sources)
     method = resolve(stage_spec(stage.method, stage.stage).trainee).build(config, corpus_of(sources))
     order = Sampler(sources, stage.images, stage.per_image, stage.seed)
-    run = Run(name, folder, method, order, stage, profile.train, validate(profile, stage) if validate else None, world)
-    if world.first:
+    run = Run(
+        name, folder, method, order, stage, profile.train, validate(profile, stage) if validate else None, context
+    )
+    if context.first:
         if not begun:
             settings.keep(folder, made_with)
         write_atomic(folder / "config.yaml", text)

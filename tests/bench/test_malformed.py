@@ -21,9 +21,9 @@ from bench.data.rle import encode
 from bench.evaluate.commands import Place, score_file
 from bench.records import read_records
 from bench.train import settings
-from bench.train.loop import Standing
+from bench.train.checkpoints import load_checkpoint
+from bench.train.loop import TrainState
 from bench.train.plan import machine_of
-from bench.train.snapshot import load_snapshot
 from methods.base import UserError, open_image
 from methods.files import fill, numbered_lines, read_text
 
@@ -216,14 +216,14 @@ def test_what_stands_beside_a_training(tmp_path):
         (tmp_path / settings.FILE).write_bytes(content)
         is_a_sentence(settings.compare, tmp_path, now)
     state = {"step": 3, "mean": 0.5, "broken": 0, "lines": {"train.jsonl": 2}}
-    folder = tmp_path / "snapshot-00000003"
+    folder = tmp_path / "checkpoint-00000003"
     folder.mkdir()
     (folder / "tensors.safetensors").write_bytes(b"x")
-    refused = sum(is_a_sentence(fill, Standing, each, "the snapshot", "remove it") for each in mutated(state))
+    refused = sum(is_a_sentence(fill, TrainState, each, "the checkpoint", "remove it") for each in mutated(state))
     assert refused > 40
     for content in contents(state):
         (folder / "state.json").write_bytes(content)
-        assert load_snapshot(tmp_path) is None
+        assert load_checkpoint(tmp_path) is None
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow tells what it finds in a damaged file

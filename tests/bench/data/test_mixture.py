@@ -13,8 +13,8 @@ from bench.config import StageConfig, load_profile
 from bench.data import mixture as mixtures
 from bench.data.mixture import component_configs, open_mixture, serves, task_shares
 from bench.data.sampler import MixtureComponent, Sampler, per_epoch
+from bench.distributed import DistributedContext
 from bench.train.batches import MicroBatches, stream
-from bench.train.world import World
 from methods.base import TrainingSample, UserError
 
 TASKS = {"segment": 1.0, "box": 1.0}
@@ -107,9 +107,9 @@ class Fake:
 def test_a_resumed_run_on_other_processes_sees_the_rest_and_nothing_else(squares, drawn, start, size, seed):
     order, other = (mixture(squares, *zip(*drawn, strict=True), images=8, seed=seed, per_image=2) for _ in range(2))
     stage = StageConfig(method="m", stage="s", steps=7, images=8, per_image=2, micro_images=2, seed=seed)
-    whole = [micro.names for micro in stream(MicroBatches(Fake(), order, stage, 2), World(0, 1), 0, 0)]
+    whole = [micro.names for micro in stream(MicroBatches(Fake(), order, stage, 2), DistributedContext(0, 1), 0, 0)]
     parts = MicroBatches(Fake(), other, stage, 2)
-    ranks = [[micro.names for micro in stream(parts, World(rank, size), start, 0)] for rank in range(size)]
+    ranks = [[micro.names for micro in stream(parts, DistributedContext(rank, size), start, 0)] for rank in range(size)]
     assert [names for row in zip(*ranks, strict=True) for names in row] == whole[4 * start :]
 
 

@@ -1,7 +1,9 @@
 """A predictions file is the same bytes whether it was written in one go or after any number of kills."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -127,6 +129,67 @@ def test_the_part_stays_locked_after_a_resumption(tmp_path):
         return answer(items)
 
     assert write_predictions(tmp_path / "a.jsonl", "s", range(11), 3, refused).read_bytes() == whole(tmp_path)
+
+
+class Together:
+    """A context of several processes, played by threads of this one."""
+
+    def __init__(self, rank: int, size: int, barrier: Barrier, said: list):
+        self.rank, self.size, self.barrier, self.said = rank, size, barrier, said
+        self.first = rank == 0
+
+    def gather(self, value):
+        self.said[self.rank] = value
+        self.barrier.wait(60)
+        everyone = list(self.said)
+        self.barrier.wait(60)
+        return everyone
+
+    def wait(self) -> None:
+        self.gather(None)
+
+
+def together(size: int, path: Path, count: int, batch: int) -> list[list[int]]:
+    """Write a file in several processes -> the items that each has answered."""
+    barrier, said, asked = Barrier(size), [None] * size, [[] for _ in range(size)]
+
+    def run(rank: int) -> Path:
+        def tell(items):
+            asked[rank] += items
+            return answer(items)
+
+        return write_predictions(path, "s", range(count), batch, tell, Together(rank, size, barrier, said))
+
+    with ThreadPoolExecutor(size) as pool:
+        assert set(pool.map(run, range(size))) == {path}
+    return asked
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_many_processes_write_the_same_bytes_and_answer_nothing_twice(tmp_path, size):
+    expected = whole(tmp_path)
+    asked = together(size, tmp_path / "many.jsonl", 11, 3)
+    assert (tmp_path / "many.jsonl").read_bytes() == expected
+    assert sorted(item for each in asked for item in each) == list(range(11))
+    assert {path.name for path in tmp_path.glob("many*")} == {"many.jsonl", "many.stamp"}
+    assert together(size, tmp_path / "many.jsonl", 11, 3) == [[] for _ in range(size)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.integers(1, 4), st.integers(1, 4))
+def test_what_any_number_of_processes_left_is_completed_by_any_other(tmp_path_factory, data, batch, size):
+    """Parts begin at any batch and end anywhere; they may even overlap, as after a kill while they were joined."""
+    folder = tmp_path_factory.mktemp("left")
+    expected = whole(folder, batch=batch)
+    rows = expected.splitlines(keepends=True)
+    (folder / "left.stamp").write_text("s")
+    for start in data.draw(st.sets(st.integers(0, (len(rows) - 1) // batch), max_size=4)):
+        content = b"".join(rows[start * batch :])
+        name = f"left.part{start or ''}"
+        (folder / name).write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    together(size, folder / "left.jsonl", 11, batch)
+    assert (folder / "left.jsonl").read_bytes() == expected
+    assert {path.name for path in folder.glob("left*")} == {"left.jsonl", "left.stamp"}
 
 
 def test_no_items_make_an_empty_file(tmp_path):

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from bench.config import StageConfig, TrainConfig
 from bench.data.sampler import MixtureComponent, Sampler
+from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.train.batches import MicroBatch, MicroBatches, stream
 from bench.train.loop import Run, run_stage
-from bench.train.world import ALONE, World
 from methods.base import TrainingSample, UserError
 
 
@@ -48,8 +48,8 @@ def names(found: list[MicroBatch]) -> list[str]:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 13), st.integers(0, 5))
 def test_a_window_holds_the_same_samples_in_another_order(squares, group, steps, seed):
-    plain = list(stream(batches(squares, 1, steps, seed=seed), ALONE, 0, 0))
-    grouped = list(stream(batches(squares, group, steps, seed=seed), ALONE, 0, 0))
+    plain = list(stream(batches(squares, 1, steps, seed=seed), SINGLE_PROCESS, 0, 0))
+    grouped = list(stream(batches(squares, group, steps, seed=seed), SINGLE_PROCESS, 0, 0))
     assert len(plain) == len(grouped) == 4 * steps
     assert [micro.seed for micro in plain] == [micro.seed for micro in grouped]
     for first in range(0, 4 * steps, 4 * group):
@@ -62,14 +62,16 @@ def test_a_window_holds_the_same_samples_in_another_order(squares, group, steps,
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(0, 12), st.sampled_from([1, 2, 4]))
 def test_a_resumed_run_on_other_processes_sees_the_rest(squares, group, start, size):
-    whole = [micro.names for micro in stream(batches(squares, group), ALONE, 0, 0)]
+    whole = [micro.names for micro in stream(batches(squares, group), SINGLE_PROCESS, 0, 0)]
     parts = batches(squares, group)
-    ranks = [[micro.names for micro in stream(parts, World(rank, size), start, 0)] for rank in range(size)]
+    ranks = [[micro.names for micro in stream(parts, DistributedContext(rank, size), start, 0)] for rank in range(size)]
     assert [each for row in zip(*ranks, strict=True) for each in row] == whole[4 * start :]
 
 
 def test_there_is_less_padding_and_no_trend(squares):
-    plain, grouped = (list(stream(batches(squares, group, steps=64, per_image=1), ALONE, 0, 0)) for group in (1, 8))
+    plain, grouped = (
+        list(stream(batches(squares, group, steps=64, per_image=1), SINGLE_PROCESS, 0, 0)) for group in (1, 8)
+    )
     assert padding(grouped) < 0.4 * padding(plain)
     longest = [max(micro.batch["lengths"]) for micro in grouped]
     rising = sum(a < b for a, b in zip(longest[::4], longest[4::4], strict=False))
@@ -78,15 +80,15 @@ def test_there_is_less_padding_and_no_trend(squares):
 
 def test_broken_images_are_replaced_and_told_once(squares):
     bad = {1, 2, 3}
-    plain, grouped = (list(stream(batches(squares, group, steps=6, bad=bad), ALONE, 0, 0)) for group in (1, 3))
+    plain, grouped = (list(stream(batches(squares, group, steps=6, bad=bad), SINGLE_PROCESS, 0, 0)) for group in (1, 3))
     told = [sorted(text for micro in found for text in micro.broken) for found in (plain, grouped)]
     assert told[0] == told[1] != []
-    every = list(stream(batches(squares, 3, steps=6, bad=set(range(20))), ALONE, 0, 0))
+    every = list(stream(batches(squares, 3, steps=6, bad=set(range(20))), SINGLE_PROCESS, 0, 0))
     assert "8 images in a row cannot be used" in every[0].error
 
 
 def test_workers_prepare_the_same(squares):
-    alone, helped = (list(stream(batches(squares, 3), ALONE, 4, workers)) for workers in (0, 2))
+    alone, helped = (list(stream(batches(squares, 3), SINGLE_PROCESS, 4, workers)) for workers in (0, 2))
     assert [micro.names for micro in alone] == [micro.names for micro in helped]
 
 
@@ -114,7 +116,7 @@ def test_a_grouped_run_goes_on_and_refuses_another_window(build, squares, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         run_stage(run, cpu)
     for change, told in (({"group_lengths": 1}, "group_lengths = 4, now it is None"), ({"steps": 9}, "steps = 6")):
-        with pytest.raises(UserError, match=f"the snapshot was made with {told}"):
+        with pytest.raises(UserError, match=f"the checkpoint was made with {told}"):
             run_stage(make("killed", **change), cpu)
     run_stage(make("killed"), cpu)
     for name in ("train.jsonl", "model/model.safetensors"):

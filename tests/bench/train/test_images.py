@@ -82,7 +82,7 @@ def test_broken_files_are_named_and_replaced(profile_of, capsys):
 
 
 def test_a_killed_run_ends_with_the_same_bytes(profile_of, monkeypatch):
-    """The discriminator, its moments and the codes' counts are in the snapshot."""
+    """The discriminator, its moments and the codes' counts are in the checkpoint."""
     whole, calls = tokenizer_training.tokenizer_loss, []
 
     def dying(*given):
@@ -95,8 +95,8 @@ def test_a_killed_run_ends_with_the_same_bytes(profile_of, monkeypatch):
     monkeypatch.setattr(tokenizer_training, "tokenizer_loss", dying)
     with pytest.raises(KeyboardInterrupt):
         train(profile_of("runs=two", "train.save_minutes=0"))
-    (snapshot,) = Path("two/tokenizer").glob("snapshot-*/tensors.safetensors")
-    assert any(name.startswith("optimizer/heads.discriminator") for name in load_file(snapshot))
+    (checkpoint,) = Path("two/tokenizer").glob("checkpoint-*/tensors.safetensors")
+    assert any(name.startswith("optimizer/heads.discriminator") for name in load_file(checkpoint))
     train(profile_of("runs=two"))
     assert len(calls) == 7
     assert content(Path("one")) == content(Path("two"))

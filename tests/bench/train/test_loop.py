@@ -8,8 +8,8 @@ import torch
 
 from bench.config import StageConfig, TrainConfig
 from bench.data.sampler import MixtureComponent, Sampler
+from bench.train.checkpoints import checkpoints
 from bench.train.loop import Run, run_stage, samples_per_step
-from bench.train.snapshot import snapshots
 from methods.base import UserError
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def make(build, squares, tmp_path):
 
 
 def run_and_die(run: Run, save_at: int, die_at: int) -> None:
-    """Run with one snapshot after step `save_at`, and die in step `die_at` before its update."""
+    """Run with one checkpoint after step `save_at`, and die in step `die_at` before its update."""
     loss, calls = run.method.loss, []
 
     def dying(batch):
@@ -85,7 +85,7 @@ def drawing(method) -> dict[str, float]:
 def test_killed_and_resumed_ends_with_the_same_bytes(make, name, stage):
     run_stage(make(name, stage, "whole", drawing), CPU)
     run_and_die(make(name, stage, "killed", drawing), save_at=3, die_at=6)
-    assert [path.name for path in snapshots(make(name, stage, "killed").folder)] == ["snapshot-00000003"]
+    assert [path.name for path in checkpoints(make(name, stage, "killed").folder)] == ["checkpoint-00000003"]
     again = make(name, stage, "killed", drawing)
     folder = run_stage(again, CPU)
     assert folder == again.folder / "model"
@@ -96,8 +96,8 @@ def test_killed_and_resumed_ends_with_the_same_bytes(make, name, stage):
 
 
 @pytest.mark.parametrize("noted", [True, False])
-def test_logs_that_were_born_after_the_snapshot_are_cut(make, noted):
-    """The first line of each log is written after the snapshot; one of an earlier version does not note them."""
+def test_logs_that_were_born_after_the_checkpoint_are_cut(make, noted):
+    """The first line of each log is written after the checkpoint; one of an earlier version does not note them."""
     late = {"validate_every": 3}
 
     def made(folder: str) -> Run:
@@ -108,9 +108,9 @@ def test_logs_that_were_born_after_the_snapshot_are_cut(make, noted):
     run_stage(made("whole"), CPU)
     run_and_die(made("killed"), save_at=1, die_at=5)
     run = made("killed")
-    assert [path.name for path in snapshots(run.folder)] == ["snapshot-00000001"]
+    assert [path.name for path in checkpoints(run.folder)] == ["checkpoint-00000001"]
     assert (run.folder / "train.jsonl").exists() and (run.folder / "validation.jsonl").exists()
-    state = run.folder / "snapshot-00000001" / "state.json"
+    state = run.folder / "checkpoint-00000001" / "state.json"
     if not noted:
         state.write_text(json.dumps(json.loads(state.read_text()) | {"lines": {}}))
     run_stage(run, CPU)
@@ -126,7 +126,7 @@ def test_killed_and_resumed_with_muon(make):
     assert content(run.folder) == content(make("boxes", "pretrain", "whole").folder)
 
 
-def test_a_second_kill_and_one_before_the_first_snapshot(make):
+def test_a_second_kill_and_one_before_the_first_checkpoint(make):
     run_stage(make("himtok", "align", "whole"), CPU)
     run_and_die(make("himtok", "align", "killed"), save_at=99, die_at=3)
     run_and_die(make("himtok", "align", "killed"), save_at=2, die_at=5)
@@ -136,11 +136,11 @@ def test_a_second_kill_and_one_before_the_first_snapshot(make):
     assert content(run.folder) == content(make("himtok", "align", "whole").folder)
 
 
-def test_a_broken_snapshot_means_starting_from_an_older_one_or_anew(make):
+def test_a_broken_checkpoint_means_starting_from_an_older_one_or_anew(make):
     run_stage(make("boxes", "pretrain", "whole"), CPU)
     run_and_die(make("boxes", "pretrain", "killed"), save_at=3, die_at=6)
     run = make("boxes", "pretrain", "killed")
-    path = next(run.folder.glob("snapshot-*")) / "tensors.safetensors"
+    path = next(run.folder.glob("checkpoint-*")) / "tensors.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     run_stage(run, CPU)
     assert content(run.folder) == content(make("boxes", "pretrain", "whole").folder)

@@ -77,7 +77,7 @@ def assert_alike(given: dict, other: dict, tolerance: float = 1e-4) -> None:
 
 
 def test_two_processes_train_as_one_and_survive_a_kill(start, run):
-    """Plain data parallelism; the second run loses a process in step 6 and goes on from the snapshot of step 4."""
+    """Plain data parallelism; the second run loses a process in step 6 and goes on from the checkpoint of step 4."""
     few = {"steps": 8}
     alone, together = run("one", settings=few), run("two", settings=few)
     killed = run("killed", settings=few, save=4, kill=6)
@@ -109,7 +109,7 @@ def test_a_killed_run_goes_on(start, run, zero):
     alone, moved = run("one", settings=FEW), run("moved", settings=FEW)
     killed = run("killed", zero=zero, settings=FEW, save=5, kill=9)
     assert start(2, killed)[0] == [2, -9]
-    assert list(Path(killed["folder"]).glob("snapshot-*"))
+    assert list(Path(killed["folder"]).glob("checkpoint-*"))
     shutil.copytree(killed["folder"], moved["folder"])
     codes, said = start(2, killed)
     assert codes == [0, 0], said[-3000:]
@@ -156,7 +156,7 @@ def test_two_processes_validate_as_one(start, run, zero):
 
 
 @pytest.mark.slow
-def test_a_signal_stops_all_processes_with_a_snapshot(start, run):
+def test_a_signal_stops_all_processes_with_a_checkpoint(start, run):
     alone, stopped = run("one", settings=FEW), run("stopped", zero=2, settings=FEW, stop=7)
     assert start(1, alone)[0] == [0]
     codes, said = start(2, stopped)

@@ -10,14 +10,14 @@ import torch
 
 from bench.config import StageConfig, TrainConfig
 from bench.data.sampler import MixtureComponent, Sampler
+from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.train import batches
 from bench.train.batches import MicroBatches, micro_images, stream
+from bench.train.checkpoints import checkpoints
 from bench.train.engine import freeze, parameter_groups, rate
 from bench.train.loop import Run, run_stage
 from bench.train.meter import FlopMeter, memory_gigabytes, peak_flops
-from bench.train.snapshot import snapshots
 from bench.train.trainable import enter
-from bench.train.world import ALONE, World
 from methods.base import UserError
 
 CPU = torch.device("cpu")
@@ -92,7 +92,7 @@ def test_sigterm_saves_and_exits_with_0_and_the_run_goes_on(make):
     with pytest.raises(SystemExit) as leaving:
         run_stage(run, CPU)
     assert leaving.value.code == 0
-    assert [path.name for path in snapshots(run.folder)] == ["snapshot-00000003"]
+    assert [path.name for path in checkpoints(run.folder)] == ["checkpoint-00000003"]
     again = make("stopped")
     run_stage(again, CPU)
     for name in ("train.jsonl", "model/model.safetensors"):
@@ -116,7 +116,7 @@ def test_an_exploding_loss_stops_with_its_samples(make):
     run_stage(calm, CPU)
 
 
-def test_a_snapshot_of_other_data_is_refused(make, squares):
+def test_a_checkpoint_of_other_data_is_refused(make, squares):
     run = make(train={"save_minutes": 0.0})
     run.stage = replace(run.stage, steps=99)
     loss, calls = run.method.loss, []
@@ -130,7 +130,7 @@ def test_a_snapshot_of_other_data_is_refused(make, squares):
     run.method.loss = dying
     with pytest.raises(KeyboardInterrupt):
         run_stage(run, CPU)
-    with pytest.raises(UserError, match="the snapshot was made with images = 3, now it is 2; set it back"):
+    with pytest.raises(UserError, match="the checkpoint was made with images = 3, now it is 2; set it back"):
         run_stage(make(data=squares(2)), CPU)
 
 
@@ -151,9 +151,9 @@ def test_micro_batches_are_accumulated(make):
 
 def test_processes_share_the_micro_batches_of_each_step(make):
     run = make(images=4, micro_images=1)
-    parts = MicroBatches(run.method.processor, run.order, run.stage, micro_images(run.stage, World(0, 2)))
-    whole = [micro.names for micro in stream(parts, ALONE, 3, 0)]
-    shared = [[micro.names for micro in stream(parts, World(rank, 2), 3, 0)] for rank in (0, 1)]
+    parts = MicroBatches(run.method.processor, run.order, run.stage, micro_images(run.stage, DistributedContext(0, 2)))
+    whole = [micro.names for micro in stream(parts, SINGLE_PROCESS, 3, 0)]
+    shared = [[micro.names for micro in stream(parts, DistributedContext(rank, 2), 3, 0)] for rank in (0, 1)]
     assert len(whole) == 3 * 4
     assert [name for pair in zip(*shared, strict=True) for name in pair] == whole
 
@@ -161,7 +161,7 @@ def test_processes_share_the_micro_batches_of_each_step(make):
 def test_workers_prepare_the_same(make):
     run = make(micro_images=1)
     parts = MicroBatches(run.method.processor, run.order, run.stage, 1)
-    alone, helped = list(stream(parts, ALONE, 0, 0)), list(stream(parts, ALONE, 0, 2))
+    alone, helped = list(stream(parts, SINGLE_PROCESS, 0, 0)), list(stream(parts, SINGLE_PROCESS, 0, 2))
     assert [micro.names for micro in alone] == [micro.names for micro in helped]
     assert all(torch.equal(a.batch["ids"], b.batch["ids"]) for a, b in zip(alone, helped, strict=True))
 
@@ -169,12 +169,17 @@ def test_workers_prepare_the_same(make):
 @pytest.mark.parametrize(("images", "micro", "size"), [(4, 3, 1), (4, 2, 4), (2, 0, 3)])
 def test_steps_that_cannot_be_dealt_are_refused(images, micro, size):
     with pytest.raises(UserError, match=f"{images} images per step cannot be dealt to {size} processes"):
-        micro_images(StageConfig(method="m", stage="s", steps=1, images=images, micro_images=micro), World(0, size))
+        micro_images(
+            StageConfig(method="m", stage="s", steps=1, images=images, micro_images=micro), DistributedContext(0, size)
+        )
 
 
 def test_the_seed_of_a_micro_batch_is_its_own(make):
     run = make(micro_images=1)
-    seeds = [micro.seed for micro in stream(MicroBatches(run.method.processor, run.order, run.stage, 1), ALONE, 0, 0)]
+    seeds = [
+        micro.seed
+        for micro in stream(MicroBatches(run.method.processor, run.order, run.stage, 1), SINGLE_PROCESS, 0, 0)
+    ]
     assert len(set(seeds)) == len(seeds) == 12
     assert batches.ATTEMPTS > 1
 

@@ -10,10 +10,10 @@ import torch
 
 from bench.config import load_profile
 from bench.data import mixture
+from bench.distributed import DistributedContext
 from bench.train import settings, stages
 from bench.train.folders import model_of_stage
 from bench.train.stages import finished_model, train_stage
-from bench.train.world import World
 from methods.base import UserError
 from methods.registry import method_class
 
@@ -59,7 +59,7 @@ def train(tmp_path, monkeypatch, squares):
 
 @pytest.fixture
 def unfinished(train, monkeypatch):
-    """The first stage with a snapshot of its second step."""
+    """The first stage with a checkpoint of its second step."""
     build, calls = method_class("boxes").build, []
 
     def dying(parts, corpus):
@@ -79,7 +79,7 @@ def unfinished(train, monkeypatch):
         patch.setattr(method_class("boxes"), "build", dying)
         with pytest.raises(KeyboardInterrupt):
             train("first", "train.save_minutes=0")
-    assert list(Path("runs/first").glob("snapshot-00000002"))
+    assert list(Path("runs/first").glob("checkpoint-00000002"))
     return train
 
 
@@ -149,7 +149,7 @@ def test_a_stage_from_before_settings_were_kept_is_taken_as_it_is(unfinished):
     assert not Path("runs/first/settings.json").exists()  # nobody knows with what it began
 
 
-def test_a_stage_without_a_snapshot_begins_anew_with_any_settings(train):
+def test_a_stage_without_a_checkpoint_begins_anew_with_any_settings(train):
     Path("runs/first").mkdir(parents=True)
     Path("runs/first/settings.json").write_text("{}")
     train("first", "seed=7")
@@ -174,9 +174,9 @@ def test_settings_that_cannot_be_read_are_named(train):
 
 def test_the_first_process_alone_writes(train, monkeypatch):
     monkeypatch.setattr(stages, "run_stage", lambda run, device: run.folder)
-    train_stage(load_profile("small.yaml"), "first", "text", CPU, World(1, 2))
+    train_stage(load_profile("small.yaml"), "first", "text", CPU, DistributedContext(1, 2))
     assert not Path("runs/first").exists()
-    train_stage(load_profile("small.yaml"), "first", "text", CPU, World(0, 2))
+    train_stage(load_profile("small.yaml"), "first", "text", CPU, DistributedContext(0, 2))
     assert Path("runs/first/settings.json").exists()
     assert not model_of_stage(load_profile("small.yaml"), "first").exists()
 

@@ -21,8 +21,8 @@ import torch
 
 from bench.config import StageConfig, TrainConfig
 from bench.data.sampler import MixtureComponent, Sampler
+from bench.distributed import join
 from bench.train.loop import Run, run_stage
-from bench.train.world import join
 from methods.base import Request, UserError
 from methods.registry import method_class
 
@@ -42,7 +42,7 @@ def build(name: str, backbone: str, more: dict):
     return conftest.liven(method_class(name).build(parts, lambda: conftest.CORPUS))
 
 
-def prepare(backbone: str, given: dict, world) -> Run:
+def prepare(backbone: str, given: dict, context) -> Run:
     stage = StageConfig(**{"method": given["method"], "stage": given["stage"]} | given["settings"])
     train = TrainConfig(**{"threads": 1, "precision": "float32", "log_every": 1, "save_minutes": 1e9} | given["train"])
     tasks = {"box": 1.0} if given["method"] == "boxes" else {"segment": 0.8, "box": 0.2}
@@ -50,7 +50,7 @@ def prepare(backbone: str, given: dict, world) -> Run:
     order = Sampler([MixtureComponent(dict.fromkeys(tasks, data), tasks)], stage.images, stage.per_image, stage.seed)
     method = build(given["method"], backbone, given.get("parts", {}))
     validate = squares_seen if given.get("validate") else None
-    return Run("test", Path(given["folder"]), method, order, stage, train, validate, world)
+    return Run("test", Path(given["folder"]), method, order, stage, train, validate, context)
 
 
 @torch.no_grad()
@@ -72,15 +72,15 @@ def live_bytes() -> int:
 def arm(run: Run, given: dict) -> None:
     """Let the run meet what the test asks for at a step's first loss."""
     loss, calls = run.method.loss, []
-    per_step = max(1, run.stage.images // (run.stage.micro_images or run.stage.images) // run.world.size)
+    per_step = max(1, run.stage.images // (run.stage.micro_images or run.stage.images) // run.context.size)
     mark = run.folder / "killed"
 
     def watched(batch):
         calls.append(1)
         if given.get("clock"):
-            with (run.folder / f"seconds-{run.world.rank}").open("a") as seconds:
+            with (run.folder / f"seconds-{run.context.rank}").open("a") as seconds:
                 print(time.process_time(), file=seconds)
-        if run.world.rank == run.world.size - 1 and not mark.exists():
+        if run.context.rank == run.context.size - 1 and not mark.exists():
             if len(calls) == given.get("save", -1) * per_step:
                 run.train.save_minutes = 0
             if len(calls) == given.get("kill", -1) * per_step:
@@ -99,9 +99,9 @@ def arm(run: Run, given: dict) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     faulthandler.dump_traceback_later(500, exit=True)
-    world = join()
+    context = join()
     for given in json.loads(sys.argv[2]):
-        run = prepare(sys.argv[1], given, world)
+        run = prepare(sys.argv[1], given, context)
         arm(run, given)
         try:
             run_stage(run, torch.device("cpu"))
@@ -113,7 +113,7 @@ def main() -> None:
         except UserError as error:
             print(error, file=sys.stderr, flush=True)
             os._exit(2)
-    world.leave()
+    context.leave()
     os._exit(0)
 
 

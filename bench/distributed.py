@@ -20,12 +20,12 @@ import torch.distributed as dist
 from methods.base import UserError
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=2)  # rank 0 validates and saves while the others wait
+TIMEOUT = timedelta(hours=2)  # rank 0 validates and saves while the others wait
 SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """Process `rank` of `size`; rank 0 writes files and speaks."""
 
     rank: int = 0
@@ -67,19 +67,19 @@ class World:
             dist.destroy_process_group()
 
 
-ALONE = World()
+SINGLE_PROCESS = DistributedContext()
 
 
-def lost(world: World, error: RuntimeError) -> UserError:
+def lost(context: DistributedContext, error: RuntimeError) -> UserError:
     """The sentence for a process whose partner died; the partner's own output holds the cause."""
     reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
     return UserError(
-        f"Process {world.rank} of {world.size} lost another one ({reason}); look for the cause in that process's "
-        "output and start again, the run goes on from its last snapshot."
+        f"Process {context.rank} of {context.size} lost another one ({reason}); look for the cause in that process's "
+        "output and start again, the run goes on from its last checkpoint."
     )
 
 
-def join() -> World:
+def join() -> DistributedContext:
     """This process's place, having met the others if there are any. Raises UserError for an incomplete environment."""
     for name, source in SLURM.items():
         if name not in os.environ and os.environ.get("SLURM_STEP_ID") and source in os.environ:
@@ -88,10 +88,10 @@ def join() -> World:
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if size == 1:
-        return World()
+        return DistributedContext()
     absent = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if absent:
         raise UserError(f"WORLD_SIZE is {size} but {absent[0]} is not set; start with torchrun, deepspeed or srun.")
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    return World(dist.get_rank(), dist.get_world_size())
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    return DistributedContext(dist.get_rank(), dist.get_world_size())

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from bench.config import TrainConfig
+from bench.distributed import DistributedContext
 from bench.train.meter import FlopMeter, Speed, memory_gigabytes
-from bench.train.world import World
 from methods.base import UserError
 from methods.files import writing
 
@@ -24,32 +24,32 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
         handle.write(json.dumps(rounded) + "\n")
 
 
-class Sight:
+class MetricsLogger:
     """Speed and logs of a run; only the first process writes."""
 
-    def __init__(self, name: str, folder: Path, train: TrainConfig, world: World, device: torch.device):
-        self.folder, self.world, self.device = folder, world, device
+    def __init__(self, name: str, folder: Path, train: TrainConfig, context: DistributedContext, device: torch.device):
+        self.folder, self.context, self.device = folder, context, device
         self.speed = Speed()
         self.latest: dict[str, float] = {}  # the last reading
         self.sinks = []
-        if world.first and train.tensorboard:
+        if context.first and train.tensorboard:
             self.sinks.append(_tensorboard(folder / "tensorboard"))
-        if world.first and train.wandb:
+        if context.first and train.wandb:
             self.sinks.append(_wandb(train.wandb, name, folder))
 
     def read_speed(self, meter: FlopMeter) -> dict[str, float]:
         """Samples/s and tokens/s of all processes, MFU where the device's peak is known, gigabytes in use."""
         samples, tokens = self.speed.read()
-        values = {"samples/s": samples * self.world.size}
+        values = {"samples/s": samples * self.context.size}
         if tokens:
-            values["tokens/s"] = tokens * self.world.size
+            values["tokens/s"] = tokens * self.context.size
         share = meter.utilisation(tokens)
         return values | ({"MFU": share} if share is not None else {}) | {"GB": memory_gigabytes(self.device)}
 
     def log(self, step: int, line: Mapping[str, float], meter: FlopMeter) -> None:
         """Read the speed, and write it and the values of a step everywhere."""
         self.latest = speed = self.read_speed(meter)
-        if not self.world.first:
+        if not self.context.first:
             return
         append(self.folder / "train.jsonl", line)
         append(self.folder / "speed.jsonl", {"step": step} | speed)

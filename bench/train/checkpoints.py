@@ -1,6 +1,6 @@
-"""Snapshots of a running stage: written whole or not at all, the last good one found again, bit for bit.
+"""Checkpoints of a running stage: written whole or not at all, the last good one found again, bit for bit.
 
-<folder>/snapshot-00000400/{tensors.safetensors, state.json}
+<folder>/checkpoint-00000400/{tensors.safetensors, state.json}
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from torch import Tensor
 from methods.base import UserError
 from methods.files import read_object, whole_folder
 
-PREFIX = "snapshot-"
-NAME = re.compile(r"(snapshot-\d{8})|(\.snapshot-\d{8}(\.part|\.old))")  # finished ones; drafts and half-deleted ones
+PREFIX = "checkpoint-"
+NAME = re.compile(
+    r"(checkpoint-\d{8})|(\.checkpoint-\d{8}(\.part|\.old))"
+)  # finished ones; drafts and half-deleted ones
 
 
-def save_snapshot(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write a snapshot beside the older one, then drop the older one. Raises UserError if the disk is full."""
+def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write a checkpoint beside the older one, then drop the older one. Raises UserError if the disk is full."""
     final = folder / f"{PREFIX}{step:08d}"
     discard(final)
     with whole_folder(final) as draft:
@@ -35,20 +37,20 @@ def save_snapshot(folder: Path, step: int, tensors: dict[str, Tensor], state: di
     clean_up(folder, final)
 
 
-def snapshots(folder: Path) -> list[Path]:
-    """Finished snapshots, oldest first."""
+def checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
     return sorted(path for path in folder.glob(f"{PREFIX}*") if (path / "state.json").is_file())
 
 
 def clean_up(folder: Path, keep: Path | None = None) -> None:
-    """Remove all snapshots but one, and what a kill while writing or removing one has left."""
+    """Remove all checkpoints but one, and what a kill while writing or removing one has left."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path != keep and NAME.fullmatch(path.name) and path.is_dir():
             discard(path)
 
 
 def discard(path: Path) -> None:
-    """Remove a snapshot; under another name first, so that half of one is never taken for a whole one."""
+    """Remove a checkpoint; under another name first, so that half of one is never taken for a whole one."""
     old = path if path.name.startswith(".") else path.with_name(f".{path.name}.old")
     if old != path and path.is_dir():
         shutil.rmtree(old, ignore_errors=True)
@@ -56,14 +58,14 @@ def discard(path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_snapshot(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest readable snapshot, its tensors memory-mapped; None if there is none."""
-    for path in reversed(snapshots(folder)):
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest readable checkpoint, its tensors memory-mapped; None if there is none."""
+    for path in reversed(checkpoints(folder)):
         try:
             tensors = load_file(path / "tensors.safetensors")
             state = read_object(path / "state.json", "remove the folder")
         except (OSError, SafetensorError, UserError):
             continue
-        tensors.pop("torch/rng", None)  # of snapshots from before micro-batches had seeds of their own
+        tensors.pop("torch/rng", None)  # of checkpoints from before micro-batches had seeds of their own
         return tensors, state
     return None
