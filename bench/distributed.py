@@ -1,7 +1,8 @@
 """The processes of a run: who I am, how many we are, and the few words that we exchange.
 
 `torchrun` and `deepspeed` tell each process its place through RANK, LOCAL_RANK and WORLD_SIZE, SLURM's `srun` through
-variables of its own; without any of them a run is one process, and nothing here touches torch.distributed.
+variables of its own; without any of them a run is one process, and nothing here touches torch.distributed. torch is
+imported where it is used, so that who writes files alone needs none.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
 
 from methods.base import UserError
 
@@ -43,6 +41,8 @@ class DistributedContext:
         """The value of every process, in the order of ranks. Raises UserError if a process is gone."""
         if self.size == 1:
             return [value]
+        import torch.distributed as dist
+
         everyone: list[Any] = [None] * self.size
         try:
             dist.all_gather_object(everyone, value)
@@ -53,6 +53,8 @@ class DistributedContext:
     @contextmanager
     def partners(self) -> Iterator[None]:
         """Within, what fails because another process is gone says so."""
+        import torch.distributed as dist
+
         try:
             yield
         except RuntimeError as error:
@@ -63,6 +65,8 @@ class DistributedContext:
     def leave(self) -> None:
         """Part when all have come here; else one that ends first can make another abort on a lost connection."""
         if self.size > 1:
+            import torch.distributed as dist
+
             self.wait()
             dist.destroy_process_group()
 
@@ -81,6 +85,9 @@ def lost(context: DistributedContext, error: RuntimeError) -> UserError:
 
 def join() -> DistributedContext:
     """This process's place, having met the others if there are any. Raises UserError for an incomplete environment."""
+    import torch
+    import torch.distributed as dist
+
     for name, source in SLURM.items():
         if name not in os.environ and os.environ.get("SLURM_STEP_ID") and source in os.environ:
             os.environ[name] = os.environ[source]

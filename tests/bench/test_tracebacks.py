@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from bench.train.snapshot import load_snapshot
 from PIL import Image
 
 from bench import datasets
@@ -27,7 +28,6 @@ from bench.records import read_records
 from bench.report.build import build as build_report
 from bench.segment import segment_list
 from bench.train import settings
-from bench.train.snapshot import load_snapshot
 from methods.base import UserError, open_image
 from methods.registry import method_class
 from tests.bench.test_malformed import (

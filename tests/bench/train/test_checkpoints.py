@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from bench.train import checkpoint
+from bench.train import checkpoints as files
 from bench.train.checkpoints import checkpoints, clean_up, load_checkpoint, save_checkpoint
 from methods.base import UserError
 
@@ -50,7 +50,7 @@ def two(tmp_path, monkeypatch):
     """A good checkpoint of step 10 and a newer one of step 20, as after a kill before the old one was dropped."""
     save_checkpoint(tmp_path, 10, tensors(10), {})
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "clean_up", lambda *args: None)
+        patch.setattr(files, "clean_up", lambda *args: None)
         save_checkpoint(tmp_path, 20, tensors(20), {})
     assert len(checkpoints(tmp_path)) == 2
     return tmp_path
@@ -102,7 +102,7 @@ def test_a_crash_while_writing_leaves_the_old_one(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", crash)
+        patch.setattr(files, "save_file", crash)
         with pytest.raises(UserError, match="checkpoint-00000020: cannot be written .disk full."):
             save_checkpoint(tmp_path, 20, tensors(20), {})
     with monkeypatch.context() as patch:
@@ -121,7 +121,7 @@ def test_what_a_kill_during_clean_up_left_goes_at_the_next_look(two, left):
     (two / "checkpoint-mine").mkdir()
     (two / "model").mkdir()
     clean_up(two, two / "checkpoint-00000020")
-    assert sorted(path.name for path in two.iterdir()) == ["model", "checkpoint-00000020", "checkpoint-mine"]
+    assert sorted(path.name for path in two.iterdir()) == ["checkpoint-00000020", "checkpoint-mine", "model"]
     clean_up(two)
     assert load_checkpoint(two) is None
     clean_up(two / "none")
