@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,9 @@ def evaluate(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
     torch.set_num_threads(profile.evaluate.threads)
     records: list[Record] = []
     datasets = {split: checked_split(profile, split) for split in profile.evaluate.splits}
-    for protocol in profile.evaluate.protocols:
-        for name in models:  # before the first model is loaded
-            protocol_of(protocol, next(iter(datasets.values())).task, name)
+    task = next(iter(datasets.values())).task
+    for protocol, name in product(profile.evaluate.protocols, models):
+        protocol_of(protocol, task, name)  # refuses what cannot be asked before a model is loaded
     for name, folder in models.items():
         other = profile.mask_tokenizer_of(name)
         model = method_class(name).from_pretrained(folder, **{"mask_tokenizer": other} if other else {})
@@ -71,20 +72,23 @@ def evaluate(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
             identity = {"method": name, "data": dataset.digest()}
             paths = predict_baseline(name, identity, dataset, place, profile.evaluate, predictions_dir(profile))
             records += [r for path in paths for r in shown(score(profile, path, dataset, {"method": name}))]
-    folder = profile.results_dir / "records"
-    present = {(record.method, record.checkpoint) for record in records}
+    _keep(profile, records)
+    return records
+
+
+def _keep(profile: Profile, records: Sequence[Record]) -> None:
+    """Write the records of each split, with earlier ones of the same weights under protocols that were not asked now;
+    files of other weights go."""
+    folder, weights = profile.results_dir / "records", {(record.method, record.checkpoint) for record in records}
     for path in folder.glob("scores-*.jsonl"):
-        if not {(record.method, record.checkpoint) for record in read_records(path)} <= present:
+        if not {(record.method, record.checkpoint) for record in read_records(path)} <= weights:
             path.unlink()
     for split in profile.evaluate.splits:
         path = folder / f"scores-{named(profile, split)}.jsonl"
-        of_split = [record for record in records if record.split == split]
-        asked = {record.protocol for record in of_split}
+        now = [record for record in records if record.split == split]
+        asked = {record.protocol for record in now}
         earlier = read_records(path) if path.exists() else []
-        kept = [r for r in earlier if r.protocol in PROTOCOLS and r.protocol not in asked and r.checkpoint in
-                {record.checkpoint for record in of_split if record.method == r.method}]  # fmt: skip
-        write_records(path, [*of_split, *kept])
-    return records
+        write_records(path, [*now, *(r for r in earlier if r.protocol in set(PROTOCOLS) - asked)])
 
 
 def _evaluate_method(

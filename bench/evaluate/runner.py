@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,53 +23,59 @@ from methods.base import DEFAULT, Decoding, Example, MaskTokenizer, Model, Predi
 from methods.protocols import TaskProtocol
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How a method is asked under one protocol.
+
+    want: what is asked where the protocol does not say. tokens: mask tokens to write, where not all."""
+
+    protocol: str
+    rule: TaskProtocol
+    want: tuple[str, ...]
+    tokens: int | None
+    decoding: Decoding
+    precision: torch.dtype
+
+    def answer(self, method: Model, dataset: Dataset, questions: Sequence[Question]) -> list[dict[str, Any]]:
+        """The answers to a batch of questions, as lines."""
+        examples = [dataset[q.index] for q in questions]
+        files = [dataset.image_file(q.index) for q in questions]
+        requests = requests_of(examples, files, questions, self.rule, self.want, self.tokens)
+        with torch.autocast(method.device.type, self.precision, enabled=self.precision != torch.float32):
+            predictions = method.segment(requests, self.decoding)
+        return [
+            line(e, p, self.protocol, q.sent_id, q.expressions)
+            for e, p, q in zip(examples, predictions, questions, strict=True)
+        ]
+
+
 def predict_method(
-    method: Model,
-    identity: dict[str, Any],
-    dataset: Dataset,
-    split: str,
-    config: EvaluateConfig,
-    folder: Path,
-    want: tuple[str, ...] = (),
-    decoding: Decoding = DEFAULT,
-    rules: Mapping[str, TaskProtocol] | None = None,
-) -> list[Path]:
+    method: Model, identity: dict[str, Any], dataset: Dataset, split: str, config: EvaluateConfig, folder: Path,
+    want: tuple[str, ...] = (), decoding: Decoding = DEFAULT, rules: Mapping[str, TaskProtocol] | None = None,
+) -> list[Path]:  # fmt: skip
     """Ask a method every question of a split under every protocol -> one file per protocol.
 
     identity: what the answers depend on beside the configuration (name, digests of weights and data, `tokens` where
     masks are to be written with fewer than all, and `rule` and `temperature` of decoding where not official). split: as
     the files' names have it. want: what is asked where the protocol does not say; by default what the dataset scores.
     decoding: a protocol with another rule is left out. rules: of the protocols, where they are not the known ones.
-    """  # fmt: skip
-    precision = resolve_precision(config.precision, method.device)
-    paths = []
+    """
+    precision, paths = resolve_precision(config.precision, method.device), []
+    tokens, decoded = identity.get("tokens"), identity.get("rule")
     for protocol in config.protocols:
         rule = rules[protocol] if rules else protocol_of(protocol, dataset.task, identity["method"])
         way = rule.decoding(decoding)
         if way is None:
             continue
-
-        def answer(
-            questions: Sequence[Question], protocol: str = protocol, rule: TaskProtocol = rule, way: Decoding = way
-        ) -> list[dict[str, Any]]:
-            examples = [dataset[q.index] for q in questions]
-            files = [dataset.image_file(q.index) for q in questions]
-            requests = requests_of(examples, files, questions, rule, want or dataset.wants, identity.get("tokens"))
-            with torch.autocast(method.device.type, precision, enabled=precision != torch.float32):
-                predictions = method.segment(requests, way)
-            return [
-                line(e, p, protocol, q.sent_id, q.expressions)
-                for e, p, q in zip(examples, predictions, questions, strict=True)
-            ]
-
+        asked = Asked(protocol, rule, want or dataset.wants, tokens, way, precision)
         stamp = stamp_of(
             **identity, split=split, protocol=protocol, limit=config.limit, batch=config.batch,
-            precision=str(precision), asked=want or dataset.wants, told=asdict(rule),
+            precision=str(precision), asked=asked.want, told=asdict(rule),
         )  # fmt: skip
-        budget = f"-{identity['tokens']:03d}" if identity.get("tokens") else ""
-        decoded = f"-{identity['rule']}" if identity.get("rule") else ""
-        path = folder / f"{identity['method']}.{split}.{protocol}{budget}{decoded}.jsonl"
+        kind = (f"-{tokens:03d}" if tokens else "") + (f"-{decoded}" if decoded else "")
+        path = folder / f"{identity['method']}.{split}.{protocol}{kind}.jsonl"
         questions = plan(dataset, rule.sentences, config.limit)
+        answer = partial(asked.answer, method, dataset)
         paths.append(write_predictions(path, stamp, questions, config.batch, answer))
     return paths
 
