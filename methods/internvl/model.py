@@ -295,10 +295,10 @@ class InternVLModel(nn.Module):
         return Draft(before, after)
 
     def _left_padded(self, prompts: list[list[int]], image_tokens: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Prompt embeddings [B, L, D] and valid bool [B, L]."""
+        """Prompt embeddings [B, L, D], and valid bool [B, L] on the CPU, where the decoder looks at it."""
         length = max(map(len, prompts))
         ids = torch.tensor([[0] * (length - len(p)) + p for p in prompts], device=self.device)
-        valid = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts], device=self.device)
+        valid = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts])
         embeddings = self.backbone.embed(ids)
         if image_tokens:
             embeddings = self.backbone.place_images(embeddings, ids, torch.cat(image_tokens))

@@ -22,11 +22,13 @@ from methods.internvl.generation.timing import Clock
 class Decoder:
     def __init__(self, backbone: Backbone, embeddings: Tensor, valid: Tensor, prefix: Tensor | None = None):
         """embeddings [B, L, D] and valid bool [B, L], false where a shorter prompt is padded on the left; prefix
-        [1, P, D] is what stands before every prompt, read once.
+        [1, P, D] is what stands before every prompt, read once. `valid` is looked at: where it is on a GPU, the host
+        waits until all that was asked of the GPU before is done, so it had better be on the CPU.
 
         `hidden` [B, D] is each row's last state, `prompt` [B, L, D] all of the first pass."""
         self.backbone = backbone
         self.holes = not bool(valid.all())  # whether some row has keys that do not exist
+        valid = valid.to(embeddings.device, non_blocking=True)
         self.mask = valid
         positions = (valid.long().cumsum(1) - 1).clamp(min=0)
         self.position = valid.sum(1)
