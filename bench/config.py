@@ -25,7 +25,7 @@ SEEDS = 2**31 - 1  # the largest
 MANY = 10**9
 CORRECT = "correct it, or leave it out"
 PROTOCOLS = ("per_expression", "per_object_joined", "shared", "official")  # see bench/evaluate/protocols.yaml
-PATHS = ("fast", "cuda_graphs", "official")
+BACKENDS = ("fast", "cuda_graphs", "official")
 TILES = (1, 5, 10)  # 1; 2 x 2 or 3 x 3 and a thumbnail: squares of up to twelve tiles, as InternVL cuts them
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -160,7 +160,7 @@ class LatencyConfig:
     requests: int = setting(200, 1, MANY)
     threads: int = setting(2, 1, 1024)
     precision: str = setting("float32", choices=PRECISIONS)
-    paths: list[str] = setting(choices=PATHS, factory=lambda: ["fast", "official"])  # see methods.base.Decoding
+    backends: list[str] = setting(choices=BACKENDS, factory=lambda: ["fast", "official"])  # see methods.base.Decoding
     sizes: list[str] = setting(choices=backbone_sizes(), factory=list)  # backbones with random weights
     tiles: list[int] = setting(choices=TILES, factory=lambda: [1])  # of an image, the thumbnail included
     untrained: dict[str, UntrainedConfig] = field(default_factory=dict)  # methods on them, by a name for the tables
@@ -183,11 +183,12 @@ class AblationConfig:
 
     limit: int = setting(300, 0, MANY)  # questions, 0 for all
     box_after: list[int] = setting(low=0, factory=lambda: [0, 16, 32])  # mask tokens before the box
-    tolerances: list[float] = setting(low=0, high=1, factory=lambda: [0.3, 0.1, 0.05, 0.02])  # of the adaptive length
-    settled_limit: int = setting(150, 1, MANY)  # objects for the adaptive length, which answers one by one
-    variants: dict[str, str] = field(default_factory=dict)  # label -> stage with one thing changed
+    thresholds: list[float] = setting(low=0, high=1, factory=lambda: [0.3, 0.1, 0.05, 0.02])  # of the adaptive length
+    early_exit_limit: int = setting(150, 1, MANY)  # objects for the adaptive length, which answers one by one
+    # stage with one thing changed -> what its records call it, as settings: {hierarchy: off}
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     perception: str = ""  # stage that was taught to choose an expression for a mask
-    orders: dict[str, OrderConfig] = field(default_factory=dict)  # label -> the model in another order of writing
+    orders: dict[str, OrderConfig] = field(default_factory=dict)  # name of another order -> the model that writes in it
     order_limit: int = setting(8, 1, MANY)  # questions for it, which may take hundreds of steps each
 
 
@@ -273,8 +274,8 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[Any]:
 
 def _check(profile: Profile, path: Path) -> None:
     """What depends on more than one field."""
-    if not profile.latency.paths:
-        raise UserError(f"{path}: latency.paths is empty; name at least one of {', '.join(PATHS)}.")
+    if not profile.latency.backends:
+        raise UserError(f"{path}: latency.backends is empty; name at least one of {', '.join(BACKENDS)}.")
     for key in ("splits", "protocols", "decode_rules"):
         values = getattr(profile.evaluate, key)
         if not values or len(set(values)) < len(values):
@@ -299,7 +300,7 @@ def _check(profile: Profile, path: Path) -> None:
             raise UserError(f"{path}: models.{method} is {name}, a stage of {profile.stages[name].method}.")
     if profile.train.offload and not profile.train.zero:
         raise UserError(f"{path}: train.offload is DeepSpeed's; give train.zero=1, 2 or 3 with it.")
-    for name in [*profile.ablation.variants.values(), *filter(None, [profile.ablation.perception])]:
+    for name in [*profile.ablation.variants, *filter(None, [profile.ablation.perception])]:
         _among(name, profile.stages, f"stage {name!r} in ablation", path)
     for label, order in profile.ablation.orders.items():
         if order.method not in profile.models:

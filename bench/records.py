@@ -1,45 +1,46 @@
 """One measured figure, with all that is needed to know what it is worth. Tables and figures are views of these.
 
 Records live in `results/<profile>/records/*.jsonl`, one line each. Values are fractions in 0..1, milliseconds or
-counts, as the metric's name says:
+counts, as the metric's name says. The kinds, and what their metrics are called:
 
-- scores (protocol `per_expression` or `per_object_joined`): `ciou`, `giou`, `small_ciou`, `bf_score`, `acc@0.9` (box
-  written in the text), `mask_acc@0.9` (box of the mask), ...: the names of `bench.evaluate.metrics.aggregate`. Where a
-  split has samples without a target also `n_acc`, `t_acc` and `pr@0.7` (`bench.evaluate.metrics.no_target`).
-- codec ceilings (protocol `codec`, variant `tokens=N`): the same names, for the ground truth after encoding and
-  decoding with N tokens.
-- breakdowns (protocol `breakdown`, the variant names a group of questions): `right_object`, `giou_right`, `giou`,
-  `ciou`.
-- ablations: scores with a variant that names what was changed; `tokens_spent` and `giou_lost` of adaptive lengths.
-- paired differences of two of them (protocol `difference`, variant "A against B"): A's score minus B's.
-- mask perception (protocol `perception`): `perception/accuracy` (of what is written), `perception/likeliest`,
-  `perception/chance`, `perception/failures`.
-- one model in two forms that must write the same tokens (protocol `orders`, the variant names the other form):
-  `orders/median_ms`, `orders/steps`, the same of the model as it is under `orders/plain/`, `orders/ratio` (of seconds,
-  the median over requests), `orders/same` (the number of equal answers).
-- speed (protocol `latency`): `latency/STAGE/median_ms`, `latency/STAGE/p90_ms`, `latency/steps`, `latency/tokens`,
-  `latency/peak_mib`; of each stage `read_gb`, `gflop`, `floor_ms` and what binds it; the machine's `bandwidth_gb_s` and
-  `rate_tflop_s`; `cost_per_million` masks. Variant `path=reference`: as the released codes do it.
+- `score`: generated masks under a `protocol` (`per_expression`, `per_object_joined`): `ciou`, `giou`, `small_ciou`,
+  `bf_score`, `acc@0.9` (box written in the text), `mask_acc@0.9` (box of the mask), ...: every registered metric that
+  applies (bench/evaluate/metrics). Of adaptive lengths also `tokens_spent` and `giou_lost`.
+- `reconstruction`: the same for the ground truth after encoding and decoding, with the first `tokens` mask tokens.
+- `breakdown`: samples of one `group`: `localization_accuracy`, `giou_localized`, `giou`, `ciou`.
+- `difference`: a score minus that of the side `against`, paired by sample.
+- `perception`: choosing the expression for a mask: `accuracy` (of what is written), `likeliest`, `chance`, `failures`.
+- `decoding_order`: a model against its other form that must write the same tokens, which the variant names:
+  `median_ms` and `steps`, the same of the model as it is (`plain_median_ms`, `plain_steps`), `ratio` (of seconds, the
+  median over requests) and `same` (the number of equal answers).
+- `latency`: of each `stage` (`total` is the whole request) `median_ms`, `p90_ms`, `p99_ms`; the work of a stage
+  `read_gb`, `gflop`, its `floor_ms` and `bound_by_bandwidth` or `bound_by_arithmetic`. Without a stage: `steps`,
+  `tokens`, `peak_mib`, `cost_per_million` masks, and the machine's `bandwidth_gb_s` and `rate_tflop_s`.
+- `scaling`: `median_ms` of a call with `units` of an `axis` (images, expressions, tiles, tokens).
+- `int8`: `changed_answers`, `changed_tokens`, `ciou`, `ciou_before`, `ciou_difference` of 8-bit weights.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.outputs import check_lines
-from methods.files import fill, read_lines, write_lines
+from methods.files import fill, read_lines, setting, write_lines
 
-CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN = "codec", "latency", "perception", "orders", "breakdown"
-DIFFERENCE = "difference"
+SCORE, RECONSTRUCTION, BREAKDOWN, DIFFERENCE = "score", "reconstruction", "breakdown", "difference"
+PERCEPTION, DECODING_ORDER = "perception", "decoding_order"
+LATENCY, SCALING, INT8 = "latency", "scaling", "int8"
+KINDS = (SCORE, RECONSTRUCTION, BREAKDOWN, DIFFERENCE, PERCEPTION, DECODING_ORDER, LATENCY, SCALING, INT8)
 BASELINE = "baseline:"  # how the names of methods that look at no expression begin
-REQUIRED = ("method", "metric", "value", "dataset", "split", "protocol")
+REQUIRED = ("method", "metric", "value", "dataset", "split", "kind")
 EMPTY = (None, "", {})
 REPAIR = "make the records again with `genseg score` or `genseg eval`"
-UNSCORED = (CODEC, LATENCY, PERCEPTION, ORDERS, BREAKDOWN, DIFFERENCE)  # the protocols that score no generation
+Settings = dict[str, str | int | float | bool]
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,16 @@ class Record:
     value: float
     dataset: str
     split: str
-    protocol: str
-    variant: str = ""  # what sets rows of one method apart: "tokens=16", "released", ...
+    kind: str = setting(SCORE, choices=KINDS)
+    protocol: str = ""  # under which samples were asked
+    variant: Settings = field(default_factory=dict)  # what was changed against the method as the profile has it
+    tokens: int | None = None  # mask tokens that were asked for; None: as many as the method writes
+    backend: str = ""  # decode backend, of what was timed
+    stage: str = ""  # of a timed request
+    axis: str = ""  # of scaling
+    units: int | None = None
+    group: Settings = field(default_factory=dict)  # the attributes that a breakdown's samples share; none: all samples
+    against: dict[str, Any] = field(default_factory=dict)  # of a difference: `variant` and `tokens` of the other side
     n: int = 0  # samples behind the figure
     failures: int = 0  # of them, answers that were missing or malformed (scored as empty masks)
     low: float | None = None
@@ -68,9 +77,38 @@ class Record:
     note: str = ""
 
     @property
-    def key(self) -> tuple[str, ...]:
+    def subject(self) -> tuple[Any, ...]:
+        """What answered: method, variant, mask tokens and backend; records with the same subject stand in one row."""
+        return self.method, canonical(self.variant), self.tokens or 0, self.backend
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """What it was asked about."""
+        return self.dataset, self.split, self.protocol
+
+    @property
+    def key(self) -> tuple[Any, ...]:
         """What the figure is of: two records with the same key measure the same thing."""
-        return self.method, self.variant, self.dataset, self.split, self.protocol, self.metric
+        of = self.kind, *self.subject, canonical(self.group), canonical(self.against)
+        return *of, *self.place, self.stage, self.axis, self.units or 0, self.metric
+
+    @property
+    def label(self) -> str:
+        """The subject in one line, for tables and messages."""
+        told = describe(self.variant, self.tokens, self.backend)
+        return f"{self.method} ({told})" if told else self.method
+
+
+def describe(settings: Mapping[str, Any], tokens: int | None = None, backend: str = "") -> str:
+    """Settings as text, "name=value, ...", with the mask tokens and a backend that is not the fast one."""
+    told = dict(settings) | ({"tokens": tokens} if tokens else {})
+    told |= {"backend": backend} if backend not in ("", "fast") else {}
+    return ", ".join(f"{name}={value}" for name, value in told.items())
+
+
+def canonical(settings: Mapping[str, Any]) -> str:
+    """The same text for equal settings, in whatever order they stand."""
+    return json.dumps(settings, sort_keys=True) if settings else ""
 
 
 def write_records(path: Path | str, records: Iterable[Record]) -> Path:
@@ -81,7 +119,7 @@ def write_records(path: Path | str, records: Iterable[Record]) -> Path:
     records = sorted(records, key=_order)
     for record in records:
         if not math.isfinite(record.value):
-            raise ValueError(f"{path}: {' '.join(filter(None, record.key))} is {record.value}.")
+            raise ValueError(f"{path}: {' '.join(str(part) for part in record.key if part)} is {record.value}.")
     rows = (asdict(record) for record in records)
     return write_lines(path, ({k: v for k, v in row.items() if k in REQUIRED or v not in EMPTY} for row in rows))
 

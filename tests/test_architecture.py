@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from methods.registry import METHODS
+
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for top in ("methods", "bench") for path in (ROOT / top).rglob("*.py"))
 TEXTS = [
@@ -125,6 +127,27 @@ def test_the_harness_imports_no_method_by_a_string(path):
         node.value for node in ast.walk(parse(path)) if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     assert [text for text in strings if re.fullmatch(r"methods\.(?!base|registry)[\w.:]+", text)] == []
+
+
+def texts_of(tree: ast.Module) -> list[str]:
+    """The strings of a file that are no docstrings."""
+    bodies = [node.body[0] for node in ast.walk(tree) if isinstance(getattr(node, "body", None), list) and node.body]
+    docs = {id(first.value) for first in bodies if isinstance(first, ast.Expr)}
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docs]
+    return [node.value for node in nodes if isinstance(node.value, str)]
+
+
+def test_no_code_of_the_harness_names_a_method():
+    """Profiles, claims and protocols are data (YAML); bench/data alone names forms of files by their papers."""
+    names = re.compile("|".join(METHODS.keys() - {"boxes"}), re.IGNORECASE)  # an ordinary word
+    found = []
+    for path in SOURCES:
+        if within(module_name(path), "bench") and not within(module_name(path), "bench.data"):
+            tree = parse(path)
+            names_used = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
+            wrong = [text for text in (*texts_of(tree), *names_used) if names.search(text)]
+            found += [f"{module_name(path)}: {text}" for text in wrong]
+    assert found == []
 
 
 def edges(depth: int | None = None) -> dict[str, set[str]]:

@@ -93,8 +93,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="genseg",
-        description="HiMTok and ARGenSeg side by side. Settings follow the command as key=value, e.g. profile=nano "
-        "evaluate.batch=8; `bench/config.py` lists them.",
+        description="Methods that write segmentation masks, side by side. Settings follow the command as key=value, "
+        "e.g. profile=nano evaluate.batch=8; `bench/config.py` lists them.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:

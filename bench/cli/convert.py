@@ -14,7 +14,7 @@ def add_to(commands: Commands) -> None:
     convert = add_command(commands, "convert", "public checkpoints into this project's layout, or back", run)
     convert.add_argument("source", type=path_of)
     convert.add_argument("target", type=path_of)
-    convert.add_argument("--method", required=True, help="boxes (InternVL2.5 alone), himtok or argenseg")
+    convert.add_argument("--method", required=True, help="whose checkpoints they are (boxes: InternVL2.5 alone)")
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> None:

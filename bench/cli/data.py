@@ -70,9 +70,10 @@ def _show(name: str, values: dict[str, str]) -> None:
 
 def _export(name: str, values: dict[str, str]) -> None:
     from bench import datasets
+    from bench.data.export import FORMS
 
     root, where = _root(name, values), _where(values)
-    form, out = values.pop("form", "himtok"), path_of(values.pop("out", f"{name}-rows"))
+    form, out = values.pop("form", FORMS[0]), path_of(values.pop("out", f"{name}-rows"))
     split, limit = values.pop("split", None), whole_of(values, "limit", 0, 0, 10**9)
     none_left(values)
     datasets.export_rows(root, split, form, out, limit, name, **where)

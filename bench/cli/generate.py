@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.cli.words import Commands, add_command, number_of, path_of, profile_of
+from bench.cli.words import Commands, add_command, method_of, number_of, path_of, profile_of
 from methods.files import printable
 
 
 def add_to(commands: Commands) -> None:
     generate = add_command(commands, "generate", "an image from a sentence", run)
     generate.add_argument("caption")
-    generate.add_argument("--method", default="argenseg", help="a method whose tokens are those of an image")
+    generate.add_argument("--method", help="a method whose tokens are those of an image (default: the first)")
     generate.add_argument("--out", type=path_of, default=Path("image.png"))
     generate.add_argument("--checkpoint", type=path_of, help="a model's folder instead of the profile's")
     scale = number_of(0, 1000, whole=False)
@@ -25,6 +25,8 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.generate import generate_file
 
-    chosen = (options.method, options.out, options.checkpoint, options.guidance, options.seed)
-    for line in generate_file(profile_of(words), options.caption, *chosen):
+    profile = profile_of(words)
+    method = method_of(options, profile, lambda spec: spec.image_generation)
+    chosen = (method, options.out, options.checkpoint, options.guidance, options.seed)
+    for line in generate_file(profile, options.caption, *chosen):
         print(printable(line))

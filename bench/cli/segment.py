@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.cli.words import Commands, add_command, path_of, profile_of
+from bench.cli.words import Commands, add_command, method_of, path_of, profile_of
 from methods.base import UserError
 from methods.files import printable
 
@@ -16,7 +16,7 @@ def add_to(commands: Commands) -> None:
     segment = add_command(commands, "segment", "segment what a sentence describes in your own image", run)
     segment.add_argument("image", type=path_of, help="an image; or a text file of image<tab>expression, for a sheet")
     segment.add_argument("expression", nargs="?", help="what to segment; left out with a list")
-    segment.add_argument("--method", default="himtok", help="a method of the profile (default: himtok; lists: all)")
+    segment.add_argument("--method", help="a method of the profile (default: the first that writes masks; lists: all)")
     segment.add_argument("--out", type=path_of, default=Path("overlay.png"))
     segment.add_argument("--checkpoint", type=path_of, help="a model's folder instead of the profile's")
 
@@ -33,7 +33,8 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     if alone:
         lines = segment_list(profile, options.image, options.out)
     else:
-        chosen = (options.expression, options.method, options.out, options.checkpoint)
+        method = method_of(options, profile, lambda spec: "mask" in spec.wants)
+        chosen = (options.expression, method, options.out, options.checkpoint)
         lines = segment_file(profile, options.image, *chosen)
     for line in lines:
         print(printable(line))

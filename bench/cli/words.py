@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import Profile, load_profile, overview
-from methods.base import UserError
+from methods.base import MethodSpec, UserError
 from methods.files import check_text, number, printable
+from methods.registry import METHODS, method_spec
 
 Commands = Any  # what argparse's add_subparsers returns
 Run = Callable[[argparse.Namespace, Sequence[str]], None]  # the options, and the words that are key=value
@@ -61,6 +62,11 @@ def split_profile(words: Sequence[str]) -> tuple[str, list[str]]:
 def profile_of(words: Sequence[str]) -> Profile:
     """The profile that key=value words name and override."""
     return load_profile(*split_profile(words))
+
+
+def method_of(options: argparse.Namespace, profile: Profile, able: Callable[[MethodSpec], bool]) -> str:
+    """The method of --method; else the profile's first that is able to do what is asked, or the first of all."""
+    return options.method or next(name for name in (*profile.models, *METHODS) if able(method_spec(name)))
 
 
 def announce(command: str, profile: Profile, sections: Sequence[str] = (), stages: Iterable[str] = ()) -> None:

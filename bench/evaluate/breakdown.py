@@ -1,7 +1,7 @@
-"""What limits a score: which object was marked, and how well, by the facts of the question.
+"""What limits a score: which object was marked, and how well, by the attributes of the sample.
 
-An answer marks the right object if its mask overlaps the target (IoU) more than any other object of the image. The
-share of these is grounding; their mean IoU is drawing; both together make the gIoU.
+An answer is localized if its mask overlaps the target (IoU) more than any other object of the image. The share of these
+is the localization accuracy; with the gIoU when localized it makes the gIoU.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import numpy as np
 
 from bench.data import rle
 from bench.evaluate.statistics import ratio_intervals
-from bench.records import BREAKDOWN, Record
+from bench.records import BREAKDOWN, Record, Settings
 
 FACTS = ("style", "kind", "distractors", "small")  # by which the questions are grouped, where a dataset knows them
 Objects = Callable[[int | str], Sequence[np.ndarray]]  # image -> the masks bool [H, W] of its objects
 
 
 def breakdown(rows: Sequence[Mapping[str, Any]], objects: Objects, seed: int, **identity: Any) -> list[Record]:
-    """Lines of scores -> records of every group: `right_object`, `giou_right` (of those alone), `giou` and `ciou`,
-    with intervals over images. The variant names the group, "all" or "fact=value".
+    """Lines of scores -> records of every group: `localization_accuracy`, `giou_localized` (of those alone), `giou`
+    and `ciou`, with intervals over images. The first group holds all samples.
 
     `identity` are fields of `Record`.
     """
-    right = _right(rows, objects)
+    localized = _localized(rows, objects)
     iou = np.array([row["iou"] for row in rows])
     inside, union = (np.array([row[key] for row in rows]) for key in ("intersection", "union"))
     records = []
-    for name, members in _groups(rows).items():
+    for group, members in _groups(rows):
         ones = np.ones(len(members))
         table = {
-            "right_object": (right[members], ones),
-            "giou_right": (iou[members] * right[members], right[members]),
+            "localization_accuracy": (localized[members], ones),
+            "giou_localized": (iou[members] * localized[members], localized[members]),
             "giou": (iou[members], ones),
             "ciou": (inside[members], union[members]),
         }
@@ -44,14 +44,14 @@ def breakdown(rows: Sequence[Mapping[str, Any]], objects: Objects, seed: int, **
                 place = {key: rows[0][key] for key in ("dataset", "split")} | identity
                 records.append(
                     Record(
-                        **place | {"variant": name}, metric=metric, value=found.value, low=low, high=high,
-                        n=len(members), protocol=BREAKDOWN, seed=seed,
+                        **place, group=group, metric=metric, value=found.value, low=low, high=high,
+                        n=len(members), kind=BREAKDOWN, protocol=rows[0]["protocol"], seed=seed,
                     )
                 )  # fmt: skip
     return records
 
 
-def _right(rows: Sequence[Mapping[str, Any]], objects: Objects) -> np.ndarray:
+def _localized(rows: Sequence[Mapping[str, Any]], objects: Objects) -> np.ndarray:
     """Whether each answer marks its target rather than another object, float [N]."""
     found = np.zeros(len(rows))
     for index, row in enumerate(rows):
@@ -68,11 +68,11 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
     return np.count_nonzero(first & second) / union if union else 0.0
 
 
-def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
-    """Name of a group -> the indices of its rows."""
-    groups: dict[str, list[int]] = {"all": list(range(len(rows)))}
+def _groups(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Settings, list[int]]]:
+    """(what a group's samples share, the indices of its rows)."""
+    groups: list[tuple[Settings, list[int]]] = [({}, list(range(len(rows))))]
     for fact in FACTS:
         values = [row["facts"].get(fact) for row in rows]
         for value in sorted({value for value in values if value is not None}):
-            groups[f"{fact}={value}"] = [index for index, found in enumerate(values) if found == value]
+            groups.append(({fact: value}, [index for index, found in enumerate(values) if found == value]))
     return groups

@@ -24,7 +24,7 @@ from bench.evaluate.scoring import (
 )
 from bench.evaluate.statistics import Difference, holm
 from bench.outputs import check_lines
-from bench.records import BASELINE, UNSCORED, Record, write_records
+from bench.records import BASELINE, SCORE, Record, write_records
 from bench.terminal import cell
 from methods.base import UserError
 from methods.files import printable, read_lines, read_text, write_lines
@@ -163,7 +163,7 @@ def print_scores(records: Sequence[Record], title: str) -> None:
     heads = ("model", "dataset", "split", "protocol", "metric", "value", "95 % interval", "n", "failures")
     table = Table(*heads, title=cell(title))
     for record in records:
-        if not record.method.startswith(BASELINE) and record.protocol not in UNSCORED:
+        if not record.method.startswith(BASELINE) and record.kind == SCORE:
             place = (record.method, record.dataset, record.split, record.protocol, record.metric)
             figures = (_cell(record.metric, record.value), _bounds(record), str(record.n), str(record.failures))
             table.add_row(*map(cell, place), *figures)

@@ -106,7 +106,9 @@ def _answers(
     watched, config = Watched(model), EvaluateConfig(protocols=["official"], batch=1)
     identity = {"method": name, "data": dataset.digest()}
     with tempfile.TemporaryDirectory() as place:
-        (path,) = predict_method(watched, identity, dataset, run, config, Path(place), rules={"official": rule})
+        (path,) = predict_method(
+            watched, identity, dataset, run, config, Path(place), rules={"official": rule}
+        ).values()
         lines = [line for _, line in read_lines(path)]
     found = {}
     for question, line, (request, prediction) in zip(plan(dataset, rule.sentences), lines, watched.seen, strict=True):

@@ -1,6 +1,6 @@
 """Mask perception: a mask is given, and the expression that fits it is to be chosen among several.
 
-The questions are those of bench.data.perception. An answer that names no option is a failure and wrong; HiMTok's own
+The questions are those of bench.data.perception. An answer that names no option is a failure and wrong; the official
 evaluation reads it as "A", and the article in "a dog" as well. Beside what a model writes stands which option it finds
 likeliest.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -22,32 +22,25 @@ from bench.evaluate.answers import id_key
 from bench.evaluate.baselines import BASELINES
 from bench.evaluate.breakdown import breakdown
 from bench.evaluate.metrics import VERSION
-from bench.evaluate.metrics.no_target import THRESHOLDS
+from bench.evaluate.metrics.registry import NOWHERE, REGISTRY
 from bench.evaluate.plain_tasks import PLAIN, plain_records, score_plain
 from bench.evaluate.plan import ALIASES, objects_of, plan
 from bench.evaluate.predictions import stamp_of
-from bench.evaluate.printed import PRINTED, printed_records
+from bench.evaluate.printed import printed_records
 from bench.evaluate.protocols import asks, protocol_of
-from bench.evaluate.runner import predict_baseline, predict_codec, predict_method
+from bench.evaluate.runner import predict_baseline, predict_method, predict_reconstructions
 from bench.evaluate.scoring import score_predictions, to_records
 from bench.outputs import check_lines
-from bench.records import Record, read_records, write_records
+from bench.records import RECONSTRUCTION, Record, read_records, write_records
 from bench.refmoji.prepare import prepare_data
 from bench.runtime import device_of, digest, provenance
-from methods.base import Decoding, Model
+from methods.base import Decoding, MaskTokenizer, Model
 from methods.files import read_lines, write_atomic
 from methods.registry import method_class
 
-# the metrics that records keep
-SHOWN = {
-    "ciou", "giou", "small_ciou", "bf_score", "acc@0.5", "acc@0.7", "acc@0.9", "mask_acc@0.9", "n_acc", "t_acc",
-    *(f"pr@{threshold}" for threshold in THRESHOLDS), "giou@small", "giou@medium", "giou@large",
-    "accuracy",
-}  # fmt: skip
-
 
 def evaluate(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
-    """Predictions, scores and records of every method, codec and baseline on every split, a file of records each.
+    """Predictions, scores and records of every method, mask tokenizer and baseline on every split, a file each.
 
     models: method -> the folder of its weights. Records of other splits and protocols stay, unless they belong to
     weights that are no longer the profile's."""
@@ -71,7 +64,7 @@ def evaluate(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
             place = named(profile, split)
             identity = {"method": name, "data": dataset.digest()}
             paths = predict_baseline(name, identity, dataset, place, profile.evaluate, predictions_dir(profile))
-            records += [r for path in paths for r in shown(score(profile, path, dataset, {"method": name}))]
+            records += [r for path in paths.values() for r in shown(score(profile, path, dataset, {"method": name}))]
     _keep(profile, records)
     return records
 
@@ -103,43 +96,56 @@ def _evaluate_method(
         asked, told = _under(rule, profile.evaluate.temperature)
         decoding = Decoding(rule=rule, temperature=profile.evaluate.temperature)
         paths = predict_method(method, identity | asked, dataset, place, profile.evaluate, folder, decoding=decoding)
-        for path in paths:
+        for protocol, path in paths.items():
             records += score(profile, path, dataset, facts | told)
-            if path.stem.endswith("per_expression") and dataset.task not in PLAIN:
+            if protocol == "per_expression" and dataset.task not in PLAIN:
                 rows = [row for _, row in read_lines(scores_of(profile, path))]
-                records += breakdown(rows, dataset.objects, profile.evaluate.seed, **facts)
+                records += breakdown(rows, dataset.objects, profile.evaluate.seed, **facts | told)
     if method.mask_tokenizer is not None and dataset.task not in PLAIN:
-        for path in predict_codec(method.mask_tokenizer, identity, dataset, place, profile.evaluate, folder):
-            tokens = int(path.stem.rsplit("-", 1)[1])
-            records += shown(score(profile, path, dataset, facts | {"variant": f"tokens={tokens}"}))
+        records += score_reconstructions(profile, method.mask_tokenizer, identity, dataset, folder, facts)
     return records
 
 
-def shown(records: Iterable[Record]) -> list[Record]:
+def score_reconstructions(
+    profile: Profile, mask_tokenizer: MaskTokenizer, identity: dict[str, Any], dataset: Any, folder: Path,
+    facts: dict[str, Any],
+) -> list[Record]:  # fmt: skip
+    """Records of the reconstruction bound at each number of tokens. folder: of the predictions; facts: the records'
+    other fields."""
+    place = named(profile, dataset.split)
+    paths = predict_reconstructions(mask_tokenizer, identity, dataset, place, profile.evaluate, folder)
+    kind = {"kind": RECONSTRUCTION, "protocol": ""}
+    scored = (score(profile, path, dataset, facts | kind | {"tokens": tokens}) for tokens, path in paths.items())
+    return [record for records in scored for record in shown(records)]
+
+
+def shown(records: Sequence[Record]) -> list[Record]:
     """The records that the tables show, of models and reconstructions of which there are many."""
-    return [record for record in records if record.metric in SHOWN or record.metric.startswith(PRINTED)]
+    metrics = {record.metric: REGISTRY.get(record.metric) for record in records}
+    return [r for r in records if metrics[r.metric] is None or metrics[r.metric].where != NOWHERE]
 
 
-def _under(rule: str, temperature: float) -> tuple[dict[str, Any], dict[str, str]]:
+def _under(rule: str, temperature: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a rule of decoding adds to an identity and to the facts of records; nothing for the official one."""
     if rule == "official":
         return {}, {}
     if rule == "hard":
-        return {"rule": rule}, {"variant": f"rule={rule}"}
-    warmth = "" if temperature == 1 else f", temperature={temperature:g}"
-    return {"rule": rule, "temperature": temperature}, {"variant": f"rule={rule}{warmth}"}
+        return {"rule": rule}, {"variant": {"rule": rule}}
+    warmth = {} if temperature == 1 else {"temperature": temperature}
+    return {"rule": rule, "temperature": temperature}, {"variant": {"rule": rule} | warmth}
 
 
 def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> list[Record]:
-    """Score a predictions file, keep the scores beside it, and aggregate them; done once per content, truth and
-    metrics."""
+    """Score a predictions file, keep the scores beside it, and aggregate them; done once per content, ground truth and
+    metrics. facts: the records' other fields, of which the lines of scores say what answered."""
     content = hashlib.sha256(path.read_bytes()).hexdigest()
-    stamp = stamp_of(content=content, data=dataset.digest(), metrics=VERSION, code=version("genseg-bench"))
+    told = {name: facts[name] for name in ("method", "variant", "tokens") if name in facts}
+    stamp = stamp_of(content=content, data=dataset.digest(), metrics=VERSION, code=version("genseg-bench"), of=told)
     scores = scores_of(profile, path)
     stamp_file = scores.with_suffix(".stamp")
     if not (scores.exists() and stamp_file.exists() and stamp_file.read_text() == stamp):
         check_lines(scores, "figures" if dataset.task in PLAIN else "intersection")
-        rows = (score_plain if dataset.task in PLAIN else score_predictions)(path, dataset)
+        rows = [row | told for row in (score_plain if dataset.task in PLAIN else score_predictions)(path, dataset)]
         write_atomic(scores, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_atomic(stamp_file, stamp)
     rows = [row for _, row in read_lines(scores)]

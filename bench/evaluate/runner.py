@@ -1,4 +1,4 @@
-"""Predictions of methods, baselines and codecs, all in the same files and hence under the same scores."""
+"""Predictions of methods, baselines and mask tokenizers, all in the same files and hence under the same scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.evaluate import baselines
 from bench.evaluate.plan import Question, objects_of, plan
 from bench.evaluate.predictions import line, stamp_of, write_predictions
 from bench.evaluate.protocols import asks, protocol_of
-from bench.records import CODEC
+from bench.records import RECONSTRUCTION
 from bench.runtime import resolve_precision
 from methods.base import DEFAULT, Decoding, Example, MaskTokenizer, Model, Prediction, Request, open_image
 from methods.protocols import TaskProtocol
@@ -52,15 +52,15 @@ class Asked:
 def predict_method(
     method: Model, identity: dict[str, Any], dataset: Dataset, split: str, config: EvaluateConfig, folder: Path,
     want: tuple[str, ...] = (), decoding: Decoding = DEFAULT, rules: Mapping[str, TaskProtocol] | None = None,
-) -> list[Path]:  # fmt: skip
-    """Ask a method every question of a split under every protocol -> one file per protocol.
+) -> dict[str, Path]:  # fmt: skip
+    """Ask a method every question of a split under every protocol -> protocol -> file.
 
     identity: what the answers depend on beside the configuration (name, digests of weights and data, `tokens` where
     masks are to be written with fewer than all, and `rule` and `temperature` of decoding where not official). split: as
     the files' names have it. want: what is asked where the protocol does not say; by default what the dataset scores.
     decoding: a protocol with another rule is left out. rules: of the protocols, where they are not the known ones.
     """
-    precision, paths = resolve_precision(config.precision, method.device), []
+    precision, paths = resolve_precision(config.precision, method.device), {}
     tokens, decoded = identity.get("tokens"), identity.get("rule")
     for protocol in config.protocols:
         rule = rules[protocol] if rules else protocol_of(protocol, dataset.task, identity["method"])
@@ -76,7 +76,7 @@ def predict_method(
         path = folder / f"{identity['method']}.{split}.{protocol}{kind}.jsonl"
         questions = plan(dataset, rule.sentences, config.limit)
         answer = partial(asked.answer, method, dataset)
-        paths.append(write_predictions(path, stamp, questions, config.batch, answer))
+        paths[protocol] = write_predictions(path, stamp, questions, config.batch, answer)
     return paths
 
 
@@ -99,9 +99,9 @@ def requests_of(
 
 def predict_baseline(
     name: str, identity: dict[str, Any], dataset: Dataset, split: str, config: EvaluateConfig, folder: Path
-) -> list[Path]:
+) -> dict[str, Path]:
     """The same for one of bench.evaluate.baselines."""
-    paths = []
+    paths = {}
     for protocol in [protocol for protocol in config.protocols if asks(protocol, dataset.task, name)]:
 
         def answer(questions: Sequence[Question], protocol: str = protocol) -> list[dict[str, Any]]:
@@ -115,27 +115,29 @@ def predict_baseline(
         stamp = stamp_of(**identity, split=split, protocol=protocol, limit=config.limit, seed=config.seed)
         path = folder / f"{name.replace(':', '-')}.{split}.{protocol}.jsonl"
         questions = plan(dataset, protocol_of(protocol, dataset.task, name).sentences, config.limit)
-        paths.append(write_predictions(path, stamp, questions, 256, answer))
+        paths[protocol] = write_predictions(path, stamp, questions, 256, answer)
     return paths
 
 
-def predict_codec(
+def predict_reconstructions(
     mask_tokenizer: MaskTokenizer, identity: dict[str, Any], dataset: Dataset, split: str,
     config: EvaluateConfig, folder: Path,
-) -> list[Path]:  # fmt: skip
-    """The codec's ceiling: every true mask encoded and decoded from each of the codec's prefixes, or the longest."""
+) -> dict[str, Path]:  # fmt: skip
+    """The reconstruction bound: every true mask encoded and decoded from each of the mask tokenizer's prefixes, or the
+    longest -> number of tokens -> file."""
     targets = objects_of(dataset, plan(dataset, "per_object_joined", config.limit))
-    paths = []
+    paths = {}
     for tokens in mask_tokenizer.prefixes if config.prefixes else (mask_tokenizer.length,):
 
         def answer(indices: Sequence[int], tokens: int = tokens) -> list[dict[str, Any]]:
             examples = [dataset[index] for index in indices]
             predictions = round_trip(mask_tokenizer, examples, tokens)
-            return [line(e, p, CODEC, -1, e.expressions[:1]) for e, p in zip(examples, predictions, strict=True)]
+            pairs = zip(examples, predictions, strict=True)
+            return [line(e, p, RECONSTRUCTION, -1, e.expressions[:1]) for e, p in pairs]
 
         stamp = stamp_of(**identity, split=split, tokens=tokens, limit=config.limit)
-        path = folder / f"{identity['method']}.{split}.{CODEC}-{tokens:03d}.jsonl"
-        paths.append(write_predictions(path, stamp, targets, 32, answer))
+        path = folder / f"{identity['method']}.{split}.{RECONSTRUCTION}-{tokens:03d}.jsonl"
+        paths[tokens] = write_predictions(path, stamp, targets, 32, answer)
     return paths
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from bench.evaluate.runner import round_trip
 from bench.evaluate.statistics import ratio_intervals
-from bench.records import CODEC, Record
+from bench.records import RECONSTRUCTION, Record
 from methods.base import Example, MaskTokenizer
 
 KINDS = ("tall", "wide", "corner", "ring", "thin", "tiny")
@@ -143,6 +143,6 @@ def shape_records(ious: Mapping[str, np.ndarray], seed: int = 0, **facts: object
     records = []
     for name, values in ious.items():
         found = ratio_intervals({"giou": (values, np.ones(len(values)))}, range(len(values)), seed)["giou"]
-        fields = {"dataset": "shapes", "split": name, "protocol": CODEC, "metric": "giou"} | facts
+        fields = {"dataset": "shapes", "split": name, "kind": RECONSTRUCTION, "metric": "giou"} | facts
         records.append(Record(value=found.value, low=found.low, high=found.high, n=len(values), **fields))
     return records

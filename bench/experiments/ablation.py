@@ -1,14 +1,14 @@
 """What each part is worth: `genseg ablation` asks the profile's models in other ways, and models with one part changed.
 
-On the validation split, `ablation.limit` questions:
-- tokens=N: masks written with the first N tokens only, for every prefix that the codec can decode;
+On the validation split, `ablation.limit` samples:
+- tokens=N: masks written with the first N tokens only, for every prefix that the mask tokenizer can decode;
 - box_after=N: the box written after N mask tokens, where a method can write its mask first;
-- the forms of `ablation.orders`, which must write the same tokens: the answers that do, and the seconds of both;
-- settled=T: a mask ends when it has changed by at most T (HiMTok's adaptive length), with the tokens spent;
-- the models of `ablation.variants`: trained with one thing changed, the same questions and the codec's ceiling (for
-  tokenizers the ceiling alone);
+- the models of `ablation.orders`, which must write the same tokens: the answers that do, and the seconds of both;
+- early_exit=T: a mask ends when it has changed by at most T (adaptive length), with the tokens spent;
+- the models of `ablation.variants`: trained with one thing changed, the same samples and the reconstruction bound (for
+  mask tokenizers the bound alone);
 - perception: the right expression for a given mask, by the model of `ablation.perception`;
-- differences, question by question, of the two variants of each of the papers' claims in `experiments/claims.py`.
+- differences, sample by sample, of the two sides of each of the papers' claims (claims.yaml).
 
 A variant that was not trained here keeps the records that are there: training it is `genseg train STAGE`.
 """
@@ -28,14 +28,14 @@ from bench.data.perception import PerceptionSet
 from bench.data.splits import named
 from bench.evaluate.perception import ask, likeliest, score, summary
 from bench.evaluate.plan import objects_of, plan
-from bench.evaluate.run import checked_split, predictions_dir, scores_of, shown
+from bench.evaluate.run import checked_split, predictions_dir, score_reconstructions, scores_of, shown
 from bench.evaluate.run import score as score_file
-from bench.evaluate.runner import predict_codec, predict_method
+from bench.evaluate.runner import predict_method
 from bench.evaluate.scoring import compare
 from bench.evaluate.statistics import ratio_intervals
-from bench.experiments.claims import CLAIMS
+from bench.experiments.claims import key_of, load_claims
 from bench.latency import orders
-from bench.records import DIFFERENCE, PERCEPTION, Record, read_records, write_records
+from bench.records import DIFFERENCE, PERCEPTION, Record, Settings, describe, read_records, write_records
 from bench.refmoji.prepare import prepare_data
 from bench.runtime import device_of, digest, provenance, resolve_precision
 from bench.train.stages import finished_model
@@ -44,7 +44,8 @@ from methods.files import file_name, printable, read_lines
 from methods.registry import method_class, method_spec, resolve, stage_spec
 
 SPLIT = "val"
-Scores = dict[tuple[str, str], tuple[Path, dict[str, Any]]]  # (method, variant) -> file of scores, facts of the model
+# (method, what tells a side) -> file of scores, the other fields of the model's records
+Scores = dict[tuple[str, tuple[str, int]], tuple[Path, dict[str, Any]]]
 
 
 def ablation(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
@@ -54,23 +55,23 @@ def ablation(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
     profile = replace(profile, evaluate=replace(profile.evaluate, limit=profile.ablation.limit))
     stem = profile.results_dir / "records" / named(profile, "ablation")
     records: list[Record] = []
-    codecs: dict[str, torch.nn.Module | None] = {}
+    mask_tokenizers: dict[str, torch.nn.Module | None] = {}
     scores: Scores = {}
     for name, folder in models.items():
         subject = Subject(profile, name, folder, scores)
-        codecs[name] = subject.method.mask_tokenizer
-        records += subject.token_budgets() + subject.boxes_after() + subject.settled() + subject.orders()
+        mask_tokenizers[name] = subject.method.mask_tokenizer
+        records += subject.token_budgets() + subject.boxes_after() + subject.early_exits() + subject.orders()
     write_records(f"{stem}.jsonl", records)
-    for label, stage in profile.ablation.variants.items():
+    for stage, variant in profile.ablation.variants.items():
         model = finished_model(profile, stage)
         if model is None:
-            told = f"{label}: stage {stage} was not trained here, its records stay as they are (`genseg train {stage}`)"
-            print(printable(told))
+            told = f"stage {stage} was not trained here, its records stay as they are (`genseg train {stage}`)"
+            print(printable(f"{describe(variant)}: {told}"))
             continue
         trained = profile.stages[stage]
-        subject = Subject(profile, trained.method, model, scores, label, trained.stage)
+        subject = Subject(profile, trained.method, model, scores, variant, trained.stage)
         alone = stage_spec(trained.method, trained.stage).mask_tokenizer
-        found = subject.ceiling() if alone else subject.whole(codecs.get(trained.method))
+        found = subject.reconstructions() if alone else subject.whole(mask_tokenizers.get(trained.method))
         write_records(f"{stem}-{file_name(stage)}.jsonl", found)
         records += found
     stage = profile.ablation.perception
@@ -84,10 +85,10 @@ def ablation(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
 
 
 def differences(scores: Scores, path: Path, seed: int) -> list[Record]:
-    """A record per claim whose two variants were both asked; those of other claims stay in the file."""
+    """A record per claim whose two sides were both asked; those of other claims stay in the file."""
     known = {record.key: record for record in read_records(path)} if path.exists() else {}
-    for claim in CLAIMS:
-        pair = [scores.get((claim.method, variant)) for variant in (claim.more, claim.less)]
+    for claim in load_claims().scores:
+        pair = [scores.get((claim.method, side.key)) for side in (claim.more, claim.less)]
         if None in pair:
             continue
         rows = [[row for _, row in read_lines(file)] for file, _ in pair]
@@ -95,8 +96,8 @@ def differences(scores: Scores, path: Path, seed: int) -> list[Record]:
         if found:
             record = Record(
                 metric=claim.metric, value=found.value, low=found.low, high=found.high, n=len(rows[0]),
-                protocol=DIFFERENCE, dataset=rows[0][0]["dataset"], split=SPLIT, seed=seed,
-                note=f"p = {found.p:.4f}", **pair[0][1] | {"variant": claim.pair},
+                kind=DIFFERENCE, protocol=rows[0][0]["protocol"], dataset=rows[0][0]["dataset"], split=SPLIT, seed=seed,
+                note=f"p = {found.p:.4f}", against=claim.less.fields, **pair[0][1] | claim.more.fields,
             )  # fmt: skip
             known[record.key] = record
     if known:
@@ -105,12 +106,20 @@ def differences(scores: Scores, path: Path, seed: int) -> list[Record]:
 
 
 class Subject:
-    """One model under questions. `label` is the variant under which its records stand, empty for a main model.
+    """One model under questions. `variant`: what was changed in it, nothing for a main model.
 
     `stage`: what was trained, if that is not the method's model. The files of scores are noted in `scores`."""
 
-    def __init__(self, profile: Profile, name: str, folder: Path, scores: Scores, label: str = "", stage: str = ""):
-        self.profile, self.name, self.folder, self.scores, self.label = profile, name, folder, scores, label
+    def __init__(
+        self,
+        profile: Profile,
+        name: str,
+        folder: Path,
+        scores: Scores,
+        variant: Settings | None = None,
+        stage: str = "",
+    ):
+        self.profile, self.name, self.folder, self.scores, self.variant = profile, name, folder, scores, variant or {}
         kind = resolve(stage_spec(name, stage).trainee) if stage else method_class(name)
         self.method = kind.from_pretrained(folder).to(device_of())
         self.masks = self.method.mask_tokenizer
@@ -120,66 +129,65 @@ class Subject:
 
     def token_budgets(self) -> list[Record]:
         counts = self.masks.prefixes if self.masks else ()
-        return [r for n in counts for r in self._ask(f"tokens={n}", ("mask",), n)]
+        return [r for n in counts for r in self._ask({}, ("mask",), n, told=n)]
 
     def boxes_after(self) -> list[Record]:
         """The box after 0, some and all mask tokens, for methods that can write fewer than all."""
         records: list[Record] = []
         for count in self.profile.ablation.box_after:
             if count == 0:
-                records += self._ask("box_after=0", ("box",), None)
+                records += self._ask({"box_after": 0}, ("box",))
             elif self.masks and count in self.masks.prefixes:
-                records += self._ask(f"box_after={count}", ("mask", "box"), count)
+                records += self._ask({"box_after": count}, ("mask", "box"), count)
         boxes = ("acc@", "failures")
         return [record for record in records if record.metric.startswith(boxes)]
 
-    def settled(self) -> list[Record]:
-        """gIoU, IoU lost against the full length, and tokens spent, for each tolerance."""
+    def early_exits(self) -> list[Record]:
+        """gIoU, IoU lost against the full length, and tokens spent, for each threshold."""
         curve = method_spec(self.name).adaptive_length
         if curve is None:
             return []
-        indices = objects_of(self.dataset, plan(self.dataset, "per_object_joined", self.profile.ablation.settled_limit))
+        indices = objects_of(
+            self.dataset, plan(self.dataset, "per_object_joined", self.profile.ablation.early_exit_limit)
+        )
         examples = [self.dataset[index] for index in indices]
         images = [example.image_id for example in examples]
         records = []
-        for spent in resolve(curve)(self.method, examples, self.profile.ablation.tolerances):
+        for spent in resolve(curve)(self.method, examples, self.profile.ablation.thresholds):
             ones = np.ones(len(examples))
             table = {"giou": (spent.iou, ones), "giou_lost": (spent.lost, ones), "tokens_spent": (spent.tokens, ones)}
-            variant = "settled=never" if spent.threshold is None else f"settled={spent.threshold:g}"
-            records += self._records(variant, table, images, "per_expression")
+            variant = {"early_exit": "never" if spent.threshold is None else spent.threshold}
+            records += self._records(variant, table, images)
         return records
 
     def orders(self) -> list[Record]:
-        """This model against its other forms, one request at a time."""
+        """This model against itself in other decoding orders, one request at a time."""
         config, device, records = self.profile.ablation, self.method.device, []
         questions = plan(self.dataset, "per_expression", min(config.order_limit, config.limit or config.order_limit))
         requests = [Request(self.dataset[q.index].image, q.expressions) for q in questions]
         precision = resolve_precision(self.profile.evaluate.precision, device)
         place = {"dataset": self.profile.data.dataset, "split": SPLIT}
-        for label, form in config.orders.items():
+        for name, form in config.orders.items():
             if form.method != self.name:
                 continue
             config_ = {**form.model, "start": str(self.folder)}
             other = method_class(self.name).build(config_, lambda: ()).to(device).eval()
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                pairs = orders.ask_both(self.method, other, requests, 1, f"{self.name} {label}")
-            records += orders.to_records(pairs, **self.facts | place | {"variant": label})
+                pairs = orders.ask_both(self.method, other, requests, 1, f"{self.name} order={name}")
+            records += orders.to_records(pairs, **self.facts | place | {"variant": {"order": name}})
         return records
 
     def whole(self, usual: torch.nn.Module | None = None) -> list[Record]:
-        """The ordinary questions and the codec's ceiling, under the label; no ceiling if the codec is the `usual`."""
-        records = self._ask(self.label, ("mask", "box"), None)
-        return records if same_weights(self.masks, usual) else records + self.ceiling()
+        """The ordinary samples and the reconstruction bound; no bound if the mask tokenizer is the `usual`."""
+        records = self._ask(self.variant, ("mask", "box"))
+        return records if same_weights(self.masks, usual) else records + self.reconstructions()
 
-    def ceiling(self) -> list[Record]:
-        """The codec's own scores at every prefix, under the label."""
-        records: list[Record] = []
-        identity = self._identity(self.label, ("mask",), None)
-        folder = self._predictions(f"{self.label} codec")
-        for path in predict_codec(self.masks, identity, self.dataset, self.place, self.profile.evaluate, folder):
-            variant = f"{self.label}, tokens={int(path.stem.rsplit('-', 1)[1])}"
-            records += shown(score_file(self.profile, path, self.dataset, self.facts | {"variant": variant}))
-        return records
+    def reconstructions(self) -> list[Record]:
+        """The mask tokenizer's own scores at every prefix."""
+        label = describe(self.variant)
+        identity, folder = self._identity(label), self._predictions(f"{label} reconstruction")
+        facts = self.facts | {"variant": self.variant}
+        return score_reconstructions(self.profile, self.masks, identity, self.dataset, folder, facts)
 
     def perception(self) -> list[Record]:
         questions = PerceptionSet(self.dataset, seed=self.profile.evaluate.seed)
@@ -190,42 +198,44 @@ class Subject:
         )
         likely = summary(score(questions, likeliest(self.method, questions)), images, self.profile.evaluate.seed)
         found["likeliest"] = likely["accuracy"]
-        return [
-            self._record("", f"perception/{name}", figure, len(questions), PERCEPTION) for name, figure in found.items()
-        ]
+        return [self._record({}, name, figure, len(questions), kind=PERCEPTION) for name, figure in found.items()]
 
-    def _ask(self, variant: str, want: tuple[str, ...], tokens: int | None) -> list[Record]:
+    def _ask(
+        self, variant: Settings, want: tuple[str, ...], tokens: int | None = None, told: int | None = None
+    ) -> list[Record]:
+        """tokens: mask tokens to spend; told: as records have them, where they are what is varied."""
+        label, side = describe(variant, told), (self.name, key_of(variant, told))
         paths = predict_method(
-            self.method, self._identity(variant, want, tokens), self.dataset, self.place, self.profile.evaluate,
-            self._predictions(variant), want,
+            self.method, self._identity(label, tokens), self.dataset, self.place, self.profile.evaluate,
+            self._predictions(label), want,
         )  # fmt: skip
-        facts, records = self.facts | {"variant": variant}, []
-        for protocol, path in zip(self.profile.evaluate.protocols, paths, strict=True):
+        facts, records = self.facts | {"variant": variant, "tokens": told}, []
+        for protocol, path in paths.items():
             records += shown(score_file(self.profile, path, self.dataset, facts))
-            if protocol == "per_expression" or (self.name, variant) not in self.scores:  # the report shows it too
-                self.scores[self.name, variant] = scores_of(self.profile, path), self.facts
+            if protocol == "per_expression" or side not in self.scores:  # the report shows it too
+                self.scores[side] = scores_of(self.profile, path), self.facts
         return records
 
-    def _identity(self, variant: str, want: tuple[str, ...], tokens: int | None) -> dict[str, Any]:
+    def _identity(self, label: str, tokens: int | None = None) -> dict[str, Any]:
         same = {"method": self.name, "weights": self.weights, "data": self.dataset.digest()}
-        return same | {"variant": variant, "want": want} | ({"tokens": tokens} if tokens else {})
+        return same | {"variant": label} | ({"tokens": tokens} if tokens else {})
 
-    def _predictions(self, variant: str) -> Path:
-        return predictions_dir(self.profile) / "ablation" / file_name(variant)
+    def _predictions(self, label: str) -> Path:
+        return predictions_dir(self.profile) / "ablation" / file_name(label)
 
-    def _records(self, variant: str, table: Any, images: Sequence[Any], protocol: str) -> list[Record]:
+    def _records(self, variant: Settings, table: Any, images: Sequence[Any]) -> list[Record]:
         found = ratio_intervals(table, images, self.profile.evaluate.seed)
         return [
-            self._record(variant, name, figure, len(images), protocol)
+            self._record(variant, name, figure, len(images), protocol="per_expression")
             for name, figure in found.items()
             if np.isfinite(figure.value)
         ]
 
-    def _record(self, variant: str, metric: str, figure: Any, n: int, protocol: str) -> Record:
+    def _record(self, variant: Settings, metric: str, figure: Any, n: int, **more: str) -> Record:
         return Record(
-            metric=metric, value=figure.value, low=figure.low, high=figure.high, n=n, protocol=protocol,
+            metric=metric, value=figure.value, low=figure.low, high=figure.high, n=n,
             dataset=self.profile.data.dataset, split=SPLIT, seed=self.profile.evaluate.seed,
-            **self.facts | {"variant": variant},
+            **self.facts | {"variant": variant} | more,
         )  # fmt: skip
 
 

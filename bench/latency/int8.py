@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from bench.evaluate.statistics import ratio_differences, ratio_intervals
-from bench.records import LATENCY, Record
+from bench.records import INT8, Record
 from methods.base import Example, Model, Prediction, Request, UserError
 from methods.registry import method_spec
 
-VARIANT = "weights=int8"
+VARIANT = {"weights": "int8"}
 
 
 def quantise(method: Model) -> None:
@@ -33,9 +33,8 @@ def answers(method: Model, requests: Sequence[Request]) -> list[Prediction]:
 def cost_records(
     before: Sequence[Prediction], after: Sequence[Prediction], examples: Sequence[Example], seed: int, **identity: Any
 ) -> list[Record]:
-    """`int8/changed_answers` and `int8/changed_tokens` (shares), `int8/ciou` and `int8/ciou_before`, and
-    `int8/ciou_difference`."""
-    identity |= {"protocol": LATENCY, "n": len(examples), "seed": seed}
+    """`changed_answers` and `changed_tokens` (shares), `ciou` and `ciou_before`, and `ciou_difference`."""
+    identity |= {"kind": INT8, "n": len(examples), "seed": seed}
     pairs = list(zip(before, after, strict=True))
     tokens = [_changed(a.token_ids, b.token_ids) for a, b in pairs]
     ones = np.ones(len(pairs))
@@ -46,11 +45,11 @@ def cost_records(
     images = [example.image_id for example in examples]
     found = ratio_intervals(table, images, seed)
     records = [
-        Record(metric=f"int8/{name}", value=figure.value, low=figure.low, high=figure.high, **identity)
+        Record(metric=name, value=figure.value, low=figure.low, high=figure.high, **identity)
         for name, figure in found.items()
     ]
     gap = ratio_differences({"ciou": table["ciou"]}, {"ciou": table["ciou_before"]}, images, seed)["ciou"]
-    return [*records, Record(metric="int8/ciou_difference", value=gap.value, low=gap.low, high=gap.high, **identity)]
+    return [*records, Record(metric="ciou_difference", value=gap.value, low=gap.low, high=gap.high, **identity)]
 
 
 def _changed(first: Sequence[int], second: Sequence[int]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.latency.measure import now, percentile_interval
 from bench.progress import Progress
-from bench.records import ORDERS, Record
+from bench.records import DECODING_ORDER, Record
 from methods.base import Model, Prediction, Request
 
 
@@ -53,15 +53,13 @@ def ask_both(plain: Model, other: Model, requests: Sequence[Request], warmup: in
 
 def to_records(pairs: Pairs, **identity: Any) -> list[Record]:
     """Median milliseconds and steps of both, the median of the requests' own ratios, the number of equal answers."""
-    identity |= {"protocol": ORDERS, "n": len(pairs.same), "failures": int(pairs.failed.sum())}
+    identity |= {"kind": DECODING_ORDER, "n": len(pairs.same), "failures": int(pairs.failed.sum())}
     plain, other = pairs.seconds.T
-    series = {"plain/median_ms": 1e3 * plain, "median_ms": 1e3 * other, "ratio": other / plain}
+    series = {"plain_median_ms": 1e3 * plain, "median_ms": 1e3 * other, "ratio": other / plain}
     records = []
     for metric, values in series.items():
         low, high = percentile_interval(values, 0.5)
-        records.append(
-            Record(metric=f"orders/{metric}", value=float(np.median(values)), low=low, high=high, **identity)
-        )
-    steps = {"plain/steps": pairs.steps[:, 0], "steps": pairs.steps[:, 1]}
+        records.append(Record(metric=metric, value=float(np.median(values)), low=low, high=high, **identity))
+    steps = {"plain_steps": pairs.steps[:, 0], "steps": pairs.steps[:, 1]}
     counts = {name: float(np.median(values)) for name, values in steps.items()} | {"same": float(pairs.same.sum())}
-    return records + [Record(metric=f"orders/{name}", value=value, **identity) for name, value in counts.items()]
+    return records + [Record(metric=name, value=value, **identity) for name, value in counts.items()]

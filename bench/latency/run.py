@@ -17,7 +17,7 @@ from bench.evaluate.plan import plan
 from bench.evaluate.predictions import stamp_of
 from bench.latency import int8, untrained
 from bench.latency.scaling import scale
-from bench.latency.session import time_paths
+from bench.latency.session import time_backends
 from bench.records import Record, read_records, write_records
 from bench.refmoji.prepare import prepare_data
 from bench.runtime import PACKAGES, device_name, device_of, digest, provenance, resolve_precision
@@ -35,7 +35,7 @@ def time_models(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
     dataset = open_split(profile, "val")
     questions = plan(dataset, "per_expression")
     requests = [Request(dataset[q.index].image, q.expressions) for q in questions[: config.requests]]
-    weights = int8.VARIANT if config.int8 else ""
+    weights = int8.VARIANT if config.int8 else {}
     path = profile.results_dir / "records" / f"{named(profile, 'latency')}{'-int8' * config.int8}.jsonl"
     stamps = {
         name: _stamps(profile, method=name, weights=digest(folder), backbone=profile.name, data=dataset.digest())
@@ -57,7 +57,7 @@ def time_models(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
                 int8.quantise(method)
                 asked, after = [dataset[q.index] for q in questions[: config.requests]], int8.answers(method, requests)
                 records += int8.cost_records(before, after, asked, profile.evaluate.seed, **facts)
-            records += time_paths(method, requests, config, precision, facts)
+            records += time_backends(method, requests, config, precision, facts)
             if config.scaling:
                 records += scale(method, requests, config.requests, 0, **facts)
         done[name] = {stamps[name][0]}
@@ -89,20 +89,20 @@ def time_untrained(profile: Profile) -> list[Record]:
                 if config.int8:
                     int8.quantise(model[1])
             if not untrained.reads(model[1], case.tiles):
-                print(f"{printable(case.variant)}: this size cuts no image into tiles; left out.", file=sys.stderr)
+                print(f"{printable(case.label)}: this size cuts no image into tiles; left out.", file=sys.stderr)
                 continue
             facts = provenance(profile, entry.method, "", config.precision, model[1]) | {
                 "backbone": case.size, "dataset": "noise", "split": "",
-                "variant": case.variant + f", {int8.VARIANT}" * config.int8,
+                "variant": case.variant | (int8.VARIANT if config.int8 else {}), "tokens": case.tokens,
                 "note": f"random weights, {config.threads} threads, {config.warmup} warm-ups",
             }  # fmt: skip
             requests = untrained.requests_of(case, config.requests)
-            found = time_paths(model[1], requests, config, precision, facts, untrained.ANSWER_TEXT)
+            found = time_backends(model[1], requests, config, precision, facts, untrained.ANSWER_TEXT)
             if config.scaling and case.tiles == 1 and case.tokens in (None, model[1].mask_tokenizer.length):
                 forced = Decoding(answer_text=untrained.ANSWER_TEXT)
                 found += scale(model[1], requests, config.requests, untrained.TILE, forced, **facts)
         except torch.OutOfMemoryError:
-            told = f"{case.variant}: does not fit in the memory of {device_name(device)}; left out."
+            told = f"{case.label}: does not fit in the memory of {device_name(device)}; left out."
             print(printable(told), file=sys.stderr)
             continue
         _keep(path, found, {stamps[0]})

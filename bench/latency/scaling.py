@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.latency.measure import now, percentile_interval
 from bench.progress import Progress
-from bench.records import LATENCY, Record
+from bench.records import SCALING, Record
 from methods.base import DEFAULT, Decoding, Model, Request, open_image
 
 COUNTS = (1, 2, 4, 8)  # images in a batch, and expressions about one image
@@ -39,8 +39,8 @@ def points(method: Model, requests: Sequence[Request], tile: int) -> Iterator[tu
 def scale(
     method: Model, requests: Sequence[Request], calls: int, tile: int, decoding: Decoding = DEFAULT, /, **identity: Any
 ) -> list[Record]:
-    """Records `scaling/AXIS/UNITS/ms`."""
-    identity |= {"protocol": LATENCY}
+    """A record of kind `scaling` for each point."""
+    identity |= {"kind": SCALING, "metric": "median_ms"}
     work, records = list(points(method, requests, tile)), []
     calls = min(calls, CALLS)
     with Progress(f"scaling of {identity['method']}", len(work)) as progress:
@@ -49,8 +49,8 @@ def scale(
             seconds = np.array([_seconds(method, asked, decoding) for _ in range(calls)])
             low, high = (1e3 * bound for bound in percentile_interval(seconds, 0.5))
             value = 1e3 * float(np.median(seconds))
-            metric = f"scaling/{axis}/{units}/ms"
-            records.append(Record(metric=metric, value=value, low=low, high=high, n=calls, **identity))
+            found = {"value": value, "low": low, "high": high, "n": calls}
+            records.append(Record(axis=axis, units=units, **found, **identity))
             progress.advance()
     return records
 

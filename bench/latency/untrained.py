@@ -1,7 +1,7 @@
 """Timing of real architectures with random weights: the time of an answer does not depend on the weights' values.
 
 The text of the answers is forced, because a model that was never trained would not write it; it costs what it would
-cost (the reference path still generates it token by token).
+cost (the official backend still generates it token by token).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from bench.config import LatencyConfig, UntrainedConfig
+from bench.records import describe
 from methods.base import Decoding, Model, Request
 from methods.files import file_name
 from methods.registry import method_class
@@ -42,9 +43,13 @@ class Case:
     tokens: int | None
 
     @property
-    def variant(self) -> str:
-        tokens = f", tokens={self.tokens}" if self.tokens else ""
-        return f"{self.name} on {self.size}, tiles={self.tiles}{tokens}"
+    def variant(self) -> dict[str, Any]:
+        """As records have it, beside `tokens`."""
+        return {"model": self.name, "backbone": self.size, "tiles": self.tiles}
+
+    @property
+    def label(self) -> str:
+        return describe(self.variant, self.tokens)
 
     @property
     def slug(self) -> str:
@@ -102,9 +107,10 @@ def _default_precision(precision: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def same_answers(method: Model, requests: Sequence[Request], paths: Sequence[str]) -> float:
-    """Share of requests whose mask tokens are the same on every path."""
+def same_answers(method: Model, requests: Sequence[Request], backends: Sequence[str]) -> float:
+    """Share of requests whose mask tokens are the same with every decode backend."""
     found = [
-        [method.segment([request], Decoding(path, ANSWER_TEXT))[0].token_ids for request in requests] for path in paths
+        [method.segment([request], Decoding(backend, ANSWER_TEXT))[0].token_ids for request in requests]
+        for backend in backends
     ]
     return float(np.mean([len(set(each)) == 1 for each in zip(*found, strict=True)]))

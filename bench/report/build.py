@@ -1,12 +1,12 @@
 """Write every table and figure that the records of a profile allow: `genseg report`.
 
-results/<profile>/tables/   accuracy, codec: no timing in them, the same bytes for the same predictions
+results/<profile>/tables/   accuracy, reconstruction: no timing in them, the same bytes for the same predictions
                             breakdown: by the facts of the question
                             ablation, perception: the methods with one thing changed, and asked for more
                             findings: what that says of the papers' claims
                             main, latency, orders, speedup, roofline, claim, scaling, int8: with timings
                             published: what the papers print
-results/<profile>/figures/  accuracy_latency, codec_ceiling, ablation_lengths, training, examples
+results/<profile>/figures/  accuracy_latency, reconstruction_bound, ablation_lengths, training, examples
 results/<profile>/index.html  all of it on one page
 """
 
@@ -23,9 +23,9 @@ from rich.console import Console
 from bench.assets import asset
 from bench.data.dataset import Dataset
 from bench.outputs import Outputs
-from bench.records import CODEC, Record, read_records
+from bench.records import BASELINE, Record, read_records
 from bench.report import claim, figures, findings, layout, page, scaling, sheet, speed, tables
-from bench.report.published import load_published
+from bench.report.published import load_published, load_selection
 from methods.base import UserError
 from methods.files import file_name, printable, read_lines
 
@@ -56,7 +56,7 @@ def build(
     files: dict[str, bytes | str] = _table_files(shown)
     for name, figure in (
         ("accuracy_latency", figures.accuracy_over_latency(records)),
-        ("codec_ceiling", figures.codec_ceiling(records)),
+        ("reconstruction_bound", figures.reconstruction_bound(records)),
         ("ablation_lengths", figures.ablation_lengths(records)),
         ("training", figures.training_curves(find_logs(profile_dir, runs_dir))),
         *scaling.figures(records).items(),
@@ -87,12 +87,12 @@ def _tables(records: Sequence[Record], published_dir: Path) -> dict[str, list[la
     """Name of the files -> their tables; those without rows are left out."""
     main = tables.main_tables(records)
     printed = load_published(published_dir)
-    beside = [tables.published(printed)] if main and len(printed) else []
+    beside = [tables.published(printed, load_selection(published_dir))] if main and len(printed) else []
     accuracy = tables.accuracy(records)
     found = {
         "main": [*main, *beside],
         "accuracy": [*accuracy, *(beside if accuracy else [])],
-        "codec": tables.codec(records),
+        "reconstruction": tables.reconstruction(records),
         "ablation": tables.ablations(records),
         "findings": findings.findings(records, printed),
         "perception": tables.perception(records),
@@ -133,12 +133,13 @@ def _sheet_files(scores: Path, open_dataset: OpenDataset) -> dict[str, bytes]:
     are not at hand is left out."""
     places: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = {}
     for path in sorted(scores.glob("*.jsonl")):
-        if path.name.startswith("baseline"):
-            continue
         rows = [row for _, row in read_lines(path)]
-        if rows and rows[0].get("protocol") != CODEC:
-            place = tuple(str(rows[0].get(name)) for name in ("dataset", "split", "protocol"))
-            places.setdefault(place, {})[path.name.split(".")[0]] = rows
+        first = rows[0] if rows else {}
+        method = first.get("method", "")
+        if not method or method.startswith(BASELINE) or first.get("variant") or first.get("tokens"):
+            continue
+        place = tuple(str(first.get(name)) for name in ("dataset", "split", "protocol"))
+        places.setdefault(place, {})[method] = rows
     files = {}
     for (dataset, split, protocol), methods in sorted(places.items()):
         try:

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from PIL import Image
 
-from bench.records import CODEC, Record
-from bench.report.tables import ablated, base_of, label, row_order, scores_of, tokens_of, whole_time
+from bench.records import BASELINE, RECONSTRUCTION, Record, describe
+from bench.report.tables import ablated, row_order, scores_of, whole_time
 from methods.files import read_lines
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -91,13 +91,13 @@ def accuracy_over_latency(records: Sequence[Record], metric: str = "ciou", title
     return figure
 
 
-def codec_ceiling(records: Sequence[Record]) -> Figure | None:
+def reconstruction_bound(records: Sequence[Record]) -> Figure | None:
     """gIoU of the ground truth after encoding and decoding over the number of tokens, a panel per dataset and split;
-    None without such records. Where each codec was measured at one length alone, there is no panel.
+    None without such records. Where each mask tokenizer was measured at one length alone, there is no panel.
 
     Solid with its 95 % band: all objects. Dotted: objects below 32 x 32 pixels.
     """
-    curves = {key: curve for key, curve in _codec_curves(records).items() if not key[3]}
+    curves = {key: curve for key, curve in _reconstruction_curves(records).items() if not key[3]}
     drawn = {key[:2] for key, curve in curves.items() if len(curve) > 1}
     if not drawn:
         return None
@@ -109,29 +109,31 @@ def codec_ceiling(records: Sequence[Record]) -> Figure | None:
         for axis, place in zip(axes, places, strict=True):
             here = {key[2]: curves[key] for key in sorted(curves) if key[:2] == place}
             for name, curve in here.items():
-                _codec_curve(axis, curve, name, *look[name])
-            _length_panel(axis, here.values(), "Codec ceiling, {} {}".format(*place), "gIoU of the round trip (%)")
+                _reconstruction_curve(axis, curve, name, *look[name])
+            _length_panel(
+                axis, here.values(), "Reconstruction bound, {} {}".format(*place), "gIoU of the round trip (%)"
+            )
         shared_legend(figure, axes, 2)
     return figure
 
 
 def ablation_lengths(records: Sequence[Record]) -> Figure | None:
     """What fewer mask tokens cost: cIoU of the answers with only the first tokens (left), and the round trip of the
-    codecs that were trained in another way (right). Bands: 95 %. None if neither was measured."""
+    mask tokenizers that were trained in another way (right). Bands: 95 %. None if neither was measured."""
     answers: dict[str, dict[int, dict[str, Record]]] = {}
     for record in ablated(records):
-        if tokens_of(record.variant) and not base_of(record.variant) and record.metric == "ciou":
-            answers.setdefault(record.method, {}).setdefault(tokens_of(record.variant), {})["ciou"] = record
-    codecs = _codec_curves(records)
-    changed = {key[2] for key in codecs if key[3]}
-    # beside each changed codec stands the shipped one of its method, at the same questions or more of them
-    shown = {key: curve for key, curve in codecs.items() if key[2] in changed and key[1] == "val"}
+        if record.tokens and not record.variant and record.metric == "ciou":
+            answers.setdefault(record.method, {}).setdefault(record.tokens, {})["ciou"] = record
+    bounds = _reconstruction_curves(records)
+    changed = {key[2] for key in bounds if key[3]}
+    # beside each changed mask tokenizer stands the bundled one of its method, at the same questions or more of them
+    shown = {key: curve for key, curve in bounds.items() if key[2] in changed and key[1] == "val"}
     round_trips = {" ".join(filter(None, (key[2], key[3] and f"({key[3]})"))): shown[key] for key in sorted(shown)}
     panels = [
         (curves, title, unit, metric)
         for curves, title, unit, metric in (
             (answers, "Answers with the first tokens only", "cIoU (%)", "ciou"),
-            (round_trips, "Codecs trained in another way", "gIoU of the round trip (%)", "giou"),
+            (round_trips, "Mask tokenizers trained in another way", "gIoU of the round trip (%)", "giou"),
         )
         if curves
     ]
@@ -210,7 +212,7 @@ def _compact(svg: bytes) -> bytes:
 
 def _timings(records: Sequence[Record], scores: Iterable[Record]) -> dict[str, tuple[float, float]]:
     """Label -> median and p90 of the whole request in ms, of the scored methods that were timed."""
-    times = {label(score): whole_time(records, score) for score in scores}
+    times = {score.label: whole_time(records, score) for score in scores}
     return {name: (time.median, time.p90 or time.median) for name, time in times.items() if time}
 
 
@@ -224,10 +226,10 @@ def _look(names: Iterable[str]) -> dict[str, tuple[str, str]]:
 def _accuracy_panel(
     axis: Axes, scores: Sequence[Record], timed: Mapping[str, tuple[float, float]], look: Mapping[str, tuple[str, str]]
 ) -> None:
-    for score in sorted(scores, key=lambda record: row_order(label(record))):
-        if label(score) not in timed:
+    for score in sorted(scores, key=lambda record: row_order(record.label)):
+        if score.label not in timed:
             continue
-        (median, p90), (colour, marker) = timed[label(score)], look[label(score)]
+        (median, p90), (colour, marker) = timed[score.label], look[score.label]
         low, high = (score.value if bound is None else bound for bound in (score.low, score.high))
         axis.errorbar(
             median,
@@ -238,14 +240,14 @@ def _accuracy_panel(
             marker=marker,
             capsize=3,
             linestyle="none",
-            label=label(score),
+            label=score.label,
         )
-    trivial = [score for score in scores if score.method.startswith("baseline:")]
+    trivial = [score for score in scores if score.method.startswith(BASELINE)]
     if trivial:
         best = max(trivial, key=lambda record: record.value)
         axis.axhline(100 * best.value, color="#666666", linestyle="--", linewidth=1, label=best.method)
     axis.set_xscale("log")
-    medians = [timed[label(score)] for score in scores if label(score) in timed]
+    medians = [timed[score.label] for score in scores if score.label in timed]
     axis.set_xlim(min(m for m, _ in medians) / 2, max(p for _, p in medians) * 2)
     _plain_log_ticks(axis.xaxis, *axis.get_xlim())
     axis.set_ylim(0, min(100, 1.25 * max(100 * (score.high or score.value) for score in scores)))
@@ -263,18 +265,19 @@ def _plain_log_ticks(axis: Axis, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _codec_curves(records: Sequence[Record]) -> dict[tuple[str, str, str, str], dict[int, dict[str, Record]]]:
+def _reconstruction_curves(records: Sequence[Record]) -> dict[tuple[str, str, str, str], dict[int, dict[str, Record]]]:
     """(dataset, split, method, variant without its tokens) -> tokens -> metric -> record."""
     curves: dict[tuple[str, str, str, str], dict[int, dict[str, Record]]] = {}
     for record in records:
-        tokens = tokens_of(record.variant)
-        if record.protocol == CODEC and tokens:
-            key = (record.dataset, record.split, record.method, base_of(record.variant))
-            curves.setdefault(key, {}).setdefault(tokens, {})[record.metric] = record
+        if record.kind == RECONSTRUCTION and record.tokens:
+            key = (record.dataset, record.split, record.method, describe(record.variant))
+            curves.setdefault(key, {}).setdefault(record.tokens, {})[record.metric] = record
     return curves
 
 
-def _codec_curve(axis: Axes, curve: Mapping[int, Mapping[str, Record]], name: str, colour: str, marker: str) -> None:
+def _reconstruction_curve(
+    axis: Axes, curve: Mapping[int, Mapping[str, Record]], name: str, colour: str, marker: str
+) -> None:
     tokens = _band(axis, curve, "giou", name, colour, marker)
     tiny = [(count, curve[count]["giou@small"]) for count in tokens if "giou@small" in curve[count]]
     if tiny:

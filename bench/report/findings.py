@@ -1,9 +1,9 @@
-"""The papers' claims about accuracy beside what the ablations measured: does it hold at this size?
+"""The papers' claims about scores beside what the ablations measured: does it hold at this size?
 
-A claim compares a model's answers with a part and without it, question by question. It is reproduced where the 95 %
-interval of the difference lies above 0, contradicted where it lies below, else not decided. Two models that have not
-learned the task yet decide nothing: both must beat every trivial baseline (`bench/evaluate/baselines.py`, which look at
-no expression) by MARGIN, with the lower end of their own intervals.
+A claim (bench/experiments/claims.yaml) compares two sides sample by sample. It is reproduced where the 95 % interval of
+the difference lies beyond the claim's margin on the claimed side, contradicted where it lies wholly short of it, else
+not decided. Two models that have not learned the task yet decide nothing: both must beat the claim's trivial baselines
+(bench/evaluate/baselines.py, which look at no expression) by its lead, with the lower end of their own intervals.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.experiments.claims import CLAIMS, Claim
-from bench.records import BASELINE, DIFFERENCE, Record
+from bench.evaluate.metrics.registry import REGISTRY
+from bench.experiments.claims import ScoreClaim, key_of, load_claims
+from bench.records import DIFFERENCE, SCORE, Record
 from bench.report.layout import Column, Figure, Table
-from bench.report.tables import INTERVALS, SCORES, ablated
+from bench.report.tables import INTERVALS, ablated
 
-MARGIN = 0.05  # of the metric, over the best trivial baseline
 UNTRAINED, UNKNOWN = "not decided: not trained far enough", "not decided: no trivial baseline was scored"
 LUCK = "The intervals are over images. Another training of the same model may differ by more (variants with `seed=`)."
 RULE = (
-    f"A claim is decided only if the lower ends of both scores lie at least {100 * MARGIN:g} points above the best "
-    "baseline that looks at no expression."
+    "A claim is decided only if the lower ends of both scores lie at least {:g} points above the best baseline that "
+    "looks at no expression."
 )
-
-TITLES = {column.key: column.title for column in SCORES}
+COLUMNS = (
+    Column("claim", "claim"), Column("metric", "metric"), Column("paper", "the paper, without and with"),
+    Column("without", "without", "percent"), Column("with", "with", "percent"),
+    Column("gain", "difference", "percent"), Column("n", "n", "count"), Column("answer", "at this size"),
+)  # fmt: skip
 
 
 def findings(records: Sequence[Record], published: pd.DataFrame) -> list[Table]:
@@ -33,76 +36,75 @@ def findings(records: Sequence[Record], published: pd.DataFrame) -> list[Table]:
 
     records: of `genseg ablation`; published: as `load_published` gives it.
     """
-    scores = {(r.dataset, r.method, r.variant, r.metric): r for r in ablated(records)}
-    gaps = {(r.method, r.variant, r.metric): r for r in records if r.protocol == DIFFERENCE}
-    trivial = best_baselines(records)
-    rows, notes = [], []
-    for claim in CLAIMS:
-        gap = gaps.get((claim.method, claim.pair, claim.metric))
+    scores = {(r.dataset, r.method, key_of(r.variant, r.tokens), r.metric): r for r in ablated(records)}
+    gaps = [record for record in records if record.kind == DIFFERENCE]
+    rows, notes, leads = [], [], set()
+    for claim in load_claims().scores:
+        gap = next((record for record in gaps if claim.is_of(record)), None)
         where = gap.dataset if gap else ""
-        pair = [scores.get((where, claim.method, variant, claim.metric)) for variant in (claim.less, claim.more)]
-        row = {"claim": claim.text, "metric": TITLES[claim.metric], "paper": _printed(claim, published)}
+        pair = [scores.get((where, claim.method, side.key, claim.metric)) for side in (claim.less, claim.more)]
+        row = {"claim": claim.text, "metric": REGISTRY[claim.metric].title, "paper": _printed(claim, published)}
         if gap is None or None in pair:
             rows.append(row | {"answer": "not measured here"})
             continue
-        baseline = trivial.get((gap.dataset, gap.split, claim.metric))
-        answer = _answer(gap, pair, baseline)
+        baseline = best_baseline(records, claim, gap)
+        answer = _answer(claim, gap, pair, baseline)
         figures = {name: Figure(r.value, r.low, r.high) for name, r in zip(("without", "with"), pair, strict=True)}
         rows.append(row | figures | {"gain": Figure(gap.value, gap.low, gap.high), "n": gap.n, "answer": answer})
         notes.append(_sentence(claim, gap, pair, baseline, answer))
-    columns = [
-        Column("claim", "claim"), Column("metric", "metric"), Column("paper", "the paper, without and with"),
-        Column("without", "without", "percent"), Column("with", "with", "percent"),
-        Column("gain", "difference", "percent"), Column("n", "n", "count"), Column("answer", "at this size"),
-    ]  # fmt: skip
-    return [Table("Claims of the papers, ablated", columns, rows, [INTERVALS, *notes, RULE, LUCK])] if notes else []
+        leads.add(RULE.format(100 * claim.lead))
+    table = Table("Claims of the papers, ablated", COLUMNS, rows, [INTERVALS, *notes, *sorted(leads), LUCK])
+    return [table] if notes else []
 
 
-def best_baselines(records: Sequence[Record]) -> dict[tuple[str, str, str], float]:
-    """(dataset, split, metric) -> the best score, per expression, of a baseline that looks at no expression."""
-    best: dict[tuple[str, str, str], float] = {}
-    for r in records:
-        if r.method.startswith(BASELINE) and r.protocol == "per_expression":
-            place = r.dataset, r.split, r.metric
-            best[place] = max(r.value, best.get(place, r.value))
-    return best
+def best_baseline(records: Sequence[Record], claim: ScoreClaim, gap: Record) -> float | None:
+    """The best score, on the difference's samples, of the claim's baselines; None if none was scored."""
+    found = [
+        r.value
+        for r in records
+        if r.kind == SCORE and r.method in claim.baselines and r.metric == claim.metric and r.place == gap.place
+    ]
+    return max(found, default=None)
 
 
-def _answer(gap: Record, pair: Sequence[Record], baseline: float | None) -> str:
-    """The verdict on a claim; pair: the scores without the part and with it."""
+def _answer(claim: ScoreClaim, gap: Record, pair: Sequence[Record], baseline: float | None) -> str:
+    """The verdict on a claim; pair: the scores of `less` and of `more`."""
     if baseline is None:
         return UNKNOWN
-    if any(_least(score) < baseline + MARGIN for score in pair):
+    if any(_least(score) < baseline + claim.lead for score in pair):
         return UNTRAINED
-    return "reproduced" if gap.low > 0 else "contradicted" if gap.high < 0 else "not decided"
+    low, high = (gap.low, gap.high) if claim.direction == "higher" else (-gap.high, -gap.low)
+    return "reproduced" if low > claim.margin else "contradicted" if high < claim.margin else "not decided"
 
 
 def _least(score: Record) -> float:
     return score.value if score.low is None else score.low
 
 
-def _sentence(claim: Claim, gap: Record, pair: Sequence[Record], baseline: float | None, answer: str) -> str:
-    title, start = TITLES[claim.metric], f"{claim.method}: “{claim.text}” is {answer.split(':')[0]} here"
+def _sentence(
+    claim: ScoreClaim, gap: Record, pair: Sequence[Record], baseline: float | None, answer: str
+) -> str:  # fmt: skip
+    title, start = REGISTRY[claim.metric].title, f"{claim.method}: “{claim.text}” is {answer.split(':')[0]} here"
     if answer == UNKNOWN:
         return f"{start}, because no trivial baseline was scored (`genseg eval`)."
     if answer == UNTRAINED:
-        low = min(pair, key=_least)
+        low, side = min(zip(pair, (claim.less, claim.more), strict=True), key=lambda found: _least(found[0]))
         return (
-            f"{start}: the models are not trained far enough. {low.variant} has {100 * low.value:.1f} {title}, and the "
+            f"{start}: the models are not trained far enough. {side.label} has {100 * low.value:.1f} {title}, and the "
             f"best trivial baseline has {100 * baseline:.1f}."
         )
     low, high = sorted((100 * gap.low, 100 * gap.high))
     return (
         f"{start}. {title} changes by {100 * gap.value:+.1f} points ({low:+.1f} to {high:+.1f}; {claim.pair}, "
-        f"{gap.n} questions)."
+        f"{gap.n} samples)."
     )
 
 
-def _printed(claim: Claim, published: pd.DataFrame) -> str:
+def _printed(claim: ScoreClaim, published: pd.DataFrame) -> str:
     """What the paper prints, of several datasets the first (RefCOCO val): "79.2, 81.1", or a gain, "+2.5"."""
     found = []
-    for name in filter(None, (claim.printed_less, claim.printed_more)):
-        here = (published["table"] == claim.table) & published["method"].str.contains(name, regex=False)
+    for name in filter(None, (claim.paper.less, claim.paper.more)):
+        here = (published["table"] == claim.paper.table) & published["method"].str.contains(name, regex=False)
         gain = here & published["metric"].str.contains("gain")
         lines = published[gain if gain.any() else here & (published["metric"] == claim.metric)]
         found += [("+" if gain.any() else "") + str(lines["printed"].iloc[0])] if len(lines) else []

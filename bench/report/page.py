@@ -17,12 +17,12 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Results": ("main", "accuracy_latency"),
     "What the papers claim": ("findings", "claim"),
     "How many tokens": ("ablation_lengths", "ablation"),
-    "What limits the scores": ("codec_ceiling", "codec", "breakdown", "perception"),
+    "What limits the scores": ("reconstruction_bound", "reconstruction", "breakdown", "perception"),
     "Where the time goes": ("latency", "speedup", "orders", "roofline", "scaling", "int8"),
     "Training": ("training",),
     "Examples": ("examples", "own_words"),
 }
-FOLDED = ("ablation", "codec", "breakdown", "roofline", "scaling")  # long tables, opened by a click
+FOLDED = ("ablation", "reconstruction", "breakdown", "roofline", "scaling")  # long tables, opened by a click
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #8882; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; padding: 1rem; }

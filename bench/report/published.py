@@ -1,31 +1,44 @@
 """The papers' figures, kept in `results/published/*.csv` as they were printed, in the columns of our records.
 
 They are another dataset, another scale and often another protocol: they stand beside our figures as labelled rows and
-are never mixed with them. `grade` says how the figure came here: primary (the authors' own pages), summary (a summary
-of the paper), secondary (quoted by somebody else).
+are never mixed with them. A method is spelled alike in all rows; `protocol` is how its paper scored, or "not stated".
+`grade` says how the figure came here: primary (the authors' own pages), summary (a summary of the paper), secondary
+(quoted by somebody else). `selection.yaml` beside them names those that stand under the main table.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from bench.schema import construct, merged, read_yaml
 from methods.base import UserError
 
 FIELDS = ["method", "dataset", "split", "protocol", "metric", "value", "printed", "grade", "source", "table"]
-COLUMNS = ("table", "method", "dataset", "split", "metric", "value", "source", "grade")
+COLUMNS = ("table", "method", "dataset", "split", "protocol", "metric", "value", "source", "grade")
 GRADES = ("primary", "summary", "secondary")  # best first
-
-# Which protocol a paper scored by; README.md beside the figures says so. Any other method: not stated.
-PROTOCOLS = {
-    "per_object_joined": ("HiMTok", "ARGenSeg", "PSALM"),
-    "per_expression": ("LISA", "PixelLM", "GLaMM", "Sa2VA"),
-}
 METRICS = {"cIoU": "ciou", "gIoU": "giou", "mIoU": "giou", "BFscore": "bf_score"}
+
+
+@dataclass
+class Selection:
+    """Figures that stand under the main table. note: what is to be said of the methods' names."""
+
+    methods: list[str] = field(default_factory=list)
+    datasets: list[str] = field(default_factory=list)
+    split: str = "val"
+    note: str = ""
+
+
+def load_selection(folder: Path | str) -> Selection:
+    """Raises UserError for an unknown key. Nothing is selected where there is no such file."""
+    path = Path(folder) / "selection.yaml"
+    if not path.is_file():
+        return Selection()
+    return construct(Selection, merged([read_yaml(path, Selection, "bench/report/published.py lists them")]), str(path))
 
 
 def load_published(folder: Path | str) -> pd.DataFrame:
@@ -39,14 +52,8 @@ def load_published(folder: Path | str) -> pd.DataFrame:
         return pd.DataFrame(columns=FIELDS)
     found = pd.concat(frames, ignore_index=True)
     small = found["table"].str.contains("small objects")
-    box = found["metric"].str.startswith("Acc@")
+    scored = found["metric"].isin(METRICS) | found["metric"].str.startswith("Acc@")
     found = found.rename(columns={"value": "printed"})
-    scored = found["metric"].isin(METRICS) | box
-    found["method"] = found["method"].map(method_name)
-    found["protocol"] = found["method"].map(protocol_of)
-    found.loc[box & (found["protocol"] == "per_object_joined"), "protocol"] = "per_expression"  # as RefCOCO's boxes are
-    rerun = found["source"].str.contains("own runs")
-    found.loc[rerun, "method"] += ", as run by others"  # with weights that need not be those of the paper's table
     found["value"] = [_fraction(text, is_score) for text, is_score in zip(found["printed"], scored, strict=True)]
     found["metric"] = found["metric"].map(
         lambda name: METRICS.get(name, name.lower() if name.startswith("Acc@") else name)
@@ -62,22 +69,6 @@ def best_graded(figures: pd.DataFrame) -> pd.DataFrame:
     ordered = figures.assign(rank=rank).sort_values("rank", kind="stable")
     kept = ordered.drop_duplicates(["method", "dataset", "split", "metric"])
     return kept.sort_index().drop(columns="rank")
-
-
-def method_name(printed: str) -> str:
-    """One spelling per method: "LMM_HiMTok-8B(ft)+SAM" -> "HiMTok-8B (ft) + SAM"."""
-    name = re.sub(r"\s*\+\s*SAM", " + SAM", printed.removeprefix("LMM_"))
-    name = re.sub(r"\s*\(ft\)", " (ft)", name)
-    if re.match(r"\d+ mask tokens then box", name):
-        return f"HiMTok-8B, {name}"
-    return f"HiMTok-8B {name}" if name in ("w/o HML", "w/ HML") else name
-
-
-def protocol_of(method: str) -> str:
-    for protocol, names in PROTOCOLS.items():
-        if method.startswith(names):
-            return protocol
-    return "not stated"
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -98,9 +89,3 @@ def _fraction(printed: str, is_score: bool) -> float:
     except ValueError:
         return math.nan
     return round(value / 100, 6) if is_score and value > 1 else value
-
-
-def select(figures: pd.DataFrame, families: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
-    """The best-graded figures of methods whose names begin with one of the families, in the named metrics."""
-    inside = figures["method"].str.startswith(tuple(families)) & figures["metric"].isin(metrics)
-    return best_graded(figures[inside & figures["value"].notna()])

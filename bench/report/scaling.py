@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from bench.records import LATENCY, Record
+from bench.records import SCALING, Record
 from bench.report.figures import COLOURS, MARKERS, STYLE, shared_legend
 from bench.report.layout import Column, Table
-from bench.report.tables import label
 
 AXES = {
     "images": "images in a batch",
@@ -25,26 +24,22 @@ Curve = list[Record]  # of growing units
 Curves = dict[str, dict[str, Curve]]  # axis -> label -> curve
 
 
-def units(record: Record) -> int:
-    return int(record.metric.split("/")[2])
-
-
 def curves(records: Sequence[Record]) -> dict[str, Curves]:
     """Backbone -> its curves, with the dataset behind it where several were timed; the backbone of a trained model is
     the profile's name."""
     found: dict[str, Curves] = {}
-    scaled = sorted((r for r in records if r.protocol == LATENCY and r.metric.startswith("scaling/")), key=units)
+    scaled = sorted((record for record in records if record.kind == SCALING), key=lambda record: record.units)
     places = {(record.backbone, record.dataset) for record in scaled}
     for record in scaled:
-        axis, alone = record.metric.split("/")[1], sum(name == record.backbone for name, _ in places) == 1
+        alone = sum(name == record.backbone for name, _ in places) == 1
         place = record.backbone if alone else f"{record.backbone}.{record.dataset}"
-        found.setdefault(place, {}).setdefault(axis, {}).setdefault(label(record), []).append(record)
+        found.setdefault(place, {}).setdefault(record.axis, {}).setdefault(record.label, []).append(record)
     return {name: {axis: mine[axis] for axis in AXES if axis in mine} for name, mine in sorted(found.items())}
 
 
 def line(curve: Curve) -> tuple[float, float, float]:
     """(fixed ms, ms per unit, share of the variance that the line explains) by least squares."""
-    x, y = np.array([(units(record), record.value) for record in curve], float).T
+    x, y = np.array([(record.units, record.value) for record in curve], float).T
     slope, fixed = np.polyfit(x, y, 1) if len(x) > 1 else (0.0, y[0])
     rest, spread = ((y - fixed - slope * x) ** 2).sum(), ((y - y.mean()) ** 2).sum()
     return float(fixed), float(slope), float(1 - rest / spread) if spread else 1.0
@@ -59,8 +54,8 @@ def tables(records: Sequence[Record]) -> list[Table]:
         for axis, lines in axes.items():
             for name, curve in lines.items():
                 fixed, slope, explained = line(curve)
-                most = max(1e3 * units(record) / record.value for record in curve)
-                at = ", ".join(str(units(record)) for record in curve)
+                most = max(1e3 * record.units / record.value for record in curve)
+                at = ", ".join(str(record.units) for record in curve)
                 cells = name, AXES[axis], at, f"{fixed:.1f}", f"{slope:.2f}", f"{explained:.3f}", f"{most:.2f}"
                 rows.append(dict(zip(names, cells, strict=True)))
         first = next(iter(next(iter(axes.values())).values()))[0]
@@ -90,7 +85,7 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
 
 
 def _draw(panel: Axes, curve: Curve, name: str, colour: str, marker: str) -> None:
-    x, y = np.array([(units(record), record.value) for record in curve], float).T
+    x, y = np.array([(record.units, record.value) for record in curve], float).T
     ends = [[r.value - (r.value if r.low is None else r.low) for r in curve],
             [(r.value if r.high is None else r.high) - r.value for r in curve]]  # fmt: skip
     panel.errorbar(x, y, yerr=ends, color=colour, marker=marker, markersize=4, capsize=2, linestyle="none", label=name)
@@ -101,7 +96,7 @@ def _draw(panel: Axes, curve: Curve, name: str, colour: str, marker: str) -> Non
 
 def _finish(panel: Axes, axis: str, lines: dict[str, Curve]) -> None:
     """Plain ticks at what was measured; a logarithmic axis where methods differ tenfold (mask tokens)."""
-    counts = sorted({units(record) for curve in lines.values() for record in curve})
+    counts = sorted({record.units for curve in lines.values() for record in curve})
     panel.set(xlabel=AXES[axis])
     panel.set_ylim(bottom=0)
     kept = counts

@@ -1,95 +1,94 @@
-"""The tables of speed beside the plain latencies: how much faster than the released way, and how far from the floor.
+"""The tables of speed beside the plain latencies: how much faster than the official way, and how far from the floor.
 
 A ratio's interval is the widest that the two medians' own intervals allow.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
-from bench.records import LATENCY, ORDERS, Record
+from bench.records import DECODING_ORDER, INT8, LATENCY, Record
 from bench.report.layout import Column, Table
 
-REFERENCE = "path=reference"
 FLOOR = (
     "Floor: the larger of bytes / bandwidth and operations / rate. Weights, keys and values are counted, activations "
     "are not."
 )
 LANGUAGE_MODEL = ("prefill", "text", "mask")
 Setting = tuple[str, ...]
-Rows = dict[tuple[str, str], dict[str, Record]]  # (method, variant) -> metric -> record
+Metrics = Mapping[tuple[str, str], Record]  # (stage, metric) -> record, of one subject in one setting
+TOTAL = ("total", "median_ms")
 
 
 def speedups(records: Sequence[Record]) -> list[Table]:
-    """Fast against reference path of each method, and below the table methods against each other."""
+    """Fast against official backend of each method, and below the table methods against each other."""
     columns = [Column("method", "method")] + [
-        Column(key, key) for key in ("fast ms", "reference ms", "ratio", "ratio, language model", "per million masks")
+        Column(key, key) for key in ("fast ms", "official ms", "ratio", "ratio, language model", "per million masks")
     ]
     tables = []
-    for setting, rows in by_setting(records).items():
+    for setting, found in by_setting(records).items():
+        by_subject = {first_of(mine).subject: mine for mine in found}
         lines = []
-        for (method, variant), mine in rows.items():
-            other = rows.get((method, ", ".join(filter(None, [variant, REFERENCE]))))
-            if REFERENCE in variant or other is None or "latency/total/median_ms" not in mine:
+        for mine in found:
+            first = first_of(mine)
+            other = by_subject.get(replace(first, backend="official").subject)
+            if first.backend == "official" or other is None or TOTAL not in mine:
                 continue
-            line = {"method": _name(method, variant), "ratio": shown(ratio_of(other, mine, ("total",)))}
-            line |= {"fast ms": f"{_ms(mine, 'total'):.1f}", "reference ms": f"{_ms(other, 'total'):.1f}"}
+            line = {"method": first.label, "ratio": shown(ratio_of(other, mine, ("total",)))}
+            line |= {"fast ms": f"{mine[TOTAL].value:.1f}", "official ms": f"{other[TOTAL].value:.1f}"}
             line["ratio, language model"] = shown(ratio_of(other, mine, LANGUAGE_MODEL))
-            cost = mine.get("latency/cost_per_million")
+            cost = mine.get(("", "cost_per_million"))
             lines.append(line | {"per million masks": f"{cost.value:.2f}" if cost else "–"})
         if lines:
-            notes = [*sentences(rows), "Ratio: reference path (as released) / fast path, of medians (95 % interval)."]
+            notes = [*sentences(found), "Ratio: official backend / fast backend, of medians (95 % interval)."]
             tables.append(Table("Speed-up — " + ", ".join(filter(None, setting)), columns, lines, notes))
     return tables
 
 
-def sentences(rows: Rows) -> list[str]:
-    """Which of two methods is faster on the same backbone and number of tiles, path by path."""
-    found = []
-    timed = {key: mine for key, mine in rows.items() if "latency/total/median_ms" in mine}
-    for (one, a), (two, b) in combinations(sorted(timed), 2):
-        same = one != two and path_of(a) == path_of(b) and tiles_of(a) == tiles_of(b)
-        first, second = timed[one, a], timed[two, b]
-        if not same or first["latency/total/median_ms"].backbone != second["latency/total/median_ms"].backbone:
+def sentences(found: Sequence[Metrics]) -> list[str]:
+    """Which of two methods is faster on the same backbone and number of tiles, backend by backend."""
+    told = []
+    timed = [mine for mine in found if TOTAL in mine]
+    for first, second in combinations(timed, 2):
+        one, two = first[TOTAL], second[TOTAL]
+        same = one.method != two.method and one.backend == two.backend and one.backbone == two.backbone
+        if not same or one.variant.get("tiles") != two.variant.get("tiles"):
             continue
-        if _ms(first, "total") < _ms(second, "total"):
-            (one, a, first), (two, b, second) = (two, b, second), (one, a, first)
-        ratio = shown(ratio_of(first, second, ("total",)))
-        found.append(f"{_name(two, b)} is {ratio} times as fast as {_name(one, a)}.")
-    return found
+        slow, fast = (first, second) if one.value >= two.value else (second, first)
+        ratio = shown(ratio_of(slow, fast, ("total",)))
+        told.append(f"{first_of(fast).label} is {ratio} times as fast as {first_of(slow).label}.")
+    return told
 
 
 def orders(records: Sequence[Record]) -> list[Table]:
-    """Models in two forms that must write the same tokens: how many answers do, and what the other form costs."""
-    columns = [Column("method", "method"), Column("variant", "other form")] + [
+    """Models in two decoding orders that must write the same tokens: how many answers do, and what the other costs."""
+    columns = [Column("method", "method"), Column("variant", "other order")] + [
         Column(key, key) for key in ("steps", "its steps", "ms", "its ms", "ratio", "equal answers", "failures")
     ]
-    found: dict[Setting, Rows] = {}
-    for record in records:
-        if record.protocol == ORDERS:
-            setting = record.device, record.precision, f"{record.dataset} {record.split}"
-            found.setdefault(setting, {}).setdefault((record.method, record.variant), {})[record.metric] = record
-    notes = ["Requests one at a time, both forms in turn: medians over requests (95 % interval)."]
     tables = []
-    for setting, rows in sorted(found.items()):
-        lines = [_orders_line(mine) | {"method": m, "variant": v} for (m, v), mine in sorted(rows.items())]
-        tables.append(
-            Table("The same tokens in another order — " + ", ".join(filter(None, setting)), columns, lines, notes)
-        )
+    for setting, found in by_setting(records, DECODING_ORDER, ("device", "precision", "dataset", "split")).items():
+        lines = []
+        for mine in found:
+            first = first_of(mine)
+            told = {"method": first.method, "variant": replace(first, method="").label.strip(" ()")}
+            lines.append(_orders_line({metric: record for (_, metric), record in mine.items()}) | told)
+        notes = ["Requests one at a time, both orders in turn: medians over requests (95 % interval)."]
+        where = ", ".join(filter(None, [*setting[:2], " ".join(setting[2:])]))
+        tables.append(Table("The same tokens in another order — " + where, columns, lines, notes))
     return tables
 
 
-def _orders_line(mine: dict[str, Record]) -> dict[str, str]:
-    same = mine["orders/same"]
+def _orders_line(mine: Mapping[str, Record]) -> dict[str, str]:
+    same = mine["same"]
     line = {"equal answers": f"{same.value:.0f} of {same.n}", "failures": str(same.failures)}
-    for key, metric in (("steps", "plain/steps"), ("its steps", "steps")):
-        line[key] = f"{mine[f'orders/{metric}'].value:.0f}"
-    for key, metric in (("ms", "plain/median_ms"), ("its ms", "median_ms")):
-        record = mine[f"orders/{metric}"]
+    for key, metric in (("steps", "plain_steps"), ("its steps", "steps")):
+        line[key] = f"{mine[metric].value:.0f}"
+    for key, metric in (("ms", "plain_median_ms"), ("its ms", "median_ms")):
+        record = mine[metric]
         line[key] = f"{record.value:.1f} ({record.low:.1f} to {record.high:.1f})"
-    ratio = mine["orders/ratio"]
+    ratio = mine["ratio"]
     return line | {"ratio": shown((ratio.value, ratio.low, ratio.high))}
 
 
@@ -99,15 +98,13 @@ def roofline(records: Sequence[Record]) -> list[Table]:
         Column(key, key) for key in ("GB read", "GFLOP", "floor ms", "bound by", "measured ms", "share of floor")
     ]
     tables = []
-    for setting, rows in by_setting(records).items():
+    for setting, found in by_setting(records).items():
         lines, machine = [], set()
-        for (method, variant), mine in rows.items():
-            stages = [metric.split("/")[1] for metric in mine if metric.endswith("/floor_ms")]
-            lines += [
-                _roof_line(mine, stage) | {"method": _name(method, variant)} for stage in sorted(stages, key=_order)
-            ]
-            if "latency/bandwidth_gb_s" in mine:
-                limits = mine["latency/bandwidth_gb_s"].value, mine["latency/rate_tflop_s"].value
+        for mine in found:
+            stages = sorted((stage for stage, metric in mine if metric == "floor_ms"), key=_order)
+            lines += [_roof_line(mine, stage) | {"method": first_of(mine).label} for stage in stages]
+            if ("", "bandwidth_gb_s") in mine:
+                limits = mine["", "bandwidth_gb_s"].value, mine["", "rate_tflop_s"].value
                 machine.add("Measured on the machine: {:.1f} GB/s and {:.3f} TFLOP/s.".format(*limits))
         if lines:
             notes = [*sorted(machine), FLOOR]
@@ -121,14 +118,12 @@ def int8(records: Sequence[Record]) -> list[Table]:
         Column(key, key) for key in ("changed answers", "changed mask tokens", "cIoU", "difference of cIoU", "n")
     ]
     rows = []
-    for found in by_setting(records).values():
-        for (method, _), mine in found.items():
-            if "int8/ciou" not in mine:
-                continue
+    for found in by_setting(records, INT8).values():
+        for mine in found:
             names = ("changed_answers", "changed_tokens", "ciou", "ciou_difference")
-            cells = [_percent(mine[f"int8/{name}"]) for name in names]
+            cells = [_percent(mine["", name]) for name in names]
             line = dict(zip([column.key for column in columns[1:-1]], cells, strict=True))
-            rows.append(line | {"method": method, "n": str(mine["int8/ciou"].n)})
+            rows.append(line | {"method": first_of(mine).method, "n": str(mine["", "ciou"].n)})
     title = "Answers with 8-bit weights in the language model, against the same model's without"
     return [Table(title, columns, rows, ["Percent (95 % interval over images)."])] if rows else []
 
@@ -137,15 +132,14 @@ def _percent(record: Record) -> str:
     return f"{100 * record.value:.1f} ({100 * record.low:.1f} to {100 * record.high:.1f})"
 
 
-def _roof_line(mine: dict[str, Record], stage: str) -> dict[str, str]:
-    floor, took = mine[f"latency/{stage}/floor_ms"].value, mine.get(f"latency/{stage}/median_ms")
-    bound = "bandwidth" if f"latency/{stage}/bound_by_bandwidth" in mine else "arithmetic"
+def _roof_line(mine: Metrics, stage: str) -> dict[str, str]:
+    floor, took = mine[stage, "floor_ms"].value, mine.get((stage, "median_ms"))
     line = {
         "stage": stage,
-        "GB read": f"{mine[f'latency/{stage}/read_gb'].value:.4f}",
-        "GFLOP": f"{mine[f'latency/{stage}/gflop'].value:.3f}",
+        "GB read": f"{mine[stage, 'read_gb'].value:.4f}",
+        "GFLOP": f"{mine[stage, 'gflop'].value:.3f}",
         "floor ms": f"{floor:.3f}",
-        "bound by": bound,
+        "bound by": "bandwidth" if (stage, "bound_by_bandwidth") in mine else "arithmetic",
     }
     if took and took.value:
         line |= {"measured ms": f"{took.value:.3f}", "share of floor": f"{100 * floor / took.value:.0f} %"}
@@ -153,42 +147,31 @@ def _roof_line(mine: dict[str, Record], stage: str) -> dict[str, str]:
 
 
 def _order(stage: str) -> tuple[int, str]:
-    known = ("preprocess", "vision", "prefill", "text", "mask", "codec", "resize")
+    known = ("preprocess", "vision", "prefill", "text", "mask", "mask_tokenizer", "resize")
     return (known.index(stage), "") if stage in known else (len(known), stage)
 
 
-def by_setting(records: Iterable[Record]) -> dict[Setting, Rows]:
-    """Latency records by device, precision, dataset and note."""
-    found: dict[Setting, Rows] = {}
+def by_setting(
+    records: Iterable[Record], kind: str = LATENCY, names: Sequence[str] = ("device", "precision", "dataset", "note")
+) -> dict[Setting, list[Metrics]]:
+    """Records of a kind by the named fields, and within by what answered, in the order of the methods' names."""
+    found: dict[Setting, dict[tuple[str, ...], dict[tuple[str, str], Record]]] = {}
     for record in records:
-        if record.protocol == LATENCY:
-            setting = record.device, record.precision, record.dataset, record.note
-            found.setdefault(setting, {}).setdefault((record.method, record.variant), {})[record.metric] = record
-    return dict(sorted(found.items()))
+        if record.kind == kind:
+            setting = tuple(getattr(record, name) for name in names)
+            mine = found.setdefault(setting, {}).setdefault((record.method, record.label), {})
+            mine[record.stage, record.metric] = record
+    return {setting: [rows[key] for key in sorted(rows)] for setting, rows in sorted(found.items())}
 
 
-def _name(method: str, variant: str) -> str:
-    return f"{method} ({variant})" if variant else method
+def first_of(mine: Metrics) -> Record:
+    """Any of the records of one subject, for what they share."""
+    return next(iter(mine.values()))
 
 
-def tiles_of(variant: str) -> str:
-    found = re.search(r"tiles=\d+", variant)
-    return found.group() if found else ""
-
-
-def path_of(variant: str) -> str:
-    found = re.search(r"path=(\w+)", variant)
-    return found.group(1) if found else "fast"
-
-
-def _ms(mine: dict[str, Record], stage: str) -> float:
-    record = mine.get(f"latency/{stage}/median_ms")
-    return record.value if record else 0.0
-
-
-def _bounds(mine: dict[str, Record], stages: Sequence[str]) -> tuple[float, float, float]:
+def _bounds(mine: Metrics, stages: Sequence[str]) -> tuple[float, float, float]:
     """Sum of medians and of their intervals' ends, in ms."""
-    known = [mine[f"latency/{stage}/median_ms"] for stage in stages if f"latency/{stage}/median_ms" in mine]
+    known = [mine[stage, "median_ms"] for stage in stages if (stage, "median_ms") in mine]
     return (
         sum(r.value for r in known),
         sum(r.value if r.low is None else r.low for r in known),
@@ -196,7 +179,7 @@ def _bounds(mine: dict[str, Record], stages: Sequence[str]) -> tuple[float, floa
     )
 
 
-def ratio_of(slow: dict[str, Record], fast: dict[str, Record], stages: Sequence[str]) -> tuple[float, float, float]:
+def ratio_of(slow: Metrics, fast: Metrics, stages: Sequence[str]) -> tuple[float, float, float]:
     (a, a_low, a_high), (b, b_low, b_high) = _bounds(slow, stages), _bounds(fast, stages)
     return (a / b, a_low / b_high, a_high / b_low) if b_low else (float("nan"),) * 3
 

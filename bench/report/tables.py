@@ -12,42 +12,34 @@ from dataclasses import replace
 
 import pandas as pd
 
-from bench.evaluate.metrics.no_target import THRESHOLDS as PRECISION_THRESHOLDS
 from bench.evaluate.metrics.overlap import SMALL_FRACTION
-from bench.records import BREAKDOWN, CODEC, LATENCY, PERCEPTION, UNSCORED, Record
+from bench.evaluate.metrics.registry import EVERYWHERE, OCCASIONAL, RECONSTRUCTIONS, REGISTRY
+from bench.records import (
+    BASELINE,
+    BREAKDOWN,
+    LATENCY,
+    PERCEPTION,
+    RECONSTRUCTION,
+    SCORE,
+    Record,
+    canonical,
+    describe,
+)  # fmt: skip
 from bench.report.layout import Column, Figure, Table, Timing
-from bench.report.published import GRADES, best_graded
+from bench.report.published import GRADES, Selection, best_graded
 
-STAGES = ("vision", "prefill", "text", "mask", "codec", "resize")
+STAGES = ("vision", "prefill", "text", "mask", "mask_tokenizer", "resize")
 MARKS = dict(zip(GRADES, ("", "†", "‡"), strict=True))
-PUBLISHED_METHODS = ("HiMTok-8B", "HiMTok-8B (ft)", "ARGenSeg", "ARGenSeg (ft)", "PSALM", "LISA-7B (ft)")
 
-SCORES = (
-    Column("ciou", "cIoU", "percent"),
-    Column("giou", "gIoU", "percent"),
-    Column("small_ciou", "small cIoU", "percent"),
-    Column("bf_score", "BF-score", "percent"),
-    Column("acc@0.5", "Acc@0.5", "percent"),
-    Column("acc@0.7", "Acc@0.7", "percent"),
-    Column("acc@0.9", "Acc@0.9", "percent"),
-    Column("mask_acc@0.9", "Acc@0.9 (mask's box)", "percent"),
-)
-GENERALISED = (  # where samples have no target
-    Column("n_acc", "N-acc", "percent"),
-    Column("t_acc", "T-acc", "percent"),
-    *(Column(f"pr@{threshold}", f"Pr@{threshold}", "percent") for threshold in PRECISION_THRESHOLDS),
-)
-CODEC_SCORES = (
-    Column("giou", "gIoU", "percent"),
-    Column("ciou", "cIoU", "percent"),
-    Column("bf_score", "BF-score", "percent"),
-    Column("small_ciou", "small cIoU", "percent"),
-    Column("mask_acc@0.9", "Acc@0.9 (mask's box)", "percent"),
-    Column("giou@small", "gIoU, area < 32²", "percent"),
-    Column("giou@medium", "gIoU, 32² to 96²", "percent"),
-    Column("giou@large", "gIoU, larger", "percent"),
-)
-CEILING = Column("codec_giou", "codec ceiling gIoU", "percent")
+
+def _columns(*places: str) -> tuple[Column, ...]:
+    """The registered metrics that the tables of some kinds show."""
+    return tuple(Column(m.name, m.title, "percent") for m in REGISTRY.values() if m.where in places)
+
+
+SCORES = _columns(EVERYWHERE)
+RECONSTRUCTION_SCORES = _columns(EVERYWHERE, RECONSTRUCTIONS)
+BOUND = Column("recon_giou", "reconstruction bound gIoU", "percent")
 SPEED = Column("latency_ms", "latency ms, median (p90)", "time")
 COUNTS = (Column("failures", "failures", "count"), Column("n", "n", "count"))
 PLACE = tuple(Column(name, "") for name in ("dataset", "split", "protocol"))  # in the CSV; the title says it elsewhere
@@ -55,51 +47,34 @@ ORIGIN = (Column("small_n", "", "count"), Column("checkpoint", ""), Column("back
 INTERVALS = "Percent, ± half of the 95 % interval of a bootstrap over images; the CSV has both bounds."
 
 
-def label(record: Record) -> str:
-    """The name of a row: the method, and what sets it apart from its siblings."""
-    return f"{record.method} ({record.variant})" if record.variant else record.method
-
-
-def tokens_of(variant: str) -> int | None:
-    """The number of mask tokens that a variant names, as in "tokens=16"."""
-    match = re.search(r"\btokens=(\d+)", variant)
-    return int(match.group(1)) if match else None
-
-
-def base_of(variant: str) -> str:
-    """The variant without its number of tokens."""
-    return ", ".join(part for part in variant.split(", ") if part and not part.startswith("tokens="))
-
-
 def row_order(name: str) -> tuple[bool, str]:
     """Methods by name, trivial baselines below them."""
-    return name.startswith("baseline:"), name
+    return name.startswith(BASELINE), name
 
 
 def scores_of(records: Iterable[Record]) -> list[Record]:
-    """The records of generations as the methods are meant: no ceilings, no speed, no ablations."""
-    return [r for r in records if r.protocol not in UNSCORED and not r.variant]
+    """The scores of methods as they are meant: no ablations."""
+    return [r for r in records if r.kind == SCORE and not r.variant and not r.tokens]
 
 
 def ablated(records: Iterable[Record]) -> list[Record]:
-    """The records of generations with one thing changed, which the variant names; those per expression come last, so
-    that they are the ones that stay where only one protocol can."""
-    changed = [r for r in records if r.protocol not in UNSCORED and r.variant]
+    """The scores with one thing changed, which variant and tokens tell; those per expression come last, so that they
+    are the ones that stay where only one protocol can."""
+    changed = [r for r in records if r.kind == SCORE and (r.variant or r.tokens)]
     return sorted(changed, key=lambda record: record.protocol == "per_expression")
 
 
 def accuracy(records: Sequence[Record]) -> list[Table]:
     """One table per dataset, split and protocol; a row per method, trivial baselines below."""
-    columns = (*SCORES, *GENERALISED, CEILING, *COUNTS)
-    return [_score_table(records, place, columns) for place in _places(scores_of(records))]
+    return [_score_table(records, place, (*SCORES, BOUND, *COUNTS)) for place in _places(scores_of(records))]
 
 
 def main_tables(records: Sequence[Record]) -> list[Table]:
     """The same with the median latency of each method."""
     tables = []
     for place in _places(scores_of(records)):
-        table = _score_table(records, place, (*SCORES, *GENERALISED, CEILING, SPEED, *COUNTS))
-        devices = sorted({r.device for r in records if r.protocol == LATENCY and r.device})
+        table = _score_table(records, place, (*SCORES, BOUND, SPEED, *COUNTS))
+        devices = sorted({r.device for r in records if r.kind == LATENCY and r.device})
         notes = [f"Latency: batch 1, from the image's file to the mask at the image's size, on {'; '.join(devices)}."]
         tables.append(replace(table, notes=[*table.notes, *(notes if devices else [])]))
     return tables
@@ -110,15 +85,16 @@ def ablations(records: Sequence[Record]) -> list[Table]:
     changed = ablated(records)
     extra = (Column("giou_lost", "gIoU lost", "percent"), Column("tokens_spent", "tokens spent", "number"))
     measured = {record.metric for record in changed}
-    used = [column for column in (*SCORES, *GENERALISED, *extra) if column.key in measured]
+    used = [column for column in (*SCORES, *extra) if column.key in measured]
     columns = [*PLACE, Column("method", "method"), Column("variant", "variant"), *used, *COUNTS]
     tables = []
     for place in _places(changed):
-        here = [record for record in changed if (record.dataset, record.split, record.protocol) == place]
+        here = [record for record in changed if record.place == place]
         rows = []
-        for method, variant in sorted({(record.method, record.variant) for record in here}, key=_variant_order):
-            mine = [record for record in here if (record.method, record.variant) == (method, variant)]
-            row = _figures(mine) | {"method": method, "variant": variant}
+        for subject in sorted({(record.method, *_order(record)): record.subject for record in here}.items()):
+            mine = [record for record in here if record.subject == subject[1]]
+            first = mine[0]
+            row = _figures(mine) | {"method": first.method, "variant": describe(first.variant, first.tokens)}
             row["tokens_spent"] = next((record.value for record in mine if record.metric == "tokens_spent"), None)
             row |= {"n": max(record.n for record in mine), "failures": max(record.failures for record in mine)}
             rows.append(row | dict(zip(("dataset", "split", "protocol"), place, strict=True)))
@@ -126,21 +102,21 @@ def ablations(records: Sequence[Record]) -> list[Table]:
     return tables
 
 
-def _variant_order(name: tuple[str, str]) -> tuple[object, ...]:
-    """Numbers within a variant's name count as numbers: tokens=8 stands before tokens=16."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", name[1])
-    return name[0], [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(parts)]
+def _order(record: Record) -> tuple[object, ...]:
+    """By settings in the order in which they are told; numbers count as numbers."""
+    settings = [*record.variant.items(), *([("tokens", record.tokens)] if record.tokens else [])]
+    ranks = [(0, value, "") if isinstance(value, int | float) else (1, 0, value) for _, value in settings]
+    return tuple((name, *rank) for (name, _), rank in zip(settings, ranks, strict=True))
 
 
 def perception(records: Sequence[Record]) -> list[Table]:
     """Accuracy of choosing the expression that fits a mask, in words and by likelihood, beside chance."""
-    asked = [record for record in records if record.protocol == PERCEPTION]
+    asked = [record for record in records if record.kind == PERCEPTION]
     titles = {"accuracy": "written answer", "likeliest": "likeliest answer", "chance": "chance", "failures": "failures"}
     rows = []
     for method in sorted({record.method for record in asked}):
-        mine = {record.metric.removeprefix("perception/"): record for record in asked if record.method == method}
+        mine = {record.metric: record for record in asked if record.method == method}
         row: dict[str, object] = dict(_figures(mine[name] for name in titles if name in mine))
-        row = {name.removeprefix("perception/"): figure for name, figure in row.items()}
         rows.append(row | {"method": method, "n": mine["accuracy"].n})
     columns = [
         Column("method", "method"),
@@ -151,33 +127,34 @@ def perception(records: Sequence[Record]) -> list[Table]:
 
 
 def breakdowns(records: Sequence[Record]) -> list[Table]:
-    """Grounding and drawing by the facts of the question, one table per dataset and split."""
-    asked = [record for record in records if record.protocol == BREAKDOWN]
-    columns = [Column("method", "method"), Column("group", "questions")] + [
+    """Localization and overlap by the attributes of the sample, one table per dataset and split."""
+    asked = [record for record in records if record.kind == BREAKDOWN]
+    columns = [Column("method", "method"), Column("group", "samples")] + [
         Column(key, title, "percent")
         for key, title in (
-            ("right_object", "right object"), ("giou_right", "gIoU of those"), ("giou", "gIoU"), ("ciou", "cIoU")
+            ("localization_accuracy", "localization accuracy"), ("giou_localized", "gIoU when localized"),
+            ("giou", "gIoU"), ("ciou", "cIoU"),
         )
     ] + [COUNTS[1]]  # fmt: skip
     tables = []
-    for dataset, split, _ in _places(asked):
-        here = [record for record in asked if (record.dataset, record.split) == (dataset, split)]
+    for place in _places(asked):
         rows: dict[tuple[str, str], dict[str, object]] = {}
-        for record in here:
-            row = rows.setdefault((record.method, record.variant), {"method": record.method, "group": record.variant})
+        for record in (record for record in asked if record.place == place):
+            key = record.label, describe(record.group) or "all"
+            row = rows.setdefault(key, dict(zip(("method", "group"), key, strict=True)))
             row |= {record.metric: Figure(record.value, record.low, record.high), "n": record.n}
-        notes = ["Right object: the mask overlaps the target more than any other object of the image.", INTERVALS]
-        title = f"What limits the scores — {dataset} {split}, per expression"
+        notes = ["Localized: the mask overlaps the target more than any other object of the image.", INTERVALS]
+        title = "What limits the scores — {} {}, {}".format(*place).replace("per_expression", "per expression")
         tables.append(Table(title, columns, [rows[key] for key in sorted(rows)], notes))
     return tables
 
 
-def published(figures: pd.DataFrame) -> Table:
-    """What the papers print for RefCOCO, RefCOCO+ and RefCOCOg val, one row per method and dataset."""
+def published(figures: pd.DataFrame, selection: Selection) -> Table:
+    """What the papers print on the splits that `selection` names, one row per method and dataset."""
     wanted = figures[
-        figures["method"].isin(PUBLISHED_METHODS)
-        & figures["dataset"].isin(["RefCOCO", "RefCOCO+", "RefCOCOg"])
-        & (figures["split"] == "val")
+        figures["method"].isin(selection.methods)
+        & figures["dataset"].isin(selection.datasets)
+        & (figures["split"] == selection.split)
         & figures["metric"].isin([column.key for column in SCORES])
     ]
     wanted = best_graded(wanted)
@@ -188,20 +165,16 @@ def published(figures: pd.DataFrame) -> Table:
             row[cell.metric] = Figure(cell.value, mark=MARKS[cell.grade])
         row["grade"] = ", ".join(grade for grade in GRADES if grade in set(cells["grade"]))
         rows.append(row)
-    rows.sort(key=lambda row: (PUBLISHED_METHODS.index(row["method"]), row["dataset"]))
+    rows.sort(key=lambda row: (selection.methods.index(row["method"]), row["dataset"]))
     used = [column for column in SCORES if any(column.key in row for row in rows)]
+    names = [Column(name, name) for name in ("method", "dataset")]
     return Table(
-        title="Published figures, val (other data and models; not comparable with the rows above)",
-        columns=[
-            *(Column(name, name) for name in ("method", "dataset")),
-            *used,
-            *(Column(n, n) for n in ("protocol", "grade")),
-        ],
+        title=f"Published figures, {selection.split} (other data and models; not comparable with the rows above)",
+        columns=[*names, *used, *(Column(name, name) for name in ("protocol", "grade"))],
         rows=rows,
         notes=[
             "Percent, to one decimal. No mark: the paper's own pages; †: a summary of it; ‡: quoted by somebody else. "
-            "(ft): fine-tuned, HiMTok on the RefCOCO family; ARGenSeg's paper does not say on what. Rows of different "
-            "protocols do not compare with each other."
+            f"{selection.note} Rows of different protocols do not compare with each other."
         ],
     )
 
@@ -217,7 +190,7 @@ def published_list(figures: pd.DataFrame) -> Table:
 
 def latency(records: Sequence[Record]) -> list[Table]:
     """One table per device, precision and dataset: stages, steps, tokens and memory of each method."""
-    timed = [record for record in records if record.protocol == LATENCY]
+    timed = [record for record in records if record.kind == LATENCY]
     stages = _stages(timed)
     columns = [
         Column("device", ""),
@@ -235,7 +208,7 @@ def latency(records: Sequence[Record]) -> list[Table]:
     for place in sorted({(record.device, record.precision, record.dataset) for record in timed}):
         device, precision, dataset = place
         here = [record for record in timed if (record.device, record.precision, record.dataset) == place]
-        names = sorted({label(record) for record in here}, key=row_order)
+        names = sorted({record.label for record in here}, key=row_order)
         facts = {"device": device, "precision": precision, "dataset": dataset}
         rows = [facts | _latency_row(here, name, stages) for name in names]
         setting = ", ".join(filter(None, [device, precision, dataset, *sorted({record.note for record in here})]))
@@ -253,57 +226,62 @@ def latency(records: Sequence[Record]) -> list[Table]:
     return tables
 
 
-def codec(records: Sequence[Record]) -> list[Table]:
-    """The codec's ceiling: ground truth after encoding and decoding, by number of tokens and by object size."""
+def reconstruction(records: Sequence[Record]) -> list[Table]:
+    """The reconstruction bound: ground truth after encoding and decoding, by number of tokens and by object size."""
+    bounds = [record for record in records if record.kind == RECONSTRUCTION]
+    measured = {record.metric for record in bounds}
     columns = [
         *PLACE[:2],
-        Column("method", "codec"),
+        Column("method", "mask tokenizer"),
         Column("tokens", "tokens", "count"),
-        *CODEC_SCORES,
+        *(column for column in RECONSTRUCTION_SCORES if column.key in measured),
         Column("n", "n", "count"),
     ]
-    ceilings = [record for record in records if record.protocol == CODEC]
     tables = []
-    for dataset, split, _ in _places(ceilings):
-        here = [record for record in ceilings if (record.dataset, record.split) == (dataset, split)]
-        keys = {(_codec_name(record), tokens_of(record.variant) or 0) for record in here}
-        rows = []
-        for name, tokens in sorted(keys):
-            mine = [r for r in here if (_codec_name(r), tokens_of(r.variant) or 0) == (name, tokens)]
-            row = _figures(mine) | {"dataset": dataset, "split": split, "method": name, "tokens": tokens or None}
-            rows.append(row | {"n": next((r.n for r in mine if r.metric == "giou"), None)})
+    for place in _places(bounds):
+        rows: dict[tuple[str, int], dict[str, object]] = {}
+        for record in (record for record in bounds if record.place == place):
+            name, tokens = replace(record, tokens=None).label, record.tokens or 0
+            row = rows.setdefault((name, tokens), {"dataset": record.dataset, "split": record.split})
+            row |= {
+                "method": name,
+                "tokens": record.tokens,
+                record.metric: Figure(record.value, record.low, record.high),
+            }
+            row |= {"n": record.n} if record.metric == "giou" else {}
         notes = [
             "The true mask, encoded and decoded: no answer of the method can score higher than about this.",
             INTERVALS,
         ]
-        tables.append(Table(f"Codec ceiling — {dataset} {split}", columns, rows, notes))
+        title = "Reconstruction bound — {} {}".format(*place)
+        tables.append(Table(title, columns, [rows[key] for key in sorted(rows)], notes))
     return tables
 
 
 def _places(records: Iterable[Record]) -> list[tuple[str, str, str]]:
     """Datasets, splits and protocols in which something was measured; val before the other splits."""
-    found = {(record.dataset, record.split, record.protocol) for record in records}
+    found = {record.place for record in records}
     return sorted(found, key=lambda place: (place[0], place[2], place[1] != "val", place[1]))
 
 
 def _score_table(records: Sequence[Record], place: tuple[str, str, str], columns: Sequence[Column]) -> Table:
     dataset, split, protocol = place
-    here = [r for r in scores_of(records) if (r.dataset, r.split, r.protocol) == place]
+    here = [r for r in scores_of(records) if r.place == place]
     rows = []
     for name in sorted({record.method for record in here}, key=row_order):
         mine = [record for record in here if record.method == name]
         first = next((record for record in mine if record.metric in ("ciou", "giou")), mine[0])
         row = _figures(mine) | {"method": name, "n": first.n, "failures": first.failures}
         row |= {"checkpoint": first.checkpoint, "backbone": first.backbone}
-        row["codec_giou"] = _ceiling(records, first)
+        row["recon_giou"] = _bound(records, first)
         row["latency_ms"] = whole_time(records, first)
         row["small_n"] = next((record.n for record in mine if record.metric == "small_ciou"), 0)
         rows.append(row | dict(zip(("dataset", "split", "protocol"), place, strict=True)))
     small, total = max(row["small_n"] for row in rows), max(row["n"] for row in rows)
     small_note = f"small cIoU: the {small} of {total} samples below {100 * SMALL_FRACTION:.0f} % of the image."
     notes = [INTERVALS, *([small_note] if small else [])]
-    unused = {column.key for column in GENERALISED if not any(column.key in row for row in rows)}
-    if len(unused) < len(GENERALISED):
+    unused = {name for name in OCCASIONAL if not any(name in row for row in rows)}
+    if "n_acc" not in unused:
         notes.append("N-acc, T-acc: an empty mask says that there is no target. Pr: of the samples with one.")
     notes += sorted({f"{record.note}." for record in here if record.metric == "giou" and record.note})
     columns = [*PLACE, Column("method", "method"), *(c for c in columns if c.key not in unused), *ORIGIN]
@@ -314,14 +292,14 @@ def _figures(records: Iterable[Record]) -> dict[str, Figure]:
     return {record.metric: Figure(record.value, record.low, record.high) for record in records}
 
 
-def _ceiling(records: Iterable[Record], row: Record) -> Figure | None:
-    """The gIoU of the row's codec with all tokens."""
+def _bound(records: Iterable[Record], row: Record) -> Figure | None:
+    """The gIoU of the row's mask tokenizer with all tokens."""
     candidates = {
-        tokens_of(record.variant) or 0: record
+        record.tokens or 0: record
         for record in records
-        if (record.protocol, record.metric) == (CODEC, "giou")
+        if (record.kind, record.metric) == (RECONSTRUCTION, "giou")
         and (record.method, record.dataset, record.split) == (row.method, row.dataset, row.split)
-        and not base_of(record.variant)
+        and not record.variant
     }
     best = candidates.get(max(candidates, default=0))
     return Figure(best.value, best.low, best.high) if best else None
@@ -329,31 +307,27 @@ def _ceiling(records: Iterable[Record], row: Record) -> Figure | None:
 
 def whole_time(records: Iterable[Record], row: Record) -> Timing | None:
     """The time of whole requests to what the row's record is of, on its dataset; on another if only that was timed."""
-    mine = [r for r in records if r.protocol == LATENCY and (r.method, r.variant) == (row.method, row.variant)]
+    same = (row.method, canonical(row.variant), row.tokens or 0, "fast")
+    mine = [r for r in records if r.kind == LATENCY and r.stage == "total" and r.subject == same]
     mine.sort(key=lambda record: record.dataset == row.dataset)
     timed = {record.metric: record.value for record in mine}
-    median = timed.get("latency/total/median_ms")
-    return None if median is None else Timing(median, timed.get("latency/total/p90_ms"))
+    median = timed.get("median_ms")
+    return None if median is None else Timing(median, timed.get("p90_ms"))
 
 
 def _stages(timed: Iterable[Record]) -> list[str]:
     """The stages that were timed, the known ones in their order, others behind them."""
-    found = {r.metric.split("/")[1] for r in timed if r.metric.endswith("/median_ms")} - {"total"}
+    found = {r.stage for r in timed if r.metric == "median_ms"} - {"total"}
     found = {stage for stage in found if not stage.startswith("step ")}  # these stand in the roofline's table
     return [stage for stage in STAGES if stage in found] + sorted(found - set(STAGES))
 
 
 def _latency_row(records: Iterable[Record], name: str, stages: Sequence[str]) -> dict[str, object]:
-    mine = {record.metric: record for record in records if label(record) == name}
+    mine = {(record.stage, record.metric): record for record in records if record.label == name}
     row: dict[str, object] = {"method": name, "n": max(record.n for record in mine.values())}
     for stage in (*stages, "total"):
-        median, p90 = (mine.get(f"latency/{stage}/{share}_ms") for share in ("median", "p90"))
+        median, p90 = (mine.get((stage, f"{share}_ms")) for share in ("median", "p90"))
         row[stage] = median and Timing(median.value, p90.value if p90 else None)
     for name in ("steps", "tokens", "peak_mib"):
-        row[name] = mine[f"latency/{name}"].value if f"latency/{name}" in mine else None
+        row[name] = mine["", name].value if ("", name) in mine else None
     return row
-
-
-def _codec_name(record: Record) -> str:
-    extra = base_of(record.variant)
-    return f"{record.method} ({extra})" if extra else record.method

@@ -1,6 +1,6 @@
 """Muon where bfloat16 is slow: PyTorch's own orthogonalises in bfloat16, which a CPU without such units emulates.
 
-There it took 5 of 7.6 seconds of a step of HiMTok's mask tokenizer; in float32 it takes a tenth of that.
+There it took 5 of 7.6 seconds of a step of a mask tokenizer; in float32 it takes a tenth of that.
 """
 
 from __future__ import annotations

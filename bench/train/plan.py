@@ -1,6 +1,6 @@
 """What the stages of a profile cost before anybody rents a machine: parameters, memory, steps, tokens, FLOPs, hours.
 
-    genseg plan profile=himtok size=8B gpus=8 memory=80
+    genseg plan profile=NAME size=8B gpus=8 memory=80
 
 Models are built from the profile as for training, with random weights on torch's fake tensors, which take no memory;
 the stage's own rule decides what is trained. Memory is per GPU in gigabytes (10^9 bytes) and follows the engines as

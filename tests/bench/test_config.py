@@ -153,7 +153,7 @@ def test_a_file_that_is_no_profile_is_named(path, content):
      "stages.base.lr=-1", "stages.base.lr=nan", "stages.base.clip=inf", "stages.base.betas=[0.9,1]",
      "seed=" + "9" * 5000,
      "train.threads=100000", "train.explode=nan", "stages.base.decay=2", "train.zero=4", "evaluate.precision=half",
-     "stages.base.schedule=cosin", "latency.tiles=[2]", "latency.paths=[fats]", "stages.base.tasks.box=-1",
+     "stages.base.schedule=cosin", "latency.tiles=[2]", "latency.backends=[fats]", "stages.base.tasks.box=-1",
      "evaluate.seed=-3", "train.validate_samples=-1", "stages.base.validate_every=-1", "latency.price=-0.5"],
 )  # fmt: skip
 def test_numbers_that_cannot_be_are_refused(path, override):

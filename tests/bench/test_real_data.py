@@ -143,5 +143,5 @@ def test_other_annotations_are_another_truth(evaluated, genseg):
 
 
 def test_latency_is_measured_there(real, genseg):
-    result = genseg("latency", *words("refcoco"), "latency.paths=[fast]")
+    result = genseg("latency", *words("refcoco"), "latency.backends=[fast]")
     assert result.code == 0, result.err

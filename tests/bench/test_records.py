@@ -32,9 +32,9 @@ def test_records_come_back_sorted(tmp_path):
 
 
 def test_empty_fields_are_left_out_unless_they_are_required(tmp_path):
-    record = Record("a", "latency/steps", 0, "noise", "", "latency", n=0)
+    record = Record("a", "steps", 0, "noise", "", "latency", n=0)
     path = write_records(tmp_path / "r.jsonl", [record])
-    row = {"method": "a", "metric": "latency/steps", "value": 0, "dataset": "noise", "split": "", "protocol": "latency"}
+    row = {"method": "a", "metric": "steps", "value": 0, "dataset": "noise", "split": "", "kind": "latency"}
     assert json.loads(path.read_text()) == row | {"n": 0, "failures": 0}
     assert read_records(path) == [record]
 
@@ -55,7 +55,7 @@ def test_nan_bounds_become_null(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_value_that_could_not_be_read_again_is_refused(tmp_path, value):
-    with pytest.raises(ValueError, match=r"r\.jsonl: a d val per_expression ciou is (nan|inf)"):
+    with pytest.raises(ValueError, match=r"r\.jsonl: score a d val per_expression ciou is (nan|inf)"):
         write_records(tmp_path / "r.jsonl", [record(), record(value=value)])
     assert not (tmp_path / "r.jsonl").exists()
 

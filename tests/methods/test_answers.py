@@ -103,7 +103,7 @@ def test_only_one_mask_is_written(writer, script, examples):
 
 def test_what_is_timed(taught, examples):
     seconds = taught.segment(requests_of(examples))[0].seconds
-    assert set(seconds) == {"preprocess", "vision", "prefill", "text", "mask", "codec", "resize"}
+    assert set(seconds) == {"preprocess", "vision", "prefill", "text", "mask", "mask_tokenizer", "resize"}
     assert all(value >= 0 for value in seconds.values())
 
 

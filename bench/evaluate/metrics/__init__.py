@@ -1,8 +1,8 @@
 """The scores: one sample -> `SampleScore`, many samples -> every registered metric.
 
 A metric is one file, or a few lines of one, beside these: it says by name how its figure follows from the samples, and
-stands then in scores, records, intervals and comparisons alike. Conventions (they differ between repositories, and the
-differences move the numbers):
+stands then in scores, records, intervals, comparisons and tables alike. Conventions (they differ between repositories,
+and the differences move the numbers):
 
 - Pixel counts are integers, sums are int64, there is no epsilon. Ignored pixels are background in both masks for every
   measure of agreement (the ground truth's area and the boxes are taken before that).

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from bench.evaluate.metrics.registry import mean, register
+from bench.evaluate.metrics.registry import NOWHERE, mean, register
 
 BF_TOLERANCE = 0.0075  # of the diagonal, MATLAB's default
 DAVIS_TOLERANCE = 0.008
@@ -122,6 +122,7 @@ def _harmonic(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b else 0.0
 
 
-register("bf_score", mean, lambda s: s.bf, note=f"theta = {BF_TOLERANCE} of the diagonal, distance < theta")
-register("bf_davis", mean, lambda s: s.bf_davis)
-register("biou", mean, lambda s: s.biou)
+NOTE = f"theta = {BF_TOLERANCE} of the diagonal, distance < theta"
+register("bf_score", mean, lambda s: s.bf, title="BF-score", note=NOTE)
+register("bf_davis", mean, lambda s: s.bf_davis, where=NOWHERE)
+register("biou", mean, lambda s: s.biou, where=NOWHERE)

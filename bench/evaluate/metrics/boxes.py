@@ -6,7 +6,7 @@ without a target has no box to be found.
 
 import numpy as np
 
-from bench.evaluate.metrics.registry import Samples, mean, register
+from bench.evaluate.metrics.registry import EVERYWHERE, NOWHERE, Samples, mean, register
 
 THRESHOLDS = (0.5, 0.7, 0.75, 0.9)
 
@@ -28,5 +28,12 @@ def _around_mask(threshold: float):
 
 
 for _threshold in THRESHOLDS:
-    register(f"acc@{_threshold}", mean, _written(_threshold), _asked)
-    register(f"mask_acc@{_threshold}", mean, _around_mask(_threshold), lambda s: ~_no_target(s))
+    _title, _common = f"Acc@{_threshold}", _threshold != 0.75
+    register(
+        f"acc@{_threshold}", mean, _written(_threshold), _asked, title=_title, where=EVERYWHERE if _common else NOWHERE
+    )
+for _threshold in THRESHOLDS:
+    register(
+        f"mask_acc@{_threshold}", mean, _around_mask(_threshold), lambda s: ~_no_target(s),
+        title=f"Acc@{_threshold} (mask's box)", where=EVERYWHERE if _threshold == 0.9 else NOWHERE,
+    )  # fmt: skip

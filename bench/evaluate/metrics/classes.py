@@ -10,4 +10,6 @@ def _named(samples: Samples):
     return np.array([sample.category is not None for sample in samples.scores], bool)
 
 
-register("miou_class", per_class, lambda s: (s.intersection, s.union), _named, occasional=True)
+register(
+    "miou_class", per_class, lambda s: (s.intersection, s.union), _named, title="mIoU over classes", occasional=True
+)

@@ -28,7 +28,10 @@ def _empty(samples: Samples):
     return np.array([sample.box_mask is None for sample in samples.scores], bool)
 
 
-register("n_acc", mean, lambda s: _empty(s) & (s.iou == 1), _none, NOTE, occasional=True)
-register("t_acc", mean, lambda s: ~_empty(s), _some, NOTE, occasional=True)
+register("n_acc", mean, lambda s: _empty(s) & (s.iou == 1), _none, title="N-acc", note=NOTE, occasional=True)
+register("t_acc", mean, lambda s: ~_empty(s), _some, title="T-acc", note=NOTE, occasional=True)
 for _threshold in THRESHOLDS:
-    register(f"pr@{_threshold}", mean, lambda s, t=_threshold: s.iou >= t, _some, NOTE, occasional=True)
+    register(
+        f"pr@{_threshold}", mean, lambda s, t=_threshold: s.iou >= t, _some, title=f"Pr@{_threshold}", note=NOTE,
+        occasional=True,
+    )  # fmt: skip

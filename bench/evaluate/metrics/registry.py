@@ -52,16 +52,21 @@ def per_class(top: np.ndarray, below: np.ndarray, among: np.ndarray, samples: Sa
     return top[:, None] * inside, below[:, None] * inside
 
 
+EVERYWHERE, RECONSTRUCTIONS, NOWHERE = "all tables of scores", "tables of reconstructions", "records alone"
+
+
 @dataclass(frozen=True)
 class Metric:
     """values: samples -> what `aggregation` takes, arrays [N]. among: samples -> bool [N], those that take part; None:
-    all. note: stands with every figure."""
+    all. note: stands with every figure. title: heads its column in tables; where: the tables that show it."""
 
     name: str
+    title: str
     aggregation: Callable[..., Columns]
     values: Callable[[Samples], Any]
     among: Callable[[Samples], np.ndarray] | None = None
     note: str = ""
+    where: str = EVERYWHERE
 
     def members(self, samples: Samples) -> np.ndarray:
         """bool [N], the samples that take part."""
@@ -74,12 +79,14 @@ OCCASIONAL: set[str] = set()  # metrics that are left out where no sample takes 
 
 def register(
     name: str, aggregation: Callable[..., Columns], values: Callable[[Samples], Any],
-    among: Callable[[Samples], np.ndarray] | None = None, note: str = "", occasional: bool = False,
+    among: Callable[[Samples], np.ndarray] | None = None, *, title: str = "", note: str = "", occasional: bool = False,
+    where: str = EVERYWHERE,
 ) -> None:  # fmt: skip
-    """Add a metric. occasional: it exists only where a sample takes part, as for data of one benchmark."""
+    """Add a metric of fractions in 0..1; see `Metric`. occasional: it exists only where a sample takes part, as for
+    data of one benchmark."""
     if name in REGISTRY:
         raise ValueError(f"There are two metrics {name!r}.")
-    REGISTRY[name] = Metric(name, aggregation, values, among, note)
+    REGISTRY[name] = Metric(name, title or name, aggregation, values, among, note, where)
     OCCASIONAL.update([name] if occasional else [])
 
 

@@ -172,7 +172,7 @@ class Writer:
         """Put a finished block into the answers of some rows."""
         device, precision = self.clock.device.type, self.backbone.language_model.norm.weight.dtype
         low = precision != torch.float32  # mask tokenizers keep their weights in float32, which their ids need
-        with self.clock.stage("codec"):
+        with self.clock.stage("mask_tokenizer"):
             released = as_released() if self.decoding.backend == "official" else nullcontext()
             with torch.autocast(device, precision) if low else nullcontext(), released:
                 masks = schedule.probabilities()

@@ -31,7 +31,7 @@ def test_reproduce_trains_evaluates_times_and_reports(folder, profile_in, data, 
     assert result.code == 0, result.err
     assert "himtok" in result.out
     tables = {path.name for path in (profile.results_dir / "tables").glob("*.md")}
-    assert {"accuracy.md", "codec.md", "latency.md", "main.md"} <= tables
+    assert {"accuracy.md", "reconstruction.md", "latency.md", "main.md"} <= tables
     figures = {path.name for path in (profile.results_dir / "figures").iterdir()}
     assert "examples.refmoji.val.per_expression.webp" in figures
     records = read_records(profile.results_dir / "records")

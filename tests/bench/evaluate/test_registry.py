@@ -47,7 +47,9 @@ def test_a_metric_of_classes_by_hand():
 
 def test_a_further_metric_appears_everywhere(extra):
     extra("half", mean, lambda s: s.iou >= 0.5)
-    extra("ciou_of_dogs", ratio_of_sums, lambda s: (s.intersection, s.union), lambda s: s.category == "dog", "dogs")
+    extra(
+        "ciou_of_dogs", ratio_of_sums, lambda s: (s.intersection, s.union), lambda s: s.category == "dog", note="dogs"
+    )
     extra("small_by_class", per_class, lambda s: (s.intersection, s.union), lambda s: s.union < 100)
     records = {record.metric: record for record in to_records(rows(), method="m")}
     assert records["ciou_of_dogs"].n == 8

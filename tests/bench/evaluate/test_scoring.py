@@ -94,11 +94,11 @@ def test_no_box_in_the_whole_file_means_none_was_asked_for(tmp_path):
 
 def test_records_equal_the_aggregate_and_know_what_they_are(tmp_path):
     rows = scored(tmp_path, [line(1, block(9, 10)), line(2, block(10, 5)), line(3, block(20, 20), failure="odd")])
-    records = to_records(rows, method="m", variant="v", seed=7, note="nano")
+    records = to_records(rows, method="m", variant={"v": 1}, seed=7, note="nano")
     figures = aggregate([SampleScore.from_dict(row) for row in rows])
     for record in records:
         assert record.value == figures[record.metric]
-        assert (record.method, record.variant, record.dataset, record.split) == ("m", "v", "toy", "val")
+        assert (record.method, record.variant, record.dataset, record.split) == ("m", {"v": 1}, "toy", "val")
         assert (record.protocol, record.seed, record.failures) == ("per_expression", 7, 1)
     by_metric = {record.metric: record for record in records}
     assert by_metric["bf_score"].note == "nano; theta = 0.0075 of the diagonal, distance < theta"

@@ -83,7 +83,7 @@ def test_more_warm_ups_than_requests():
 def test_a_real_method_reports_all_its_stages(writer, writing, examples):
     asked = [Request(example.image, example.expressions[:1]) for example in examples[:3]]
     found = measure(writing(writer), asked, warmup=1, name=writer.name, decoding=DEFAULT)
-    stages = {"preprocess", "vision", "prefill", "text", "mask", "codec", "resize"}
+    stages = {"preprocess", "vision", "prefill", "text", "mask", "mask_tokenizer", "resize"}
     steps = {name for name in found if name.startswith("step ")}
     assert len(steps) == (32 if writer.name == "himtok" else 4)
     assert set(found) == stages | steps | {"total", "steps", "tokens"}
@@ -96,13 +96,12 @@ IDENTITY = dict(method="m", dataset="d", split="val", device="cpu")
 def test_records_by_hand():
     seconds = {"total": np.arange(1, 102) / 1000, "steps": np.full(101, 35), "tokens": np.full(101, 32)}
     records = {record.metric: record for record in to_records(seconds, 512.5, **IDENTITY)}
-    assert records.keys() == {"latency/peak_mib", "latency/total/median_ms", "latency/total/p90_ms", "latency/steps",
-                              "latency/tokens"}  # fmt: skip
-    median = records["latency/total/median_ms"]
-    assert (median.value, median.n, median.protocol, median.method) == (pytest.approx(51), 101, "latency", "m")
+    assert records.keys() == {"peak_mib", "median_ms", "p90_ms", "steps", "tokens"}
+    median = records["median_ms"]
+    assert (median.value, median.n, median.kind, median.stage) == (pytest.approx(51), 101, "latency", "total")
     assert median.low < 51 < median.high
-    assert records["latency/total/p90_ms"].value == pytest.approx(91)
-    assert (records["latency/steps"].value, records["latency/peak_mib"].value) == (35, 512.5)
+    assert records["p90_ms"].value == pytest.approx(91)
+    assert (records["steps"].value, records["peak_mib"].value) == (35, 512.5)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the process's peak is read from Linux's /proc")

@@ -41,11 +41,13 @@ def test_both_are_asked_in_turn_and_compared():
 def test_records_by_hand():
     plain, ratios = np.arange(1, 10) / 100, np.array([2, 3, 4, 5, 6, 7, 8, 9, 10])
     pairs = Pairs(np.stack([plain, plain * ratios], 1), np.tile([12, 90], (9, 1)), np.arange(9) > 0, np.arange(9) > 7)
-    identity = {"method": "m", "dataset": "d", "split": "val", "variant": "order=token"}
+    identity = {"method": "m", "dataset": "d", "split": "val", "variant": {"order": "token"}}
     records = {record.metric: record for record in to_records(pairs, **identity)}
-    values = {name.removeprefix("orders/"): record.value for name, record in records.items()}
+    values = {name: record.value for name, record in records.items()}
     assert values == pytest.approx(
-        {"plain/median_ms": 50, "median_ms": 300, "ratio": 6, "plain/steps": 12, "steps": 90, "same": 8}
+        {"plain_median_ms": 50, "median_ms": 300, "ratio": 6, "plain_steps": 12, "steps": 90, "same": 8}
     )
-    assert records["orders/ratio"].low < 6 < records["orders/ratio"].high
-    assert {(r.protocol, r.n, r.failures, r.variant) for r in records.values()} == {("orders", 9, 1, "order=token")}
+    assert records["ratio"].low < 6 < records["ratio"].high
+    assert {(r.kind, r.n, r.failures, r.label) for r in records.values()} == {
+        ("decoding_order", 9, 1, "m (order=token)")
+    }

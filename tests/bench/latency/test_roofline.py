@@ -91,14 +91,14 @@ def test_a_request_reads_every_layer_once_a_step(writer):
     steps = [work[name] for name in sorted(work) if name.startswith("step ")]
     assert sum(step.bytes for step in steps) < work["mask"].bytes
     assert all(a.flops <= b.flops for a, b in zip(steps[:-1], steps[1:-1], strict=False))  # more keys, larger scales
-    assert {"vision", "prefill", "mask", "codec"} <= work.keys()
+    assert {"vision", "prefill", "mask", "mask_tokenizer"} <= work.keys()
 
 
 def test_in_bfloat16_a_request_reads_half(writer):
     whole = count(writer, ASKED, FORCED)
     with torch.autocast("cpu", torch.bfloat16):
         half = count(writer, ASKED, FORCED)
-    for stage in ("vision", "prefill", "codec"):
+    for stage in ("vision", "prefill", "mask_tokenizer"):
         assert 0.45 < half[stage].bytes / whole[stage].bytes < 0.75, stage  # not of what stays in float32
 
 
@@ -107,7 +107,7 @@ def test_the_reference_path_does_more(writer):
     slow = count(writer, ASKED, Decoding("official", "forced"))
     assert slow["mask"].bytes > fast["mask"].bytes
     assert slow["prefill"].flops > fast["prefill"].flops
-    ratio = slow["codec"].flops / fast["codec"].flops
+    ratio = slow["mask_tokenizer"].flops / fast["mask_tokenizer"].flops
     drawn = 1 if writer.name == "himtok" else 4  # an image for each of four scales
     assert drawn < ratio < 1.6 * drawn  # and each with more multiplications
 

@@ -12,7 +12,7 @@ def time_models(profile):
 
 
 def test_latency_is_measured_once_for_the_same_weights_and_settings(small, asked):
-    small.latency.paths = ["fast"]
+    small.latency.backends = ["fast"]
     first = time_models(small)
     assert {record.method for record in first} == {"himtok", "argenseg"}
     del asked[:]
@@ -33,18 +33,25 @@ def timed(monkeypatch):
     """The methods that are timed, which then takes no time."""
     names = []
 
-    def time_paths(method, requests, config, precision, facts):
+    def time_backends(method, requests, config, precision, facts):
         names.append(facts["method"])
-        return [Record(metric="latency/total/median_ms", value=1.0, protocol="latency", n=len(requests), **facts)]
+        return [Record(stage="total", metric="median_ms", value=1.0, kind="latency", n=len(requests), **facts)]
 
-    monkeypatch.setattr(run, "time_paths", time_paths)
+    monkeypatch.setattr(run, "time_backends", time_backends)
     monkeypatch.setattr(run, "scale", lambda *_, **facts: [])
     return names
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("precision", "bfloat16"), ("price", 2.0), ("warmup", 0), ("requests", 3), ("paths", ["fast"]), ("scaling", True)],
+    [
+        ("precision", "bfloat16"),
+        ("price", 2.0),
+        ("warmup", 0),
+        ("requests", 3),
+        ("backends", ["fast"]),
+        ("scaling", True),
+    ],
 )
 def test_another_setting_is_timed_anew(small, timed, key, value):
     time_models(small)
@@ -92,16 +99,16 @@ def test_times_with_scaling_serve_a_run_without(small, timed):
 
 
 def test_a_method_that_was_timed_before_a_kill_is_not_timed_again(small, timed, monkeypatch):
-    whole = run.time_paths
+    whole = run.time_backends
 
     def killed(method, requests, config, precision, facts):
         if facts["method"] == "argenseg":
             raise KeyboardInterrupt
         return whole(method, requests, config, precision, facts)
 
-    monkeypatch.setattr(run, "time_paths", killed)
+    monkeypatch.setattr(run, "time_backends", killed)
     with pytest.raises(KeyboardInterrupt):
         time_models(small)
-    monkeypatch.setattr(run, "time_paths", whole)
+    monkeypatch.setattr(run, "time_backends", whole)
     assert {record.method for record in time_models(small)} == {"himtok", "argenseg"}
     assert timed == ["himtok", "argenseg"]

@@ -28,10 +28,10 @@ def test_one_thing_grows_on_each_axis(writer, requests):
 
 def test_each_point_is_a_record(writer, writing, requests, monkeypatch):
     monkeypatch.setattr("bench.latency.scaling.COUNTS", (1, 2))
-    identity = dict(method=writer.name, dataset="d", split="val", variant="")
+    identity = dict(method=writer.name, dataset="d", split="val")
     records = scale(writing(writer), requests, 2, 0, **identity)
-    metrics = [record.metric for record in records]
-    assert metrics[:4] == [f"scaling/{axis}/{n}/ms" for axis in ("images", "expressions") for n in (1, 2)]
-    assert len(metrics) == 4 + len(writer.mask_tokenizer.prefixes)
+    points = [(record.axis, record.units) for record in records]
+    assert points[:4] == [(axis, n) for axis in ("images", "expressions") for n in (1, 2)]
+    assert len(points) == 4 + len(writer.mask_tokenizer.prefixes)
     assert all(record.low <= record.value <= record.high and record.n == 2 for record in records)
     assert COUNTS == (1, 2, 4, 8)

@@ -1,4 +1,4 @@
-"""Architectures with random weights: built, timed on both paths, recorded and not measured twice."""
+"""Architectures with random weights: built, timed with both backends, recorded and not measured twice."""
 
 import json
 from dataclasses import replace
@@ -10,6 +10,7 @@ import torch
 from bench.config import UntrainedConfig, load_profile
 from bench.latency import run
 from bench.latency.untrained import Case, build, cases, requests_of, same_answers
+from bench.records import Record
 from methods.base import Decoding, UserError
 from tests.conftest import ARGENSEG_SIZES, HIMTOK_SIZES, SHORT_SIZES
 
@@ -22,7 +23,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_both_paths_answer_alike_in_float32(name):
+def test_both_backends_answer_alike_in_float32(name):
     method = build(SMALL[name], "tiny", CPU, torch.float32)
     requests = requests_of(Case("tiny", name, 1, None), 3)
     assert same_answers(method, requests, ["fast", "official"]) == 1
@@ -76,20 +77,21 @@ def profile(tmp_path):
     return load_profile(tmp_path / "p.yaml")
 
 
-def test_a_case_is_timed_once_on_both_paths(profile, monkeypatch):
+def test_a_case_is_timed_once_with_both_backends(profile, monkeypatch):
     records = run.time_untrained(profile)
     path = profile.results_dir / "records" / "latency-tiny-short-1.jsonl"
     assert path.exists()
-    assert {r.variant for r in records} == {"short on tiny, tiles=1", "short on tiny, tiles=1, path=reference"}
+    assert {r.backend for r in records} == {"fast", "official"}
+    assert all(r.variant == {"model": "short", "backbone": "tiny", "tiles": 1} for r in records)
     assert all("random weights" in r.note and r.backbone == "tiny" for r in records)
-    metrics = {r.metric for r in records}
+    metrics = {(r.stage, r.metric) for r in records}
     assert {
-        "latency/total/median_ms",
-        "latency/mask/floor_ms",
-        "latency/step 04/floor_ms",
-        "latency/peak_mib",
+        ("total", "median_ms"),
+        ("mask", "floor_ms"),
+        ("step 04", "floor_ms"),
+        ("", "peak_mib"),
     } <= metrics
-    assert not [metric for metric in metrics if "p99" in metric]  # too few requests
+    assert not [metric for _, metric in metrics if "p99" in metric]  # too few requests
     monkeypatch.setattr("bench.latency.untrained.build", lambda *_: pytest.fail("built again"))
     assert {r.key for r in run.time_untrained(profile)} == {r.key for r in records}
 
@@ -99,8 +101,9 @@ def test_a_case_is_timed_anew_with_other_settings_of_its_own_alone(profile, monk
     model = SimpleNamespace(mask_tokenizer=SimpleNamespace(length=30))
     monkeypatch.setattr("bench.latency.untrained.build", lambda entry, *_: built.append(entry.method) or model)
     monkeypatch.setattr(run, "provenance", lambda *_: {})
-    for function in ("time_paths", "scale"):
-        monkeypatch.setattr(run, function, lambda *_, **__: [])
+    record = Record("m", "median_ms", 1.0, "noise", "", "latency")
+    monkeypatch.setattr(run, "time_backends", lambda *_, **__: [record])
+    monkeypatch.setattr(run, "scale", lambda *_, **__: [])
 
     def timed():
         del built[:]
@@ -111,7 +114,14 @@ def test_a_case_is_timed_anew_with_other_settings_of_its_own_alone(profile, monk
     profile.latency.untrained["other"] = UntrainedConfig("himtok", tokens=[8])
     assert timed() == ["himtok"]
     del profile.latency.untrained["other"]
-    settings = {"precision": "bfloat16", "warmup": 1, "paths": ["fast"], "price": 3.0, "requests": 3, "scaling": True}
+    settings = {
+        "precision": "bfloat16",
+        "warmup": 1,
+        "backends": ["fast"],
+        "price": 3.0,
+        "requests": 3,
+        "scaling": True,
+    }
     for key, value in settings.items():
         setattr(profile.latency, key, value)
         assert (timed(), timed()) == (["argenseg"], [])
@@ -124,7 +134,9 @@ def test_a_case_is_timed_anew_with_other_settings_of_its_own_alone(profile, monk
 def test_tiles_of_a_size_that_has_none_are_left_out(profile, capsys):
     profile.latency.tiles = [5]
     assert run.time_untrained(profile) == []
-    assert "short on tiny, tiles=5: this size cuts no image into tiles; left out." in capsys.readouterr().err
+    assert (
+        "model=short, backbone=tiny, tiles=5: this size cuts no image into tiles; left out." in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("key", ["latency.tiles", "latency.untrained.HiMTok.tiles"])
@@ -135,14 +147,14 @@ def test_numbers_of_tiles_that_no_square_image_has_are_refused(key):
     assert load_profile("latency", [f"{key}=[1,5,10]"])
 
 
-def test_unknown_paths_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"latency.paths is .*, but must be one of"):
-        load_profile("latency", ["latency.paths=[slow]"])
+def test_unknown_backends_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"latency.backends is .*, but must be one of"):
+        load_profile("latency", ["latency.backends=[slow]"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
-def test_every_path_answers_alike_at_a_real_size(name):
+def test_every_backend_answers_alike_at_a_real_size(name):
     """1B with random weights in float32 and the codecs of the other tests: about 5 GB, some minutes on a core."""
     parts = {
         "himtok": {"mask_tokenizer_config": HIMTOK_SIZES},

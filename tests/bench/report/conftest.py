@@ -1,4 +1,4 @@
-"""Synthetic records of two methods, two baselines and their codecs: no figure here was measured."""
+"""Synthetic records of two methods, two baselines and their mask tokenizers: no figure here was measured."""
 
 import pytest
 
@@ -18,25 +18,25 @@ def score_records(method, ciou, protocol="per_expression", **more):
     ]  # fmt: skip
 
 
-def codec_records(method, curve):
+def reconstruction_records(method, curve):
     return [
         Record(method=method, metric=metric, value=value - loss, low=value - loss - 0.01, high=value - loss + 0.01,
-               protocol="codec", variant=f"tokens={tokens}", n=100, **PLACE)
+               kind="reconstruction", tokens=tokens, n=100, **PLACE)
         for tokens, value in curve.items()
         for metric, loss in (("giou", 0.0), ("ciou", -0.01), ("giou@small", 0.2))
     ]  # fmt: skip
 
 
 def latency_records(method, total, stages):
-    common = {"method": method, "protocol": "latency", "n": 200, "device": "a processor, 2 threads",
+    common = {"method": method, "kind": "latency", "backend": "fast", "n": 200, "device": "a processor, 2 threads",
               "precision": "float32", "note": "10 warm-ups"} | PLACE  # fmt: skip
     times = {"total": total} | stages
     return [
-        Record(metric=f"latency/{stage}/{share}_ms", value=value * factor, **common)
+        Record(stage=stage, metric=f"{share}_ms", value=value * factor, **common)
         for stage, value in times.items()
         for share, factor in (("median", 1.0), ("p90", 1.3))
     ] + [
-        Record(metric=f"latency/{name}", value=value, **common)
+        Record(metric=name, value=value, **common)
         for name, value in {"steps": 34.0, "tokens": 32.0, "peak_mib": 1234.5}.items()
     ]
 
@@ -45,12 +45,12 @@ def latency_records(method, total, stages):
 def records():
     return [
         *score_records("himtok", 0.61, checkpoint="aaaa"),
-        *score_records("himtok", 0.55, variant="tokens=16", checkpoint="aaaa"),
+        *score_records("himtok", 0.55, tokens=16, checkpoint="aaaa"),
         *score_records("argenseg", 0.58, checkpoint="bbbb"),
         *score_records("baseline:empty", 0.1),
         *score_records("baseline:largest-object", 0.27),
-        *codec_records("himtok", {1: 0.4, 4: 0.6, 8: 0.74, 16: 0.85, 32: 0.93}),
-        *codec_records("argenseg", {1: 0.2, 5: 0.4, 30: 0.6, 155: 0.8, 680: 0.96}),
+        *reconstruction_records("himtok", {1: 0.4, 4: 0.6, 8: 0.74, 16: 0.85, 32: 0.93}),
+        *reconstruction_records("argenseg", {1: 0.2, 5: 0.4, 30: 0.6, 155: 0.8, 680: 0.96}),
         *latency_records("himtok", 210.4, {"vision": 5.25, "mask": 120.0, "resize": 0.31, "extra": 1.0}),
-        *latency_records("argenseg", 150.0, {"vision": 5.1, "mask": 60.0, "codec": 40.0, "resize": 0.3}),
+        *latency_records("argenseg", 150.0, {"vision": 5.1, "mask": 60.0, "mask_tokenizer": 40.0, "resize": 0.3}),
     ]

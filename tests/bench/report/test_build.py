@@ -16,8 +16,8 @@ from methods.base import Example, UserError
 from methods.files import write_lines
 
 PUBLISHED = Path(__file__).parents[3] / "results" / "published"
-TABLES = ("main", "accuracy", "ablation", "codec", "latency", "claim", "published")
-FIGURES = ("accuracy_latency", "codec_ceiling", "ablation_lengths", "training")
+TABLES = ("main", "accuracy", "ablation", "reconstruction", "latency", "claim", "published")
+FIGURES = ("accuracy_latency", "reconstruction_bound", "ablation_lengths", "training")
 MASK = np.zeros((40, 60), bool)
 MASK[10:20, 10:30] = True
 
@@ -26,10 +26,11 @@ MASK[10:20, 10:30] = True
 def profile(tmp_path, records):
     shutil.copytree(PUBLISHED, tmp_path / "results" / "published")
     write_records(tmp_path / "results" / "nano" / "records" / "all.jsonl", records)
-    for name in ("himtok.val.per_expression", "baseline-empty.val.per_expression", "himtok.val.codec-032"):
+    for name in ("himtok.val.per_expression", "baseline-empty.val.per_expression", "himtok.val.reconstruction-032"):
         protocol = name.split(".")[2].split("-")[0]
         row = {"dataset": "toy", "split": "val", "protocol": protocol, "ref_id": 1, "sent_id": 0, "expression": "it"}
-        row["mask"] = rle.encode(MASK)
+        row |= {"mask": rle.encode(MASK), "method": name.split(".")[0].replace("-", ":")}
+        row |= {"tokens": 32} if protocol == "reconstruction" else {}
         write_lines(tmp_path / "runs" / "scores" / f"{name}.jsonl", [row | score(MASK, MASK).as_dict()])
     write_lines(tmp_path / "runs" / "backbone" / "train.jsonl", [{"step": 1, "samples": 8, "loss": 2.0}])
     return tmp_path / "results" / "nano"

@@ -14,7 +14,7 @@ def texts(figure):
     return {item.get_text() for item in figure.findobj(lambda artist: hasattr(artist, "get_text"))}
 
 
-@pytest.mark.parametrize("draw", [figures.accuracy_over_latency, figures.codec_ceiling])
+@pytest.mark.parametrize("draw", [figures.accuracy_over_latency, figures.reconstruction_bound])
 def test_same_records_same_bytes(draw, records):
     first, second = (figures.files_of(draw(records), "figure") for _ in range(2))
     assert first == second
@@ -26,7 +26,7 @@ def test_same_records_same_bytes(draw, records):
 def test_nothing_to_draw_gives_no_figure(records):
     scores = [record for record in records if record.protocol == "per_expression"]
     assert figures.accuracy_over_latency(scores) is None
-    assert figures.codec_ceiling(scores) is None
+    assert figures.reconstruction_bound(scores) is None
     assert figures.training_curves({}) is None
 
 
@@ -39,7 +39,7 @@ def test_accuracy_names_methods_units_and_the_best_baseline(records):
 
 def test_accuracy_stands_over_the_time_on_its_own_dataset(records):
     """The second panel's points lie at twice the first's."""
-    other = [replace(r, dataset="z", value=r.value * (2 if r.protocol == "latency" else 1)) for r in records]
+    other = [replace(r, dataset="z", value=r.value * (2 if r.kind == "latency" else 1)) for r in records]
     for mixed in ([*records, *other], [*other, *records]):
         places = [
             sorted(container[0].get_xdata()[0] for container in axis.containers)
@@ -48,25 +48,27 @@ def test_accuracy_stands_over_the_time_on_its_own_dataset(records):
         assert places == [[150.0, 210.4], [300.0, 420.8]]
 
 
-def test_codec_names_curves_and_ticks(records):
-    found = texts(figures.codec_ceiling(records))
-    assert {"himtok", "argenseg", "mask tokens", "Codec ceiling, refmoji val"} <= found
-    figure = figures.codec_ceiling(records)
+def test_reconstruction_names_curves_and_ticks(records):
+    found = texts(figures.reconstruction_bound(records))
+    assert {"himtok", "argenseg", "mask tokens", "Reconstruction bound, refmoji val"} <= found
+    figure = figures.reconstruction_bound(records)
     assert [tick for tick in figure.axes[0].get_xticks() if tick in (32, 680)] == [32, 680]
 
 
-def test_ablated_lengths_and_codecs_have_a_panel_each(records):
-    def changed(variant, protocol, metric, value):
-        return Record("himtok", metric, value, "refmoji", "val", protocol, variant, low=value, high=value)
+def test_ablated_lengths_and_mask_tokenizers_have_a_panel_each(records):
+    def changed(variant, tokens, kind, metric, value):
+        more = {"variant": variant, "tokens": tokens, "low": value, "high": value}
+        return Record("himtok", metric, value, "refmoji", "val", kind, "per_expression" * (kind == "score"), **more)
 
     assert figures.ablation_lengths([]) is None
-    answers = [changed(f"tokens={n}", "per_expression", "ciou", 0.1) for n in (1, 8, 32)]
+    answers = [changed({}, n, "score", "ciou", 0.1) for n in (1, 8, 32)]
     assert len(figures.ablation_lengths(answers).axes) == 1
-    codecs = [changed(f"hierarchy=off, tokens={n}", "codec", "giou", 0.2) for n in (1, 8, 32)]
-    found = texts(figures.ablation_lengths([*records, *answers, *codecs]))
-    assert {"himtok", "himtok (hierarchy=off)", "Codecs trained in another way", "cIoU (%)"} <= found
+    off = {"hierarchy": "off"}
+    bounds = [changed(off, n, "reconstruction", "giou", 0.2) for n in (1, 8, 32)]
+    found = texts(figures.ablation_lengths([*records, *answers, *bounds]))
+    assert {"himtok", "himtok (hierarchy=off)", "Mask tokenizers trained in another way", "cIoU (%)"} <= found
     assert "argenseg (hierarchy=off)" not in found
-    assert "himtok (hierarchy=off)" not in texts(figures.codec_ceiling([*records, *codecs]))
+    assert "himtok (hierarchy=off)" not in texts(figures.reconstruction_bound([*records, *bounds]))
 
 
 def test_a_legend_for_all_panels_tells_each_name_once(tmp_path):

@@ -5,24 +5,28 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from bench.experiments.claims import Claims, load_claims
 from bench.records import DIFFERENCE, Record
 from bench.report import layout
-from bench.report.findings import CLAIMS, findings
+from bench.report.findings import findings
 from bench.report.published import load_published
 
+CLAIMS = load_claims().scores
 CLAIM = CLAIMS[0]
-COMMON = dict(dataset="d", split="val", n=50)
+COMMON = dict(dataset="d", split="val", protocol="per_expression", n=50)
 EMPTY = pd.DataFrame(columns=["table", "method", "metric", "printed"])
 
 
 def measured(claim, gain, low, high, baseline=0.2):
     scored = dict(method=claim.method, metric=claim.metric, **COMMON)
     return [
-        Record(**scored, value=0.5 + gain, protocol="per_expression", variant=claim.more),
-        Record(**scored, value=0.5, protocol="per_expression", variant=claim.less),
-        Record(**scored, value=gain, low=low, high=high, protocol=DIFFERENCE, variant=claim.pair),
-        Record(**scored | {"method": "baseline:full"}, value=baseline, protocol="per_expression"),
-        Record(**scored | {"method": "baseline:empty"}, value=0.0, protocol="per_expression"),
+        Record(**scored, value=0.5 + gain, **claim.more.fields),
+        Record(**scored, value=0.5, **claim.less.fields),
+        Record(
+            **scored, value=gain, low=low, high=high, kind=DIFFERENCE, against=claim.less.fields, **claim.more.fields
+        ),
+        Record(**scored | {"method": "baseline:full"}, value=baseline),
+        Record(**scored | {"method": "baseline:empty"}, value=0.0),
     ]
 
 
@@ -46,7 +50,7 @@ def test_the_interval_of_the_difference_decides(bounds, answer):
 def test_models_that_do_not_beat_the_trivial_baselines_decide_nothing(baseline):
     table = findings(measured(CLAIM, 0.3, 0.2, 0.4, baseline), EMPTY)[0]
     assert table.rows[0]["answer"] == "not decided: not trained far enough"
-    assert f"{CLAIM.less} has 50.0 cIoU, and the best trivial baseline has {100 * baseline:.1f}" in table.notes[1]
+    assert f"{CLAIM.less.label} has 50.0 cIoU, and the best trivial baseline has {100 * baseline:.1f}" in table.notes[1]
     assert findings(measured(CLAIM, 0.3, 0.2, 0.4, 0.44), EMPTY)[0].rows[0]["answer"] == "reproduced"
 
 
@@ -78,3 +82,16 @@ def test_printed_figures_stand_beside(pytestconfig):
     assert printed["32 mask tokens are better than 16"] == "+2.5"
     assert printed["ten scales are better than one"] == "no figure"
     assert "| 79.2, 81.1 " in layout.markdown(*findings(records, published))
+
+
+def test_direction_and_margin_decide(monkeypatch):
+    def answer(gain, **changes):
+        claim = replace(CLAIM, **changes)
+        monkeypatch.setattr("bench.report.findings.load_claims", lambda: Claims([claim]))
+        return findings(measured(claim, gain, gain - 0.01, gain + 0.01), EMPTY)[0].rows[0]["answer"]
+
+    assert answer(0.1) == answer(0.1, margin=0.05) == answer(-0.1, direction="lower") == "reproduced"
+    assert answer(-0.1) == answer(0.1, direction="lower") == answer(0.1, margin=0.2) == "contradicted"
+    assert answer(0.1, margin=0.1) == "not decided"
+    assert answer(0.1, baselines=["baseline:random-object"]) == "not decided: no trivial baseline was scored"
+    assert answer(0.1, lead=0.4) == "not decided: not trained far enough"

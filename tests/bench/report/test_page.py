@@ -15,7 +15,7 @@ TABLES = {
 PLACE = {"dataset": "toy", "split": "val", "protocol": "per_expression"}
 RECORDS = [
     Record("a", "ciou", 0.5, **PLACE, checkpoint="c1", device="a <CPU>", versions={"torch": "2.13"}, date="2026-01-02"),
-    Record("a", "ciou", 0.4, **PLACE, checkpoint="c2", variant="off", device="a <CPU>"),
+    Record("a", "ciou", 0.4, **PLACE, checkpoint="c2", variant={"hierarchy": "off"}, device="a <CPU>"),
 ]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.report.published import best_graded, load_published, method_name
+from bench.report.published import best_graded, load_published, load_selection
 from methods.base import UserError
 
 FOLDER = Path(__file__).parents[3] / "results" / "published"
@@ -40,10 +40,15 @@ def test_every_row_is_kept(figures):
     assert len(figures) == lines
 
 
-def test_one_spelling_per_method():
-    assert method_name("LMM_HiMTok-8B(ft)+SAM") == method_name("HiMTok-8B (ft) + SAM") == "HiMTok-8B (ft) + SAM"
-    assert method_name("LISA-7B(ft)") == "LISA-7B (ft)"
-    assert method_name("w/o HML") == "HiMTok-8B w/o HML"
+def test_one_spelling_per_method_and_dataset(figures):
+    """No two methods whose names differ in spaces, brackets or capitals alone."""
+    plain = {name: "".join(c for c in name.lower() if c.isalnum() or c == "+") for name in set(figures["method"])}
+    assert len(set(plain.values())) == len(plain)
+
+
+def test_the_selected_figures_are_there(figures):
+    selection = load_selection(FOLDER)
+    assert set(selection.methods) <= set(figures["method"]) and set(selection.datasets) <= set(figures["dataset"])
 
 
 def test_protocols_follow_the_papers(figures):
@@ -78,6 +83,8 @@ def test_broken_files_are_named(tmp_path):
     (tmp_path / "x.csv").write_text("table,method\na,b\n")
     with pytest.raises(UserError, match=r"x\.csv: no column 'dataset'"):
         load_published(tmp_path)
-    (tmp_path / "x.csv").write_text("table,method,dataset,split,metric,value,source,grade\na,b,c,d,e,1,g,hearsay\n")
+    (tmp_path / "x.csv").write_text(
+        "table,method,dataset,split,protocol,metric,value,source,grade\na,b,c,d,p,e,1,g,hearsay\n"
+    )
     with pytest.raises(UserError, match="unknown grade 'hearsay'"):
         load_published(tmp_path)

@@ -17,7 +17,9 @@ def test_a_report_keeps_what_stages_scored_unless_their_logs_are_shipped(small):
     with pytest.raises(UserError, match="no records"):
         write_report(small)
     assert not (logs / "himtok").exists()
-    write_records(small.results_dir / "records" / "x.jsonl", [Record("himtok", "ciou", 0.5, "refmoji", "val", "codec")])
+    write_records(
+        small.results_dir / "records" / "x.jsonl", [Record("himtok", "ciou", 0.5, "refmoji", "val", "reconstruction")]
+    )
     write_report(small)
     assert [str(path.relative_to(logs)) for path in sorted(logs.rglob("*.jsonl"))] == [
         "argenseg/train.jsonl", "himtok/validation.jsonl",

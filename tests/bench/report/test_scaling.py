@@ -7,12 +7,14 @@ import pytest
 from bench.records import Record
 from bench.report import figures, scaling
 
-COMMON = dict(dataset="d", split="", protocol="latency", device="a processor", precision="float32", n=9)
+COMMON = dict(dataset="d", split="", kind="scaling", device="a processor", precision="float32", n=9)
 
 
 def measured(method, axis, fixed, slope, counts, backbone="mid"):
     return [
-        Record(method, f"scaling/{axis}/{n}/ms", value, low=value - 1, high=value + 2, backbone=backbone, **COMMON)
+        Record(
+            method, "median_ms", value, axis=axis, units=n, low=value - 1, high=value + 2, backbone=backbone, **COMMON
+        )
         for n in counts
         for value in [fixed + slope * n]
     ]

@@ -7,30 +7,30 @@ from bench.report import tables
 from bench.report.layout import markdown
 from bench.report.speed import int8, orders, roofline, sentences, speedups
 
-COMMON = dict(dataset="d", split="", protocol="latency", device="a processor", precision="float32", n=9, backbone="8b")
+COMMON = dict(dataset="d", split="", kind="latency", device="a processor", precision="float32", n=9, backbone="8b")
 
 
-def timed(method, variant, **stages):
+def timed(method, tiles, backend="fast", **stages):
+    common = COMMON | {"variant": {"tiles": tiles}, "backend": backend}
     return [
-        Record(
-            method, f"latency/{stage}/median_ms", value, variant=variant, low=0.9 * value, high=1.1 * value, **COMMON
-        )
+        Record(method, "median_ms", value, stage=stage, low=0.9 * value, high=1.1 * value, **common)
         for stage, value in stages.items()
     ]
 
 
 @pytest.fixture
 def records():
+    mine = COMMON | {"variant": {"tiles": 1}, "backend": "fast"}
     floor = {"read_gb": 0.5, "gflop": 2.0, "floor_ms": 15.0, "bound_by_bandwidth": 1.0}
-    roof = [Record("a", f"latency/mask/{name}", value, variant="tiles=1", **COMMON) for name, value in floor.items()]
+    roof = [Record("a", name, value, stage="mask", **mine) for name, value in floor.items()]
     limits = {"bandwidth_gb_s": 33.0, "rate_tflop_s": 0.1}
     return [
-        *timed("a", "tiles=1", total=50.0, prefill=10.0, mask=20.0, codec=20.0),
-        *timed("a", "tiles=1, path=reference", total=200.0, prefill=20.0, text=20.0, mask=50.0, codec=110.0),
-        *timed("b", "tiles=1", total=100.0, mask=80.0),
-        *timed("b", "tiles=5", total=300.0, mask=80.0),
+        *timed("a", 1, total=50.0, prefill=10.0, mask=20.0, mask_tokenizer=20.0),
+        *timed("a", 1, "official", total=200.0, prefill=20.0, text=20.0, mask=50.0, mask_tokenizer=110.0),
+        *timed("b", 1, total=100.0, mask=80.0),
+        *timed("b", 5, total=300.0, mask=80.0),
         *roof,
-        *(Record("a", f"latency/{name}", value, variant="tiles=1", **COMMON) for name, value in limits.items()),
+        *(Record("a", name, value, **mine) for name, value in limits.items()),
     ]
 
 
@@ -55,10 +55,23 @@ def test_shares_by_hand(records):
 
 
 def test_two_orders_stand_beside_each_other(records):
-    values = {"plain/median_ms": (50.0, 45.0, 60.0), "median_ms": (500.0, 480.0, 700.0), "ratio": (10.0, 9.0, 11.5),
-              "plain/steps": (12.0, None, None), "steps": (682.0, None, None), "same": (7.0, None, None)}  # fmt: skip
+    values = {"plain_median_ms": (50.0, 45.0, 60.0), "median_ms": (500.0, 480.0, 700.0), "ratio": (10.0, 9.0, 11.5),
+              "plain_steps": (12.0, None, None), "steps": (682.0, None, None), "same": (7.0, None, None)}  # fmt: skip
     asked = [
-        Record("a", f"orders/{name}", value, "d", "val", "orders", "order=token", 8, 1, low, high, device="a processor")
+        Record(
+            "a",
+            name,
+            value,
+            "d",
+            "val",
+            "decoding_order",
+            variant={"order": "token"},
+            n=8,
+            failures=1,
+            low=low,
+            high=high,
+            device="a processor",
+        )
         for name, (value, low, high) in values.items()
     ]
     (table,) = orders([*records, *asked])
@@ -68,18 +81,19 @@ def test_two_orders_stand_beside_each_other(records):
          "failures": "1"}
     ]  # fmt: skip
     assert "a processor, d val" in markdown(table)
-    for view in (tables.ablations, tables.accuracy, tables.latency, tables.codec, speedups, roofline):
+    for view in (tables.ablations, tables.accuracy, tables.latency, tables.reconstruction, speedups, roofline):
         assert view([*records, *asked]) == view(records)  # it stands in no other table
 
 
 def test_without_timings_there_is_nothing():
-    assert speedups([]) == roofline([]) == orders([]) == sentences({}) == []
+    assert speedups([]) == roofline([]) == orders([]) == sentences([]) == []
 
 
 def test_the_price_of_integers():
+    integers = COMMON | {"kind": "int8"}
     values = {"changed_answers": 0.25, "changed_tokens": 0.01, "ciou": 0.5, "ciou_difference": -0.02}
     found = [
-        Record("a", f"int8/{name}", value, variant="weights=int8", low=value - 0.01, high=value + 0.01, **COMMON)
+        Record("a", name, value, variant={"weights": "int8"}, low=value - 0.01, high=value + 0.01, **integers)
         for name, value in values.items()
     ]
     row = int8(found)[0].rows[0]

@@ -4,10 +4,11 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+from bench.evaluate.metrics.registry import EVERYWHERE, REGISTRY, Metric, mean
 from bench.records import Record
 from bench.report import layout, tables
 from bench.report.layout import Figure, Timing
-from bench.report.published import load_published
+from bench.report.published import load_published, load_selection
 
 from .conftest import score_records
 
@@ -28,31 +29,31 @@ def test_methods_come_before_baselines(records):
 def test_a_row_joins_scores_ceiling_and_timing(records):
     found = rows(tables.main_tables(records)[0])
     assert found["himtok"]["ciou"] == Figure(0.61, 0.61 - 0.03, 0.61 + 0.02)
-    assert found["himtok"]["codec_giou"].value == 0.93  # the most tokens
-    assert found["argenseg"]["codec_giou"].value == 0.96
+    assert found["himtok"]["recon_giou"].value == 0.93  # the most tokens
+    assert found["argenseg"]["recon_giou"].value == 0.96
     assert found["himtok"]["latency_ms"] == Timing(210.4, 210.4 * 1.3)
-    assert found["baseline:empty"]["codec_giou"] is None
+    assert found["baseline:empty"]["recon_giou"] is None
     assert (found["himtok"]["n"], found["himtok"]["failures"], found["himtok"]["small_n"]) == (300, 2, 39)
     assert found["himtok"]["checkpoint"] == "aaaa"
 
 
 def test_what_was_changed_has_a_table_of_its_own(records):
     lengths = [
-        Record("himtok", name, value, "refmoji", "val", "per_expression", variant="settled=0.05", n=150)
+        Record("himtok", name, value, "refmoji", "val", protocol="per_expression", variant={"early_exit": 0.05}, n=150)
         for name, value in (("giou", 0.5), ("giou_lost", 0.04), ("tokens_spent", 18.25))
     ]
-    more = score_records("himtok", 0.5, variant="tokens=8")
+    more = score_records("himtok", 0.5, tokens=8)
     (table,) = tables.ablations([*records, *more, *lengths])
-    assert [row["variant"] for row in table.rows] == ["settled=0.05", "tokens=8", "tokens=16"]
+    assert [row["variant"] for row in table.rows] == ["early_exit=0.05", "tokens=8", "tokens=16"]
     assert table.rows[2]["ciou"] == Figure(0.55, 0.55 - 0.03, 0.55 + 0.02)
     text = layout.markdown(table)
     assert "18.2" in text and "4.0" in text
-    assert tables.ablations([r for r in records if not r.variant or r.protocol == "codec"]) == []
+    assert tables.ablations([r for r in records if r.kind != "score" or not (r.variant or r.tokens)]) == []
 
 
 def test_mask_perception_stands_beside_chance(records):
     asked = [
-        Record("himtok", f"perception/{name}", value, "refmoji", "val", "perception", n=300, low=value, high=value)
+        Record("himtok", name, value, "refmoji", "val", "perception", n=300, low=value, high=value)
         for name, value in (("accuracy", 0.6), ("likeliest", 0.7), ("chance", 0.25), ("failures", 0.01))
     ]
     (table,) = tables.perception([*records, *asked])
@@ -65,16 +66,16 @@ def test_mask_perception_stands_beside_chance(records):
 
 def test_order_of_the_records_does_not_matter(records):
     shuffled = random.Random(0).sample(records, len(records))
-    for view in (tables.main_tables, tables.accuracy, tables.ablations, tables.latency, tables.codec):
+    for view in (tables.main_tables, tables.accuracy, tables.ablations, tables.latency, tables.reconstruction):
         for face in (layout.markdown, layout.to_csv, layout.latex):
             assert face(*view(shuffled)) == face(*view(records))
 
 
 def test_accuracy_does_not_depend_on_timing_or_date(records):
-    later = [replace(r, date="2031-01-01", value=r.value * (2 if r.protocol == "latency" else 1)) for r in records]
+    later = [replace(r, date="2031-01-01", value=r.value * (2 if r.kind == "latency" else 1)) for r in records]
     for face in (layout.markdown, layout.to_csv, layout.latex):
         assert face(*tables.accuracy(later)) == face(*tables.accuracy(records))
-        assert face(*tables.codec(later)) == face(*tables.codec(records))
+        assert face(*tables.reconstruction(later)) == face(*tables.reconstruction(records))
     assert layout.markdown(*tables.main_tables(later)) != layout.markdown(*tables.main_tables(records))
 
 
@@ -97,24 +98,35 @@ def test_figures_of_samples_without_a_target_are_shown_where_there_are_any(recor
     assert "N-acc" in titles and "Pr@0.7" in titles and "T-acc" not in titles
     assert (rows(table)["himtok"]["n_acc"].value, rows(table)["himtok"]["n"]) == (0.75, 300)
     assert "an empty mask says that there is no target" in table.notes[-1]
-    assert {r.metric for r in extra} < {r.metric for r in tables.shown([*mine, *extra])}
     assert "N-acc" not in [column.title for column in tables.accuracy(records)[0].shown]
 
 
 def test_latency_has_every_stage_in_order(records):
     (table,) = tables.latency(records)
-    names = ["method", "vision", "mask", "codec", "resize", "extra", "total", "steps", "mask tokens", "peak MiB", "n"]
+    names = [
+        "method",
+        "vision",
+        "mask",
+        "mask_tokenizer",
+        "resize",
+        "extra",
+        "total",
+        "steps",
+        "mask tokens",
+        "peak MiB",
+        "n",
+    ]
     assert [column.title for column in table.shown] == names
     found = rows(table)
     assert found["himtok"]["mask"] == Timing(120.0, 156.0)
-    assert found["himtok"]["codec"] is None
+    assert found["himtok"]["mask_tokenizer"] is None
     assert (found["himtok"]["steps"], found["himtok"]["peak_mib"], found["himtok"]["n"]) == (34, 1234.5, 200)
     assert "a processor, 2 threads, float32, refmoji, 10 warm-ups" in table.title
 
 
 def test_each_dataset_has_times_of_its_own(records):
     """And its scores stand beside them; a dataset that was not timed takes another's."""
-    timed = [r for r in records if r.protocol == "latency"]
+    timed = [r for r in records if r.kind == "latency"]
     slower = [replace(r, dataset="refcoco", value=2 * r.value) for r in timed]
     scores = [replace(r, dataset=name) for name in ("refcoco", "refcocog") for r in score_records("himtok", 0.5)]
     latencies = tables.latency([*records, *slower])
@@ -127,8 +139,8 @@ def test_each_dataset_has_times_of_its_own(records):
         assert totals["refcocog"] in (420.8, 210.4)
 
 
-def test_codec_rises_with_its_tokens(records):
-    (table,) = tables.codec(records)
+def test_reconstruction_rises_with_its_tokens(records):
+    (table,) = tables.reconstruction(records)
     assert [(row["method"], row["tokens"]) for row in table.rows][:6] == [
         ("argenseg", 1), ("argenseg", 5), ("argenseg", 30), ("argenseg", 155), ("argenseg", 680), ("himtok", 1),
     ]  # fmt: skip
@@ -137,7 +149,7 @@ def test_codec_rises_with_its_tokens(records):
 
 
 def test_published_rows_are_marked_by_grade():
-    table = tables.published(load_published(PUBLISHED))
+    table = tables.published(load_published(PUBLISHED), load_selection(PUBLISHED))
     found = {(row["method"], row["dataset"]): row for row in table.rows}
     himtok = found["HiMTok-8B", "RefCOCO"]
     assert (himtok["ciou"], himtok["small_ciou"]) == (Figure(0.811, mark="†"), Figure(0.6715))
@@ -147,9 +159,8 @@ def test_published_rows_are_marked_by_grade():
     assert len(tables.published_list(load_published(PUBLISHED)).rows) > 200
 
 
-def test_variants_are_read():
-    assert tables.tokens_of("released, tokens=16") == 16
-    assert tables.tokens_of("tokens=680") == 680
-    assert tables.tokens_of("box filled") is None
-    assert tables.base_of("released, tokens=16") == "released"
-    assert tables.base_of("box filled") == "box filled"
+def test_a_new_metric_stands_in_the_tables_without_more(records, monkeypatch):
+    monkeypatch.setitem(REGISTRY, "new", Metric("new", "New", mean, lambda s: s.iou))
+    monkeypatch.setattr(tables, "SCORES", tables._columns(EVERYWHERE))
+    (table,) = tables.accuracy([*records, replace(tables.scores_of(records)[0], metric="new", value=0.25)])
+    assert "New" in [column.title for column in table.shown]
