@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from methods.files import fits, printable, read_lines, read_object, write_atomic
 LIST = "written.json"
 
 
-def check_lines(path: Path, key: str, repair: str = "rename it") -> None:
-    """Raise UserError if something is at `path` that is no file of JSON lines with `key` in the first."""
+def check_lines(path: Path, keys: Sequence[str], repair: str = "rename it") -> None:
+    """Raise UserError if something is at `path` that is no file of JSON lines with one of the keys in the first."""
     with writing(path):
         there = os.path.lexists(path)
-    if there and key not in _first_object(path):
+    if there and not set(keys) & _first_object(path).keys():
         raise UserError(f"{printable(path)}: holds something else and would be replaced; {repair}.")
 
 

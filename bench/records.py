@@ -115,7 +115,7 @@ def write_records(path: Path | str, records: Iterable[Record]) -> Path:
     """Write records as JSON lines, sorted by key, empty optional fields left out; the file appears whole or not at
     all. Raises UserError if something else is there, and ValueError for a value that is no finite number, which could
     not be read again."""
-    check_lines(Path(path), "metric")
+    check_lines(Path(path), ["metric"])
     records = sorted(records, key=_order)
     for record in records:
         if not math.isfinite(record.value):

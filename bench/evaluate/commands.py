@@ -13,6 +13,7 @@ from rich.table import Table
 from bench.config import load_profile
 from bench.data.cards import load_card, of_label, open_dataset
 from bench.data.dataset import Dataset
+from bench.evaluate.plain_tasks import PLAIN, plain_records, score_plain
 from bench.evaluate.scoring import (
     UNANSWERED,
     check_scores,
@@ -29,6 +30,8 @@ from bench.terminal import cell
 from methods.base import UserError
 from methods.files import printable, read_lines, read_text, write_lines
 
+SCORES = ("intersection", "figures")  # of which a line of scores has one
+SCORED = ("masks", "boxes", "choices")  # what datasets serve whose answers have scores
 COUNTS = ("failures", "n", "small_n")
 USUAL = "nano"  # the profile of `make reproduce`
 
@@ -59,7 +62,8 @@ def score_file(path: Path, place: Place = FOUND) -> list[Record]:
     rows, dataset = scores_of(path, place)
     remarks = dataset.remarks() if dataset else []
     identity = {"dataset": dataset.name, "split": dataset.split, "note": "; ".join(remarks)} if dataset else {}
-    records = to_records(rows, method=path.name.removesuffix(".jsonl"), seed=0, **identity)
+    aggregated = plain_records if "figures" in rows[0] else to_records
+    records = aggregated(rows, method=path.name.removesuffix(".jsonl"), seed=0, **identity)
     write_lines(targets[0], rows)
     write_records(targets[1], records)
     table = Table("metric", "value", "95 % interval", "n", title=cell(path))
@@ -71,7 +75,7 @@ def score_file(path: Path, place: Place = FOUND) -> list[Record]:
     missing = sum(row["failure"] == UNANSWERED for row in rows)
     if missing and dataset:
         count = f"{missing} of {len(rows)} questions have no answer"
-        print(f"{count}: each is an empty mask and a failure; if only the first N were asked, give limit=N.")
+        print(f"{count}: each is an empty answer and a failure; if only the first N were asked, give limit=N.")
     return records
 
 
@@ -83,9 +87,9 @@ def outputs_of(path: Path) -> tuple[Path, Path]:
     stem = path.name.removesuffix(".jsonl")
     mark = "." if stem != path.name else "-"  # p.jsonl -> p.scores.jsonl, p -> p-scores.jsonl
     found = []
-    for kind, key in (("scores", "intersection"), ("records", "metric")):
+    for kind, keys in (("scores", SCORES), ("records", ["metric"])):
         target = path.with_name(f"{stem}{mark}{kind}.jsonl")
-        check_lines(target, key, f"rename it or {printable(path.name)}")
+        check_lines(target, keys, f"rename it or {printable(path.name)}")
         found.append(target)
     return found[0], found[1]
 
@@ -124,11 +128,15 @@ def scores_of(path: Path, place: Place) -> tuple[Sequence[Mapping[str, Any]], Da
     number, row = lines[0]
     if "intersection" in row:
         return _read_scores(lines, path), None
+    if "figures" in row:
+        raise UserError(f"{path}: holds scores already; give the file of predictions.")
     name, split = place.dataset or row.get("dataset"), place.split or row.get("split")
     if not isinstance(name, str) or not isinstance(split, str) or not name or not split:
         raise UserError(f"{path}, line {number}: names no dataset or split; give dataset=NAME split=NAME root=FOLDER.")
     dataset = open_truth(name, split, place)
     dataset.check()
+    if dataset.task in PLAIN:
+        return score_plain(path, dataset, place.limit), dataset
     rows = score_predictions(path, dataset, foreign=True)
     return [*rows, *unanswered(rows, dataset, place.limit)], dataset
 
@@ -153,8 +161,8 @@ def open_truth(name: str, split: str, place: Place) -> Dataset:
         if place.profile or data.dataset == name:
             root = Path(data.root) / "eval" if load_card(name).kind == "synthetic" else Path(data.root)
         split_by = split_by or (data.split_by if data.dataset == name else "")
-    if load_card(name).serves != "masks":
-        raise UserError(f"{name} holds no referents with masks, so that its answers have no score here.")
+    if load_card(name).serves not in SCORED:
+        raise UserError(f"{name} holds no masks, boxes or choices, so that its answers have no score here.")
     return open_dataset(name, root, split, bool(place.images), images=place.images, split_by=split_by)
 
 

@@ -136,12 +136,13 @@ class Watched:
 @dataclass(frozen=True)
 class Script:
     """Where a script finds its files: the reader of its form, the file, which may be named by an option, and the folder
-    of its images, likewise."""
+    of its images, likewise. tiled: the option without which it cuts no image into tiles, if it has one."""
 
     task: str
     reader: str
     file: str
     images: str = ""
+    tiled: str = ""
 
 
 @cache
@@ -179,4 +180,5 @@ class Command:
         """How the run asked: the method's own protocol with the options of the command."""
         rule = protocol_of("official", self.script.task, method)
         tiles = next((int(self.options[option]) for option in TILES if option in self.options), rule.tiles)
+        tiles = 1 if self.script.tiled and self.script.tiled not in self.options else tiles
         return replace(rule, tiles=tiles, letterbox=self.options.get(LETTERBOX) == "True")

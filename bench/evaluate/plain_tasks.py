@@ -10,12 +10,14 @@ import numpy as np
 
 from bench.data.boxes import box_iou
 from bench.data.dataset import Dataset
-from bench.evaluate.answers import match
+from bench.evaluate.answers import ALL, match
 from bench.evaluate.letters import read_letters
+from bench.evaluate.plan import objects_of, plan
+from bench.evaluate.scoring import UNANSWERED
 from bench.evaluate.statistics import Terms, ratio_intervals
 from bench.records import Record
-from methods.base import Example
-from methods.files import read_lines
+from methods.base import Example, UserError
+from methods.files import fits, read_lines
 
 PLAIN = ("ground", "perceive")
 THRESHOLDS = (0.5, 0.7, 0.9)
@@ -26,16 +28,32 @@ Row = Mapping[str, Any]
 def figures_of(task: str, row: Row, example: Example) -> dict[str, float]:
     """The figures of one answer, each 0 or 1, of task "ground" or "perceive"."""
     if task == "ground":
-        iou = box_iou(tuple(row["box"]) if row["box"] else None, example.box)
-        return {f"acc@{each}": float(iou >= each) for each in THRESHOLDS} | {FAILED: float(row["box"] is None)}
-    named = read_letters(row["text"], example.facts["options"])
+        box = tuple(row["box"]) if row.get("box") else None
+        iou = box_iou(box, example.box)
+        return {f"acc@{each}": float(iou >= each) for each in THRESHOLDS} | {FAILED: float(box is None)}
+    named = read_letters(row.get("text", ""), example.facts["options"])
     return {"accuracy": float(named == {example.answer}), FAILED: float(named is None)}
 
 
-def score_plain(path: Path | str, dataset: Dataset) -> list[dict[str, Any]]:
-    """Lines of predictions with their figures under "figures". Raises UserError, naming the line, for a question that
-    the dataset lacks or that is answered twice."""
-    pairs = match(read_lines(path), dataset, path)
+def score_plain(path: Path | str, dataset: Dataset, limit: int | None = None) -> list[dict[str, Any]]:
+    """Lines of predictions with their figures under "figures"; with a limit (0 for all) those of the first questions
+    that no line answers, too: failures.
+
+    Raises UserError, naming the line, for a question that the dataset lacks or that is answered twice, and for a box or
+    a text that is none.
+    """
+    lines = read_lines(path)
+    pairs = match(lines, dataset, path)
+    for number, row in lines:
+        if not fits(row.get("box"), list[float] | None) or not isinstance(row.get("text", ""), str):
+            raise UserError(f"{path}, line {number}: box is to be four numbers or null, and text a text.")
+    answered = {index for index, _ in pairs}
+    asked = [] if limit is None else objects_of(dataset, plan(dataset, "joined", limit))
+    for index in sorted(set(asked) - answered):
+        info = dataset.info(index)
+        place = {name: pairs[0][1].get(name, "") for name in ("dataset", "split", "protocol")}
+        missing = {"ref_id": info.ref_id, "image_id": info.image_id, "sent_id": ALL, "failure": UNANSWERED}
+        pairs.append((index, place | missing))
     return [{**row, "figures": figures_of(dataset.task, row, dataset[index])} for index, row in pairs]
 
 

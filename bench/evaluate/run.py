@@ -144,7 +144,7 @@ def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> 
     scores = scores_of(profile, path)
     stamp_file = scores.with_suffix(".stamp")
     if not (scores.exists() and stamp_file.exists() and stamp_file.read_text() == stamp):
-        check_lines(scores, "figures" if dataset.task in PLAIN else "intersection")
+        check_lines(scores, ["figures" if dataset.task in PLAIN else "intersection"])
         rows = [row | told for row in (score_plain if dataset.task in PLAIN else score_predictions)(path, dataset)]
         write_atomic(scores, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_atomic(stamp_file, stamp)

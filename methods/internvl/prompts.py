@@ -20,7 +20,7 @@ BOX_REQUESTS = (
 )
 BOX_ANSWER = "<box>{box}</box>"
 BOX_PATTERN = re.compile(r"\[?\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]\]?")
-NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
+NUMBER = r"\s*(-?(?:\d+(?:\.\d*)?|\.\d+))\s*"
 LOOSE_PATTERN = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]")
 
 

@@ -103,9 +103,9 @@ def test_a_list_of_another_s_making_is_refused(tmp_path, text):
 
 def test_lines_are_known_by_their_fields(tmp_path):
     path = tmp_path / "x.jsonl"
-    check_lines(path, "metric")
+    check_lines(path, ["metric"])
     path.write_text('{"metric": 1}\n')
-    check_lines(path, "metric")
+    check_lines(path, ["metric"])
     for text in ('{"notes": 1}\n', "my notes", ""):
         path.write_text(text)
         with pytest.raises(UserError, match="holds something else"):

@@ -140,7 +140,7 @@ def test_files_that_cannot_be_scored(answers, tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(UserError, match="empty.jsonl: empty"):
         score_file(tmp_path / "empty.jsonl", Place(answers / DATA))
-    with pytest.raises(UserError, match="captions holds no referents with masks"):
+    with pytest.raises(UserError, match="captions holds no masks, boxes or choices"):
         score_file(answers / "right.jsonl", Place(answers / DATA, dataset="captions"))
     row = json.loads((answers / "right.jsonl").read_text().splitlines()[0])
     del row["split"]
@@ -187,3 +187,18 @@ def test_what_was_scored_can_be_compared(answers, tmp_path):
     write_lines(tmp_path / "twice.scores.jsonl", [*scores, scores[0]])
     with pytest.raises(UserError, match="was scored in line 1 already"):
         compare_files(answers / "right.jsonl", tmp_path / "twice.scores.jsonl", Place(answers / DATA))
+
+
+def test_boxes_alone_are_scored(tmp_path, capsys):
+    row = {"image": "a.png", "sent": "it", "bbox": [0, 0, 10, 10], "height": 20, "width": 20}
+    (tmp_path / "refcoco_val.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(2)))
+    line = {"ref_id": 0, "image_id": "a.png", "sent_id": -1, "box": [0, 0, 10, 9], "text": "", "failure": None}
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    records = score_file(path, Place(root=tmp_path, dataset="refcoco-rec", split="val"))
+    assert {r.metric: r.value for r in records} == {"acc@0.5": 0.5, "acc@0.7": 0.5, "acc@0.9": 0.5}
+    assert score_file(path, Place(root=tmp_path, dataset="refcoco-rec", split="val")) == records
+    assert {(r.dataset, r.split, r.n, r.failures) for r in records} == {("refcoco-rec", "val", 2, 1)}
+    assert "1 of 2 questions have no answer" in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds scores already"):
+        score_file(tmp_path / "mine.scores.jsonl", Place(root=tmp_path, dataset="refcoco-rec", split="val"))

@@ -59,6 +59,11 @@ def test_a_command_says_how_was_asked():
     assert (padded.rule("argenseg").tiles, padded.rule("argenseg").letterbox) == (1, True)
 
 
+def test_some_scripts_cut_no_tiles_unless_they_are_told_to():
+    words = ["eval/evaluate_grounding.py", "--datasets", "refcoco_val", "--max-num", "6"]
+    assert [Command.of(each).rule("himtok").tiles for each in (words, [*words, "--dynamic"])] == [1, 6]
+
+
 def test_a_command_says_what_was_read(tmp_path):
     folder = tmp_path / "data" / "res" / "grefcoco"
     folder.mkdir(parents=True)

@@ -11,8 +11,8 @@ from bench.data import rle
 from bench.data.boxes import box_iou
 from bench.data.dataset import ExampleDataset
 from bench.evaluate.plain_tasks import plain_records, score_plain
-from bench.evaluate.printed import box_overlap, letter, mask_figures, overlap, printed
-from methods.base import Example
+from bench.evaluate.printed import box_overlap, letter, mask_figures, overlap, printed, printed_records
+from methods.base import Example, UserError
 from methods.protocols import TaskProtocol
 
 
@@ -73,6 +73,32 @@ def test_boxes_are_scored_without_masks(tmp_path):
     rows = score_plain(written(tmp_path, [{"box": [0, 0, 10, 10]}, {"box": [0, 0, 10, 6]}, {"box": None}]), dataset)
     found = {r.metric: (r.value, r.n, r.failures) for r in plain_records(rows, method="m", seed=1)}
     assert found == {"acc@0.5": (2 / 3, 3, 1), "acc@0.7": (1 / 3, 3, 1), "acc@0.9": (1 / 3, 3, 1)}
+
+
+def test_what_nobody_answered_is_a_failure_and_what_is_no_box_is_refused(tmp_path):
+    truth = (0.0, 0.0, 10.0, 10.0)
+    dataset = ExampleDataset([Example("", ("it",), box=truth, ref_id=i, image_id=i) for i in range(4)])
+    dataset.task = "ground"
+    path = written(tmp_path, [{"box": [0, 0, 10, 10]}])
+    assert [len(score_plain(path, dataset, limit)) for limit in (None, 0, 3)] == [1, 4, 3]
+    (best, *_) = plain_records(score_plain(path, dataset, 0), method="m")
+    assert (best.value, best.n, best.failures) == (0.25, 4, 3)
+    with pytest.raises(UserError, match="line 1: box is to be four numbers"):
+        score_plain(written(tmp_path, [{"box": "all"}]), dataset)
+
+
+def test_a_script_that_would_have_ended_is_told():
+    rule = TaskProtocol(printed="masks", ends_without_mask=True)
+    mask = np.ones((2, 2), bool)
+    line = {"ref_id": 7, "mask": rle.encode(mask), "failure": None, "token_ids": [3], "protocol": "official"}
+    example = Example("", ("",), mask)
+    lost = line | {"mask": rle.encode(~mask), "token_ids": [], "failure": "no mask in the answer", "ref_id": 8}
+    records = printed_records(rule, [line, lost], [example] * 2, method="m", note="so")
+    assert {r.metric: (round(r.value, 9), r.failures) for r in records} == {
+        "printed/ciou": (0.5, 1), "printed/giou": (0.5, 1),
+    }  # fmt: skip
+    assert all("ends with an error at sample 8" in r.note and r.note.startswith("so; ") for r in records)
+    assert "error" not in printed_records(rule, [line], [example], method="m")[0].note
 
 
 def test_letters_are_scored_and_what_names_none_is_a_failure(tmp_path):
