@@ -59,8 +59,11 @@ class TaskProtocol:
     ends_without_mask: bool = False
 
     def words(self, sentences: Sequence[str], facts: Mapping[str, Any]) -> str:
-        """The question about these sentences; "" if the method has to find the words."""
-        template = self.question_of.get(str(facts.get("kind")), self.question)
+        """The question about these sentences; "" if the method has to find the words. facts: of the sample; of a "kind"
+        that is a list along its sentences the first counts."""
+        kind = facts.get("kind")
+        kind = kind[0] if isinstance(kind, list | tuple) and kind else kind
+        template = self.question_of.get(str(kind), self.question)
         if not template:
             return ""
         numbered = enumerate(tuple(sentences) * self.repeat, 1)

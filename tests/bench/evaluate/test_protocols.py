@@ -1,10 +1,13 @@
 """Protocols as data: what each asks, in whose words."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from bench.evaluate.plan import Question
+from bench.data.cards import open_dataset
+from bench.evaluate.plan import Question, plan
 from bench.evaluate.protocols import protocol_of
 from bench.evaluate.runner import requests_of
 from methods.base import USUAL, Decoding, Example, UserError
@@ -118,3 +121,17 @@ def test_a_mask_is_wanted_at_the_size_of_the_truth_whatever_the_file_has(tmp_pat
     assert (request.image.size, request.asking.size) == ((16, 8), (4, 8))
     (alone,) = requests_of([resized], [None], [Question(0, -1, ("it",))], rule, ("mask",))
     assert (alone.image, alone.asking.size) == (resized.image, None)
+
+
+@pytest.mark.parametrize("sentence", [True, False])
+def test_reasonsegs_own_files_say_how_they_are_asked(tmp_path, sentence):
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "val" / "a.jpg")
+    shapes = [{"label": "target", "points": [[1, 1], [4, 1], [4, 4]]}]
+    content = {"text": ["a dog", "what barks"], "is_sentence": sentence, "shapes": shapes}
+    (tmp_path / "val" / "a.json").write_text(json.dumps(content))
+    dataset = open_dataset("reasonseg", tmp_path, "val")
+    rule = protocol_of("official", dataset.task, "himtok")
+    (question,) = plan(dataset, rule.sentences)
+    words = rule.words(question.expressions, dataset[0].facts)
+    assert words.splitlines()[0] == ("a dog" if sentence else "What is a dog?")
