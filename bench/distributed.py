@@ -83,8 +83,9 @@ def lost(context: DistributedContext, error: RuntimeError) -> UserError:
     )
 
 
-def join() -> DistributedContext:
-    """This process's place, having met the others if there are any. Raises UserError for an incomplete environment."""
+def join(backend: str = "") -> DistributedContext:
+    """This process's place, having met the others if there are any, through torch.distributed's `backend` (by default
+    NCCL between GPUs). Raises UserError for an incomplete environment."""
     import torch
     import torch.distributed as dist
 
@@ -100,5 +101,6 @@ def join() -> DistributedContext:
     if absent:
         raise UserError(f"WORLD_SIZE is {size} but {absent[0]} is not set; start with torchrun, deepspeed or srun.")
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+        backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group(backend, timeout=TIMEOUT)
     return DistributedContext(dist.get_rank(), dist.get_world_size())

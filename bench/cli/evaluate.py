@@ -29,13 +29,17 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     values = {LISTS.get(key, key): f"[{value}]" if key in LISTS else value for key, value in values.items()}
     alone = "checkpoint" in values
     profile = of_checkpoint(values) if alone else profile_of([f"{key}={value}" for key, value in values.items()])
-    announce("eval", profile, ("data", "evaluate"))
+    from bench.distributed import join
+
+    context = join("gloo")
+    if context.first:
+        announce("eval", profile, ("data", "evaluate"))
     from bench.evaluate.commands import print_scores
     from bench.evaluate.run import evaluate, shown
     from bench.train.models import find_models
 
-    records = evaluate(profile, find_models(profile))
-    if alone:
+    records = evaluate(profile, find_models(profile), context)
+    if alone and context.first:
         print_scores(shown(records), str(profile.results_dir / "records"))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 
 from bench.config import PROTOCOLS, Profile
 from bench.data.splits import named, open_split
+from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.evaluate.answers import id_key
 from bench.evaluate.baselines import BASELINES
 from bench.evaluate.breakdown import breakdown
@@ -39,33 +41,109 @@ from methods.files import read_lines, write_atomic
 from methods.registry import method_class
 
 
-def evaluate(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
+@dataclass(frozen=True)
+class Written:
+    """A predictions file, its dataset, and what its records say beside the figures. kind: "answers" of a method, its
+    "reconstructions" of the ground truth, or a "baseline"."""
+
+    path: Path
+    dataset: Any
+    facts: dict[str, Any]
+    kind: str
+    protocol: str = ""
+
+
+def evaluate(
+    profile: Profile, models: Mapping[str, Path], context: DistributedContext = SINGLE_PROCESS
+) -> list[Record]:
     """Predictions, scores and records of every method, mask tokenizer and baseline on every split, a file each.
 
     models: method -> the folder of its weights. Records of other splits and protocols stay, unless they belong to
-    weights that are no longer the profile's."""
-    prepare_data(profile, train=False)
+    weights that are no longer the profile's. Of many processes each makes its share of the predictions; the first
+    scores them when all are there, and the others return without records."""
     torch.set_num_threads(profile.evaluate.threads)
-    records: list[Record] = []
+    with context.partners():
+        if context.first:
+            prepare_data(profile, train=False)
+        context.wait()
+        written = predict(profile, models, context)
+        context.leave()
+    if not context.first:
+        return []
+    records = [record for each in written for record in _records(profile, each)]
+    _keep(profile, records)
+    return records
+
+
+def predict(profile: Profile, models: Mapping[str, Path], context: DistributedContext) -> list[Written]:
+    """The predictions of every method, mask tokenizer and baseline on every split."""
     datasets = {split: checked_split(profile, split) for split in profile.evaluate.splits}
     task = next(iter(datasets.values())).task
     for protocol, name in product(profile.evaluate.protocols, models):
         protocol_of(protocol, task, name)  # refuses what cannot be asked before a model is loaded
+    written: list[Written] = []
     for name, folder in models.items():
         other = profile.mask_tokenizer_of(name)
         model = method_class(name).from_pretrained(folder, **{"mask_tokenizer": other} if other else {})
         weights = digest(folder, other)
         for split, dataset in datasets.items():
-            records += _evaluate_method(profile, name, model.to(device_of()), weights, split, dataset)
+            written += _predict_model(profile, name, model.to(device_of()), weights, split, dataset, context)
     for name in BASELINES:
         for split, dataset in datasets.items():
-            if dataset.task in PLAIN:
-                continue
-            place = named(profile, split)
-            identity = {"method": name, "data": dataset.digest()}
-            paths = predict_baseline(name, identity, dataset, place, profile.evaluate, predictions_dir(profile))
-            records += [r for path in paths.values() for r in shown(score(profile, path, dataset, {"method": name}))]
-    _keep(profile, records)
+            if dataset.task not in PLAIN:
+                identity, place = {"method": name, "data": dataset.digest()}, named(profile, split)
+                folder = predictions_dir(profile)
+                paths = predict_baseline(name, identity, dataset, place, profile.evaluate, folder, context)
+                written += [Written(path, dataset, {"method": name}, "baseline") for path in paths.values()]
+    return written
+
+
+def _predict_model(
+    profile: Profile, name: str, model: Model, weights: str, split: str, dataset: Any, context: DistributedContext
+) -> list[Written]:
+    place, folder, config = named(profile, split), predictions_dir(profile), profile.evaluate
+    identity = {"method": name, "weights": weights, "data": dataset.digest()}
+    facts = provenance(profile, name, weights, config.precision, model)
+    written = []
+    for rule in config.decode_rules:
+        asked, told = _under(rule, config.temperature)
+        way = Decoding(rule=rule, temperature=config.temperature)
+        paths = predict_method(model, identity | asked, dataset, place, config, folder, decoding=way, context=context)
+        written += [Written(path, dataset, facts | told, "answers", protocol) for protocol, path in paths.items()]
+    if model.mask_tokenizer is not None and dataset.task not in PLAIN:
+        written += _reconstructed(profile, model.mask_tokenizer, identity, dataset, folder, facts, context)
+    return written
+
+
+def _reconstructed(
+    profile: Profile, mask_tokenizer: MaskTokenizer, identity: dict[str, Any], dataset: Any, folder: Path,
+    facts: dict[str, Any], context: DistributedContext = SINGLE_PROCESS,
+) -> list[Written]:  # fmt: skip
+    place = named(profile, dataset.split)
+    paths = predict_reconstructions(mask_tokenizer, identity, dataset, place, profile.evaluate, folder, context)
+    facts = facts | {"kind": RECONSTRUCTION, "protocol": ""}
+    return [Written(path, dataset, facts | {"tokens": n}, "reconstructions") for n, path in paths.items()]
+
+
+def score_reconstructions(
+    profile: Profile, mask_tokenizer: MaskTokenizer, identity: dict[str, Any], dataset: Any, folder: Path,
+    facts: dict[str, Any],
+) -> list[Record]:  # fmt: skip
+    """Records of the reconstruction bound at each number of tokens. folder: of the predictions; facts: the records'
+    other fields."""
+    written = _reconstructed(profile, mask_tokenizer, identity, dataset, folder, facts)
+    return [record for each in written for record in _records(profile, each)]
+
+
+def _records(profile: Profile, written: Written) -> list[Record]:
+    """The records of a predictions file."""
+    path, dataset, facts = written.path, written.dataset, written.facts
+    records = score(profile, path, dataset, facts)
+    if written.kind != "answers":
+        return shown(records)
+    if written.protocol == "per_expression" and dataset.task not in PLAIN:
+        rows = [row for _, row in read_lines(scores_of(profile, path))]
+        records += breakdown(rows, dataset.objects, profile.evaluate.seed, **facts)
     return records
 
 
@@ -82,41 +160,6 @@ def _keep(profile: Profile, records: Sequence[Record]) -> None:
         asked = {record.protocol for record in now}
         earlier = read_records(path) if path.exists() else []
         write_records(path, [*now, *(r for r in earlier if r.protocol in set(PROTOCOLS) - asked)])
-
-
-def _evaluate_method(
-    profile: Profile, name: str, method: Model, weights: str, split: str, dataset: Any
-) -> list[Record]:
-    place = named(profile, split)
-    identity = {"method": name, "weights": weights, "data": dataset.digest()}
-    facts = provenance(profile, name, weights, profile.evaluate.precision, method)
-    records = []
-    folder = predictions_dir(profile)
-    for rule in profile.evaluate.decode_rules:
-        asked, told = _under(rule, profile.evaluate.temperature)
-        decoding = Decoding(rule=rule, temperature=profile.evaluate.temperature)
-        paths = predict_method(method, identity | asked, dataset, place, profile.evaluate, folder, decoding=decoding)
-        for protocol, path in paths.items():
-            records += score(profile, path, dataset, facts | told)
-            if protocol == "per_expression" and dataset.task not in PLAIN:
-                rows = [row for _, row in read_lines(scores_of(profile, path))]
-                records += breakdown(rows, dataset.objects, profile.evaluate.seed, **facts | told)
-    if method.mask_tokenizer is not None and dataset.task not in PLAIN:
-        records += score_reconstructions(profile, method.mask_tokenizer, identity, dataset, folder, facts)
-    return records
-
-
-def score_reconstructions(
-    profile: Profile, mask_tokenizer: MaskTokenizer, identity: dict[str, Any], dataset: Any, folder: Path,
-    facts: dict[str, Any],
-) -> list[Record]:  # fmt: skip
-    """Records of the reconstruction bound at each number of tokens. folder: of the predictions; facts: the records'
-    other fields."""
-    place = named(profile, dataset.split)
-    paths = predict_reconstructions(mask_tokenizer, identity, dataset, place, profile.evaluate, folder)
-    kind = {"kind": RECONSTRUCTION, "protocol": ""}
-    scored = (score(profile, path, dataset, facts | kind | {"tokens": tokens}) for tokens, path in paths.items())
-    return [record for records in scored for record in shown(records)]
 
 
 def shown(records: Sequence[Record]) -> list[Record]:

@@ -13,6 +13,7 @@ import torch
 
 from bench.config import EvaluateConfig
 from bench.data.dataset import Dataset
+from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.evaluate import baselines
 from bench.evaluate.plan import Question, objects_of, plan
 from bench.evaluate.predictions import line, stamp_of, write_predictions
@@ -52,6 +53,7 @@ class Asked:
 def predict_method(
     method: Model, identity: dict[str, Any], dataset: Dataset, split: str, config: EvaluateConfig, folder: Path,
     want: tuple[str, ...] = (), decoding: Decoding = DEFAULT, rules: Mapping[str, TaskProtocol] | None = None,
+    context: DistributedContext = SINGLE_PROCESS,
 ) -> dict[str, Path]:  # fmt: skip
     """Ask a method every question of a split under every protocol -> protocol -> file.
 
@@ -76,7 +78,7 @@ def predict_method(
         path = folder / f"{identity['method']}.{split}.{protocol}{kind}.jsonl"
         questions = plan(dataset, rule.sentences, config.limit)
         answer = partial(asked.answer, method, dataset)
-        paths[protocol] = write_predictions(path, stamp, questions, config.batch, answer)
+        paths[protocol] = write_predictions(path, stamp, questions, config.batch, answer, context)
     return paths
 
 
@@ -98,8 +100,9 @@ def requests_of(
 
 
 def predict_baseline(
-    name: str, identity: dict[str, Any], dataset: Dataset, split: str, config: EvaluateConfig, folder: Path
-) -> dict[str, Path]:
+    name: str, identity: dict[str, Any], dataset: Dataset, split: str, config: EvaluateConfig, folder: Path,
+    context: DistributedContext = SINGLE_PROCESS,
+) -> dict[str, Path]:  # fmt: skip
     """The same for one of bench.evaluate.baselines."""
     paths = {}
     for protocol in [protocol for protocol in config.protocols if asks(protocol, dataset.task, name)]:
@@ -115,13 +118,13 @@ def predict_baseline(
         stamp = stamp_of(**identity, split=split, protocol=protocol, limit=config.limit, seed=config.seed)
         path = folder / f"{name.replace(':', '-')}.{split}.{protocol}.jsonl"
         questions = plan(dataset, protocol_of(protocol, dataset.task, name).sentences, config.limit)
-        paths[protocol] = write_predictions(path, stamp, questions, 256, answer)
+        paths[protocol] = write_predictions(path, stamp, questions, 256, answer, context)
     return paths
 
 
 def predict_reconstructions(
     mask_tokenizer: MaskTokenizer, identity: dict[str, Any], dataset: Dataset, split: str,
-    config: EvaluateConfig, folder: Path,
+    config: EvaluateConfig, folder: Path, context: DistributedContext = SINGLE_PROCESS,
 ) -> dict[str, Path]:  # fmt: skip
     """The reconstruction bound: every true mask encoded and decoded from each of the mask tokenizer's prefixes, or the
     longest -> number of tokens -> file."""
@@ -137,7 +140,7 @@ def predict_reconstructions(
 
         stamp = stamp_of(**identity, split=split, tokens=tokens, limit=config.limit)
         path = folder / f"{identity['method']}.{split}.{RECONSTRUCTION}-{tokens:03d}.jsonl"
-        paths[tokens] = write_predictions(path, stamp, targets, 32, answer)
+        paths[tokens] = write_predictions(path, stamp, targets, 32, answer, context)
     return paths
 
 
