@@ -47,6 +47,7 @@ class Dataset(ABC, Sequence[Example]):
     task: str = "segment"  # the kind of benchmark, one of methods.protocols.TASKS
     wants: tuple[str, ...] = ("mask",)  # what the benchmark asks for: mask and/or box, or a text
     serves: ClassVar[str] = "masks"  # what its samples teach and test: one of SERVES
+    knows_objects: ClassVar[bool] = True  # whether `objects` has those of an image that nothing refers to as well
     layout: ClassVar[str] = ""  # where its files lie under <root>; {name} and the like stand for options of the card
     name: str  # in records and file names
     classes: tuple[str, ...] = ()  # that samples are divided into, where it was opened with them

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from bench.data.dataset import Dataset
 from bench.evaluate.metrics import mask_box
 from methods.base import Example, Prediction
 
@@ -41,6 +42,12 @@ BASELINES: dict[str, Callable[[Example, Objects, int], np.ndarray]] = {
     "baseline:random-object": random_object,
     "baseline:largest-object": largest_object,
 }
+
+
+def applies(name: str, dataset: Dataset) -> bool:
+    """Whether a baseline tells something of a dataset: where only what is asked for is annotated, one that chooses
+    among the objects would know the answer."""
+    return dataset.serves == "masks" and (dataset.knows_objects or BASELINES[name] in (empty, full))
 
 
 def predict(name: str, example: Example, objects: Objects, seed: int) -> Prediction:

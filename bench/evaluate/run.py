@@ -21,7 +21,7 @@ from bench.config import PROTOCOLS, Profile
 from bench.data.splits import named, open_split
 from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.evaluate.answers import id_key
-from bench.evaluate.baselines import BASELINES
+from bench.evaluate.baselines import BASELINES, applies
 from bench.evaluate.breakdown import breakdown
 from bench.evaluate.metrics import VERSION
 from bench.evaluate.metrics.registry import NOWHERE, REGISTRY
@@ -90,7 +90,7 @@ def predict(profile: Profile, models: Mapping[str, Path], context: DistributedCo
             written += _predict_model(profile, name, model.to(device_of()), weights, split, dataset, context)
     for name in BASELINES:
         for split, dataset in datasets.items():
-            if dataset.task not in PLAIN:
+            if applies(name, dataset):
                 identity, place = {"method": name, "data": dataset.digest()}, named(profile, split)
                 folder = predictions_dir(profile)
                 paths = predict_baseline(name, identity, dataset, place, profile.evaluate, folder, context)
@@ -141,7 +141,7 @@ def _records(profile: Profile, written: Written) -> list[Record]:
     records = score(profile, path, dataset, facts)
     if written.kind != "answers":
         return shown(records)
-    if written.protocol == "per_expression" and dataset.task not in PLAIN:
+    if written.protocol == "per_expression" and dataset.serves == "masks" and dataset.knows_objects:
         rows = [row for _, row in read_lines(scores_of(profile, path))]
         records += breakdown(rows, dataset.objects, profile.evaluate.seed, **facts)
     return records

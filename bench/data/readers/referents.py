@@ -55,6 +55,7 @@ class ReferentDataset(Dataset):
     `masks`.
     """
 
+    knows_objects = False
     path: Path
 
     def __init__(self, name: str, split: str, path: Path, images: ImageFiles, referents: Sequence[Referent]) -> None:

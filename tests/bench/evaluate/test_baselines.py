@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.data.readers.psalm import PsalmDataset
+from bench.evaluate import baselines
 from bench.evaluate.baselines import BASELINES, predict
 from bench.evaluate.metrics import mask_box
 
@@ -67,3 +69,16 @@ def test_a_scene_without_objects_is_answered(name, examples):
 def test_the_written_box_is_the_box_of_the_mask(name, examples):
     found = predict(name, examples[0], [example.mask for example in examples[:3]], 0)
     assert found.box == mask_box(found.mask)
+
+
+def test_no_baseline_chooses_among_objects_where_only_the_targets_are_annotated(squares):
+    """It would know the answer."""
+    dataset = squares(1)
+    assert all(baselines.applies(name, dataset) for name in baselines.BASELINES)
+    dataset.knows_objects = False
+    assert [name for name in baselines.BASELINES if baselines.applies(name, dataset)] == [
+        "baseline:empty", "baseline:full",
+    ]  # fmt: skip
+    assert not PsalmDataset.knows_objects
+    dataset.serves = "boxes"
+    assert not any(baselines.applies(name, dataset) for name in baselines.BASELINES)
