@@ -21,6 +21,7 @@ from bench.cli import (
     doctor,
     evaluate,
     generate,
+    gpu_check,
     latency,
     parity,
     plan,
@@ -34,7 +35,7 @@ from methods.base import UserError
 from methods.files import printable
 
 COMMANDS = (reproduce, train, plan, evaluate, ablation, latency, report, data, segment, generate, demo, convert, score,
-            parity, doctor)  # as help lists them  # fmt: skip
+            parity, doctor, gpu_check)  # as help lists them  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

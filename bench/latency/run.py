@@ -38,7 +38,9 @@ def time_models(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
     weights = int8.VARIANT if config.int8 else {}
     path = profile.results_dir / "records" / f"{named(profile, 'latency')}{'-int8' * config.int8}.jsonl"
     stamps = {
-        name: _stamps(profile, method=name, weights=digest(folder), backbone=profile.name, data=dataset.digest())
+        name: _stamps(
+            profile, device_of(), method=name, weights=digest(folder), backbone=profile.name, data=dataset.digest()
+        )
         for name, folder in models.items()
     }
     done = {name: _kept(path) & set(either) for name, either in stamps.items()}
@@ -65,12 +67,12 @@ def time_models(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
     return records
 
 
-def time_untrained(profile: Profile) -> list[Record]:
+def time_untrained(profile: Profile, device: torch.device | None = None) -> list[Record]:
     """The same for the profile's architectures with random weights (latency.untrained): a file of records a case.
 
     A finished case is not measured again; one that does not fit in memory, or has tiles where the size has none, is
-    left out."""
-    config, device = profile.latency, device_of()
+    left out. device: the first GPU if there is one."""
+    config, device = profile.latency, device or device_of()
     torch.set_num_threads(config.threads)
     precision = resolve_precision(config.precision, device)
     records: list[Record] = []
@@ -78,7 +80,7 @@ def time_untrained(profile: Profile) -> list[Record]:
     for case in untrained.cases(config):
         path = profile.results_dir / "records" / f"latency-{case.slug}{'-int8' * config.int8}.jsonl"
         key, entry = (case.size, case.name), config.untrained[case.name]
-        stamps = _stamps(profile, case=asdict(case), method=entry.method, model=entry.model)
+        stamps = _stamps(profile, device, case=asdict(case), method=entry.method, model=entry.model)
         if _kept(path) & set(stamps):
             records += read_records(path)
             continue
@@ -110,10 +112,10 @@ def time_untrained(profile: Profile) -> list[Record]:
     return records
 
 
-def _stamps(profile: Profile, **case: Any) -> tuple[str, str]:
+def _stamps(profile: Profile, device: torch.device, **case: Any) -> tuple[str, str]:
     """Digests of all that a case's times depend on: as asked, and with scaling, whose records hold the others too."""
     settings = {k: v for k, v in asdict(profile.latency).items() if k not in ("sizes", "tiles", "untrained")}
-    case |= {"device": device_name(device_of()), "versions": [version(name) for name in (*PACKAGES, "genseg-bench")]}
+    case |= {"device": device_name(device), "versions": [version(name) for name in (*PACKAGES, "genseg-bench")]}
     asked, scaled = (stamp_of(**case, **settings | {"scaling": way}) for way in (profile.latency.scaling, True))
     return asked, scaled
 
