@@ -28,7 +28,6 @@ from bench.evaluate.predictions import stamp_of
 from bench.latency import untrained
 from bench.latency.measure import forget_peak, now, peak_mebibytes
 from bench.latency.run import time_untrained
-from bench.latency.session import variant_of
 from bench.records import Record
 from bench.runtime import PACKAGES, device_name, resolve_precision
 from bench.train.batches import MicroBatch
@@ -191,17 +190,16 @@ def _latency(profile: Profile, size: str, device: torch.device, share: float) ->
     told, reached = [], []
     for name, entry in config.untrained.items():
         shares = []
-        for path in config.paths:
-            variant = variant_of(untrained.Case(size, name, 1, None).variant, path)
-            value = {r.metric: r.value for r in records if (r.method, r.variant) == (entry.method, variant)}
-            shares.append(value["latency/mask/floor_ms"] / value["latency/mask/median_ms"])
-            told.append(
-                f"{name} {path} {value['latency/total/median_ms']:.1f} ms, mask at {shares[-1]:.0%} of its floor"
-            )
+        for backend in config.backends:
+            own = [r for r in records if r.method == entry.method and r.backend == backend]
+            value = {(r.stage, r.metric): r.value for r in own}
+            shares.append(value["mask", "floor_ms"] / value["mask", "median_ms"])
+            total = value["total", "median_ms"]
+            told.append(f"{name} {backend} {total:.1f} ms, mask at {shares[-1]:.0%} of its floor")
         reached.append(max(shares))
     return min(reached) >= share, f"{'; '.join(told)}; {share:.0%} of the floor asked for; {_machine(records)}"
 
 
 def _machine(records: Sequence[Record]) -> str:
     value = {record.metric: record.value for record in records}
-    return f"{value['latency/bandwidth_gb_s']:.0f} GB/s, {value['latency/rate_tflop_s']:.3g} TFLOP/s measured"
+    return f"{value['bandwidth_gb_s']:.0f} GB/s, {value['rate_tflop_s']:.3g} TFLOP/s measured"
