@@ -41,8 +41,9 @@ test: $(READY) ## run the tests on all cores (without the slow and the GPU ones)
 bench: $(READY) ## time the hot functions of the harness
 	$(PYTEST) -q tests/bench_speed --benchmark-enable --benchmark-only
 
-lint: $(READY) ## check the style
+lint: $(READY) ## check the style, and the types of contract, configuration, records and data
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
 
 clean: ## remove the virtual environment and caches (keeps data, runs and results)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

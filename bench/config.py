@@ -305,7 +305,8 @@ def _check(profile: Profile, path: Path) -> None:
     for label, order in profile.ablation.orders.items():
         if order.method not in profile.models:
             raise UserError(f"{path}: ablation.orders.{label} is of {order.method!r}, which is not in models.")
-    built = {f"ablation.orders.{name}": order for name, order in profile.ablation.orders.items()}
+    built: dict[str, OrderConfig | UntrainedConfig] = {}
+    built |= {f"ablation.orders.{name}": order for name, order in profile.ablation.orders.items()}
     built |= {f"latency.untrained.{name}": model for name, model in profile.latency.untrained.items()}
     for key, model in built.items():
         _among(model.method, METHODS, f"method {model.method!r} in {key}", path)

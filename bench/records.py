@@ -38,7 +38,7 @@ LATENCY, SCALING, INT8 = "latency", "scaling", "int8"
 KINDS = (SCORE, RECONSTRUCTION, BREAKDOWN, DIFFERENCE, PERCEPTION, DECODING_ORDER, LATENCY, SCALING, INT8)
 BASELINE = "baseline:"  # how the names of methods that look at no expression begin
 REQUIRED = ("method", "metric", "value", "dataset", "split", "kind")
-EMPTY = (None, "", {})
+EMPTY: tuple[Any, ...] = (None, "", {})
 REPAIR = "make the records again with `genseg score` or `genseg eval`"
 Settings = dict[str, str | int | float | bool]
 

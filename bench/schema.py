@@ -62,7 +62,7 @@ def read_word(word: str, hint: type, where: str) -> dict[str, Any]:
     key, equals, text = check_text(word, printable(word, 80)).partition("=")
     if not equals:
         raise UserError(f"{printable(word, 80)!r} is no setting; write key=value.")
-    names, place = key.split("."), []
+    names, place = key.split("."), list[str]()
     while names:
         if is_dataclass(hint):
             hint = _hint_of(hint, names[0], ".".join(place), where)
@@ -111,7 +111,7 @@ def _typed(node: yaml.Node, hint: Any, key: str, where: str, extra: frozenset[st
     if isinstance(node, yaml.MappingNode) and (_is_mapping(hint) or hint is Any):
         found = {}
         for name, value in _pairs(node, place).items():
-            if is_dataclass(hint) and name not in extra:
+            if isinstance(hint, type) and is_dataclass(hint) and name not in extra:
                 inner = _hint_of(hint, name, key, _line_of(value, where))
             else:
                 inner = get_args(hint)[1] if get_origin(hint) in MAPPINGS else Any
@@ -172,7 +172,7 @@ def _hint_of(cls: type, name: str, key: str, where: str) -> Any:
 def hints_of(cls: type) -> dict[str, Any]:
     """Field -> type of a dataclass."""
     hints = get_type_hints(cls)
-    return {each.name: hints[each.name] for each in fields(cls)}  # type: ignore[arg-type]
+    return {each.name: hints[each.name] for each in fields(cls)}
 
 
 def unknown(what: str, name: str, known: Iterable[str], where: str) -> UserError:
@@ -244,7 +244,7 @@ def _convert_fields(value: Mapping[str, Any], cls: Any, key: str, where: str) ->
 def _adopt(value: Any, plain: Any, where: str) -> Any:
     """Put the text of `plain`, which is `value` after interpolation, in place, and expand a leading ~ of paths."""
     if is_dataclass(value):
-        for each in fields(value):  # type: ignore[arg-type]
+        for each in fields(value):
             found = _adopt(getattr(value, each.name), plain[each.name], where)
             setattr(value, each.name, expanded(found) if each.metadata.get("path") else found)
     elif isinstance(value, dict):

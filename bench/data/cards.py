@@ -134,7 +134,8 @@ def open_dataset(
         given["opens_images"] = False
     for key in given.keys() - known.keys():
         raise UserError(f"Dataset {name!r} has no {key}; it is read by {reader}, which has no such option.")
-    dataset = READERS[reader](root, split, name=name, **given)
+    kind: Any = READERS[reader]  # whose options were checked above
+    dataset: Dataset = kind(root, split, name=name, **given)
     dataset.card, dataset.name = name, label_of(name, given.get("split_by"))
     dataset.wants = tuple(card.wants) or dataset.wants
     return dataset

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from bench.config import Profile
 from bench.data.cards import load_card, open_dataset
@@ -48,7 +49,7 @@ def refuse_contamination(profile: Profile, sources: Sequence[MixtureComponent]) 
 def _held_out(profile: Profile) -> dict[int | str, str]:
     """Image -> evaluation split; nothing for splits whose annotations are not there."""
     data = profile.data
-    options = {"images": data.images, "split_by": data.split_by}
+    options: dict[str, Any] = {"images": data.images, "split_by": data.split_by}
     held: dict[int | str, str] = {}
     for split in load_card(data.dataset).splits:
         with suppress(NotThere):

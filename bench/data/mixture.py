@@ -33,8 +33,8 @@ def component_configs(profile: Profile, stage: StageConfig | None = None) -> dic
     data = profile.data
     if not data.mixture:
         tasks = dict(stage.tasks) if stage else {}
-        embedded_as = {"level": data.level, "train_scenes": data.train_scenes}
-        return {"": SourceConfig(data.dataset, data.root, data.images, data.split_by, tasks=tasks, **embedded_as)}
+        place = data.dataset, data.root, data.images, data.split_by
+        return {"": SourceConfig(*place, tasks=tasks, level=data.level, train_scenes=data.train_scenes)}
     factors = stage.mixture if stage and stage.mixture else dict.fromkeys(data.mixture, 1.0)
     found = {}
     for name, factor in factors.items():

@@ -80,8 +80,9 @@ def _compressed(part: Mapping[str, Any], height: int, width: int) -> dict[str, A
         if sum(counts) != height * width:
             raise ValueError(f"RLE counts add up to {sum(counts)} of {height * width} pixels")
         return coco.frPyObjects({"size": size, "counts": counts}, height, width)
-    encoded = {"size": size, "counts": counts.encode() if isinstance(counts, str) else counts}
-    if _run_total(encoded["counts"]) != height * width:
+    runs = counts.encode() if isinstance(counts, str) else counts
+    encoded = {"size": size, "counts": runs}
+    if _run_total(runs) != height * width:
         raise ValueError("RLE counts do not cover the image")
     return encoded
 

@@ -91,7 +91,8 @@ class Sampler:
         number, drawn = self._turn(step * self.images + slot)
         component = self.components[number]
         if attempt:
-            place = np.random.default_rng([self.seed, 3, step, slot, attempt]).integers(len(component.image_ids))
+            rng = np.random.default_rng([self.seed, 3, step, slot, attempt])
+            place = int(rng.integers(len(component.image_ids)))
         else:
             epoch, place = divmod(drawn, len(component.image_ids))
             place = self._permutation(number, epoch)[place]

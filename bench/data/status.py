@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.data.cards import COUNTED, Card, layout_of, open_dataset
 from bench.data.dataset import Dataset
@@ -34,7 +35,7 @@ def status_of(card: Card, root: Path | str, where: Mapping[str, str]) -> list[Sp
     return [_status(card, root, split, where) for split in card.splits]
 
 
-def _status(card: Card, root: Path | str, split: str, where: Mapping[str, str]) -> SplitStatus:
+def _status(card: Card, root: Path | str, split: str, where: Mapping[str, Any]) -> SplitStatus:
     try:
         dataset = open_dataset(card.name, root, split, **where)
     except NotThere:

@@ -67,7 +67,8 @@ class ConversationDataset(ReferentDataset):
         path = self.find(root, name, split)
         if path is None:
             raise NotThere(f"{root}: has no meta.json and no single *.jsonl; give the file as root.")
-        self._textual, self._notes, self._files = 0, [], [path]
+        self._textual, self._files = 0, [path]
+        self._notes: list[str] = []
         self._folders: dict[str, ImageFiles] = {}
         self._turns: dict[Any, tuple[tuple[str, str], ...]] = {}
         referents: list[Referent] = []
@@ -185,8 +186,8 @@ def _sources(path: Path) -> list[Source]:
                 raise ValueError(f"the length {quoted(source.length)}")
         except ValueError as error:
             raise UserError(f"{path}: {printable(name, 60)} has {error}; correct the meta file.") from None
-        places = {key: str(path.parent / getattr(source, key)) for key in ("root", "annotation")}
-        found.append(replace(source, **places))
+        root, annotation = (str(path.parent / each) for each in (source.root, source.annotation))
+        found.append(replace(source, root=root, annotation=annotation))
     if not found:
         raise UserError(f"{path}: names no file of rows; give one with at least one entry.")
     return found

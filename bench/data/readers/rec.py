@@ -35,7 +35,8 @@ class RecDataset(ReferentDataset):
         path = find_file(root, [f"{file}_{split}.jsonl"], ["rec"])
         if path is None:
             raise NotThere(f"{root}: has no {file}_{split}.jsonl; give the folder that holds it.")
-        referents, self._wordless = [], 0
+        self._wordless = 0
+        referents: list[Referent] = []
         for number, row in read_lines(path):
             try:
                 referent = _referent(len(referents) + self._wordless, row)
@@ -45,7 +46,8 @@ class RecDataset(ReferentDataset):
                 referents.append(referent)
             else:
                 self._wordless += 1
-        form = out_of_range([r.box for r in referents], [r.size for r in referents]) if referents else None
+        boxes, sizes = [r.box for r in referents if r.box], [r.size for r in referents if r.size]
+        form = out_of_range(boxes, sizes) if referents else None
         if form:
             raise UserError(f"{path}: the boxes look like {form}; write them as {PIXELS}.")
         folder = ImageFiles(images_beside(path, images), opens_images)
@@ -66,7 +68,8 @@ def _referent(number: int, row: dict[str, Any]) -> Referent:
     box = entry(row, "bbox", list)
     if not is_box(box) or not (box[0] < box[2] and box[1] < box[3]):
         raise ValueError(f"bbox {quoted(box)} is not {PIXELS}")
-    return Referent(number, image, image, (height, width), (sentence,), (0,), box=tuple(map(float, box)))
+    left, top, right, bottom = map(float, box)
+    return Referent(number, image, image, (height, width), (sentence,), (0,), box=(left, top, right, bottom))
 
 
 READER = RecDataset
