@@ -140,7 +140,7 @@ class Writer:
             if phase[row] != TEXT:
                 continue
             if self.watched is not None:
-                answers[row].logits.append(logits[row, slice(*self.watched)])
+                answers[row].logits.append(logits[row, slice(*self.watched)].clone())  # a view would keep all rows
             if token == self.stop_id:
                 phase[row], answers[row].finished = DONE, True
             elif self.block is not None and token == self.block.start_id:
