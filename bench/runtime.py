@@ -6,6 +6,7 @@ import hashlib
 import math
 import platform
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from bench.config import Profile
 from methods.base import Model, UserError
+from methods.registry import method_class
 
 PACKAGES = ("torch", "transformers")  # whose versions records tell
 
@@ -89,6 +91,21 @@ def size_of(folder: Path) -> str:
     return str(total or "")
 
 
+def load_model(name: str, folder: Path, precision: str, mask_tokenizer: Path | None = None) -> Model:
+    """A method's model on the device, to answer with. Its weights are in the precision that a profile names, but for
+    the mask tokenizer's, so that no step converts them (see methods.base.Trainee.from_pretrained)."""
+    device = device_of()
+    dtype = str(resolve_precision(precision, device)).removeprefix("torch.")
+    return method_class(name).from_pretrained(folder, mask_tokenizer, dtype, str(device))
+
+
+def answering_in(method: Model, precision: torch.dtype) -> AbstractContextManager:
+    """A context in which a model answers in the precision: autocast, for one whose weights are in float32."""
+    module: Any = method  # concrete methods are torch modules
+    whole = next(module.parameters()).dtype == torch.float32
+    return torch.autocast(method.device.type, precision, enabled=whole and precision != torch.float32)
+
+
 def provenance(profile: Profile, name: str, weights: str, precision: str, method: Model) -> dict[str, Any]:
     """The fields of a record that are the same for all figures of one model."""
     return {
@@ -96,7 +113,7 @@ def provenance(profile: Profile, name: str, weights: str, precision: str, method
         "checkpoint": weights,
         "backbone": profile.name,
         "device": device_name(method.device),
-        "precision": precision,
+        "precision": str(resolve_precision(precision, method.device)).removeprefix("torch."),
         "versions": {package: version(package) for package in PACKAGES},
         "revision": version("genseg-bench"),
         "date": date.today().isoformat(),

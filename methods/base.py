@@ -340,10 +340,14 @@ class Trainee(Protocol):
         """Write config.json, the tokenizer and safetensors (floating tensors as dtype, files up to a size)."""
 
     @classmethod
-    def from_pretrained(cls, folder: Path, mask_tokenizer: Path | None = None) -> Trainee:
+    def from_pretrained(
+        cls, folder: Path, mask_tokenizer: Path | None = None, dtype: str = "float32", device: str = "cpu"
+    ) -> Trainee:
         """The inverse; reads official folders too, and takes the mask tokenizer of an official file if one is given.
 
-        Raises UserError with the names of missing or unexpected tensors."""
+        dtype: of the weights, but for the mask tokenizer's, which decide ids and stay in float32; "bfloat16" is for
+        answering. device: where the weights are made. Raises UserError with the names of missing or unexpected tensors,
+        and with the numbers where they do not fit into a GPU's free memory."""
 
 
 class Model(Trainee, Protocol):

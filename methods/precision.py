@@ -9,6 +9,18 @@ from typing import Any
 import torch
 from torch import backends
 
+
+@contextmanager
+def made_in(dtype: torch.dtype) -> Iterator[None]:
+    """Within, floating tensors that name no type are made in this one: a model's weights, without a larger copy."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 # Where PyTorch keeps what a float32 product may be rounded to: cuBLAS, cuDNN, and oneDNN on a CPU.
 PRODUCTS = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
 

@@ -35,10 +35,9 @@ from bench.evaluate.scoring import score_predictions, to_records
 from bench.outputs import check_lines
 from bench.records import RECONSTRUCTION, Record, read_records, write_records
 from bench.refmoji.prepare import prepare_data
-from bench.runtime import device_of, digest, provenance
+from bench.runtime import digest, load_model, provenance
 from methods.base import Decoding, MaskTokenizer, Model
 from methods.files import read_lines, write_atomic
-from methods.registry import method_class
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,10 @@ def predict(profile: Profile, models: Mapping[str, Path], context: DistributedCo
     written: list[Written] = []
     for name, folder in models.items():
         other = profile.mask_tokenizer_of(name)
-        model = method_class(name).from_pretrained(folder, **{"mask_tokenizer": other} if other else {})
+        model = load_model(name, folder, profile.evaluate.precision, other)
         weights = digest(folder, other)
         for split, dataset in datasets.items():
-            written += _predict_model(profile, name, model.to(device_of()), weights, split, dataset, context)
+            written += _predict_model(profile, name, model, weights, split, dataset, context)
     for name in BASELINES:
         for split, dataset in datasets.items():
             if applies(name, dataset):

@@ -19,7 +19,7 @@ from bench.evaluate.plan import Question, objects_of, plan
 from bench.evaluate.predictions import line, stamp_of, write_predictions
 from bench.evaluate.protocols import asks, protocol_of
 from bench.records import RECONSTRUCTION
-from bench.runtime import resolve_precision
+from bench.runtime import answering_in, resolve_precision
 from methods.base import DEFAULT, Decoding, Example, MaskTokenizer, Model, Prediction, Request, open_image
 from methods.protocols import TaskProtocol
 
@@ -42,7 +42,7 @@ class Asked:
         examples = [dataset[q.index] for q in questions]
         files = [dataset.image_file(q.index) for q in questions]
         requests = requests_of(examples, files, questions, self.rule, self.want, self.tokens)
-        with torch.autocast(method.device.type, self.precision, enabled=self.precision != torch.float32):
+        with answering_in(method, self.precision):
             predictions = method.segment(requests, self.decoding)
         return [
             line(e, p, self.protocol, q.sent_id, q.expressions)

@@ -37,7 +37,7 @@ from bench.experiments.claims import key_of, load_claims
 from bench.latency import orders
 from bench.records import DIFFERENCE, PERCEPTION, Record, Settings, describe, read_records, write_records
 from bench.refmoji.prepare import prepare_data
-from bench.runtime import device_of, digest, provenance, resolve_precision
+from bench.runtime import answering_in, device_of, digest, provenance, resolve_precision
 from bench.train.stages import finished_model
 from methods.base import Request
 from methods.files import file_name, printable, read_lines
@@ -172,7 +172,7 @@ class Subject:
                 continue
             config_ = {**form.model, "start": str(self.folder)}
             other = method_class(self.name).build(config_, lambda: ()).to(device).eval()
-            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            with answering_in(other, precision):
                 pairs = orders.ask_both(self.method, other, requests, 1, f"{self.name} order={name}")
             records += orders.to_records(pairs, **self.facts | place | {"variant": {"order": name}})
         return records

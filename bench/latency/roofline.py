@@ -2,8 +2,8 @@
 
 Floating-point operations and bytes are counted from the shapes of one real request, operation by operation: a matrix
 product, convolution or attention counts its multiplications and additions, and reads its weights (or keys and values)
-once, in the product's precision. Autocast's conversion of weights is not counted, as a model could hold them converted,
-nor are activations, because they may stay in a cache; so the floor is a lower bound. Bandwidth and matrix rate are
+once, in the product's precision. Where autocast converts a weight, both precisions are read or written besides.
+Activations are not counted, because they may stay in a cache; so the floor is a lower bound. Bandwidth and matrix rate are
 measured on the machine itself. A stage cannot take less than the larger of bytes / bandwidth and operations / rate;
 whichever is larger binds it.
 """
@@ -94,6 +94,7 @@ class Counter(TorchDispatchMode):
             read = sum(t.numel() * t.element_size() for t in tensors if self._is_weight(t))
         elif func is aten._to_copy.default and args[0].is_floating_point() and self._is_weight(args[0]):
             self.copies[out.untyped_storage().data_ptr()] = StorageWeakRef(out.untyped_storage())
+            read = args[0].numel() * args[0].element_size() + out.numel() * out.element_size()  # and written
         integers = [t for t in tensors if t.dtype == torch.int8 and self._is_weight(t)]
         if integers:  # copied before a product, or read by it
             read += integers[0].numel()

@@ -20,10 +20,18 @@ from bench.latency.scaling import scale
 from bench.latency.session import time_backends
 from bench.records import Record, read_records, write_records
 from bench.refmoji.prepare import prepare_data
-from bench.runtime import PACKAGES, device_name, device_of, digest, provenance, resolve_precision
+from bench.runtime import (
+    PACKAGES,
+    answering_in,
+    device_name,
+    device_of,
+    digest,
+    load_model,
+    provenance,
+    resolve_precision,
+)
 from methods.base import Decoding, Model, Request
 from methods.files import printable, write_atomic
-from methods.registry import method_class
 
 
 def time_models(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
@@ -48,12 +56,12 @@ def time_models(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
     for name, folder in models.items():
         if done[name]:
             continue
-        method = method_class(name).from_pretrained(folder).to(device_of())
+        method = load_model(name, folder, config.precision)
         facts = provenance(profile, name, digest(folder), config.precision, method)
         facts |= {"note": f"{config.threads} threads, {config.warmup} warm-ups"}
         precision = resolve_precision(config.precision, method.device)
         facts |= {"dataset": profile.data.dataset, "split": "val", "variant": weights}
-        with torch.autocast(method.device.type, precision, enabled=precision != torch.float32):
+        with answering_in(method, precision):
             if config.int8:
                 before = int8.answers(method, requests)
                 int8.quantise(method)

@@ -6,8 +6,7 @@ cost (the official backend still generates it token by token).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from bench.config import LatencyConfig, UntrainedConfig
 from bench.records import describe
 from methods.base import Decoding, Model, Request
 from methods.files import file_name
+from methods.precision import made_in
 from methods.registry import method_class
 
 ANSWER_TEXT = "forced"  # see Decoding
@@ -82,7 +82,7 @@ def build(config: UntrainedConfig, size: str, device: torch.device, precision: t
     """A method on a backbone of a named size, made on the device and in the precision, so that no larger copy of it
     ever exists. The mask tokenizer stays in float32, as its ids need, and is run in the precision."""
     model: dict[str, Any] = dict(config.model) | {"backbone": f"random:{size}", "texts": WORDS * 20}
-    with device, _default_precision(precision), torch.no_grad():
+    with device, made_in(precision), torch.no_grad():
         method: Any = method_class(config.method).build(model, lambda: ())
         for parameter in method.parameters():  # many start as zeros or as copies of each other, which ties choices
             if parameter.ndim > 1:
@@ -95,16 +95,6 @@ def build(config: UntrainedConfig, size: str, device: torch.device, precision: t
 def reads(method: Any, tiles: int) -> bool:
     """Whether an image of so many tiles reaches the method whole."""
     return tiles == 1 or tiles - 1 <= method.processor.config.max_tiles > 1
-
-
-@contextmanager
-def _default_precision(precision: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(precision)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def same_answers(method: Model, requests: Sequence[Request], backends: Sequence[str]) -> float:

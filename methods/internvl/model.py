@@ -94,8 +94,10 @@ class InternVLModel(nn.Module):
         checkpoint.save(self, Path(folder), dtype, max_shard_size)
 
     @classmethod
-    def from_pretrained(cls, folder: Path, mask_tokenizer: Path | None = None) -> Self:
-        return checkpoint.load(cls, Path(folder), mask_tokenizer)
+    def from_pretrained(
+        cls, folder: Path, mask_tokenizer: Path | None = None, dtype: str = "float32", device: str = "cpu"
+    ) -> Self:
+        return checkpoint.load(cls, Path(folder), mask_tokenizer, getattr(torch, dtype), torch.device(device))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:

@@ -5,7 +5,7 @@ import shutil
 
 import torch
 
-from bench.runtime import device_name, device_of, digest
+from bench.runtime import answering_in, device_name, device_of, digest, load_model
 from bench.train.folders import model_of_stage
 from methods.registry import method_class
 
@@ -22,6 +22,20 @@ def test_a_digest_names_weights_and_configuration(small):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"decode": "hard"}))
     assert digest(folder) != first
+
+
+def test_a_model_is_loaded_in_its_precision_and_nothing_is_converted_then(small):
+    folder = model_of_stage(small, "himtok")
+    whole, half = (load_model("himtok", folder, precision) for precision in ("float32", "bfloat16"))
+    assert {p.dtype for p in half.backbone.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in half.mask_tokenizer.parameters()} == {torch.float32}
+    for method, precision, converts in (
+        (whole, torch.float32, 0),
+        (whole, torch.bfloat16, 1),
+        (half, torch.bfloat16, 0),
+    ):
+        with answering_in(method, precision):
+            assert torch.is_autocast_enabled(method.device.type) == bool(converts)
 
 
 def test_the_device_is_named():

@@ -32,6 +32,7 @@ from methods.internvl.checkpoint.io import (
 )
 from methods.internvl.config import ROWS, BackboneSize
 from methods.internvl.vocabulary import IMAGE_CONTEXT, load_tokenizer, token_id
+from methods.precision import made_in
 from methods.registry import method_spec, resolve
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 Loaded = TypeVar("Loaded", bound="InternVLModel")
 Module = TypeVar("Module", bound=nn.Module)
+CPU = torch.device("cpu")
 NOT_SAVED = "heads."  # auxiliary read-outs of pretraining
 
 
@@ -108,14 +110,41 @@ def save(trainee: Any, folder: Path, dtype: str, max_shard_size: str) -> None:
     write_folder(folder, trainee.config(), tensors, tokenizer, max_shard_size)
 
 
-def load(kind: type[Loaded], folder: Path, mask_tokenizer: Path | None = None) -> Loaded:
-    """The model in a folder, perhaps with the mask tokenizer of an official file.
+def load(
+    kind: type[Loaded], folder: Path, mask_tokenizer: Path | None = None, dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+) -> Loaded:  # fmt: skip
+    """The model in a folder, perhaps with the mask tokenizer of an official file; weights in `dtype`, but for the mask
+    tokenizer's in float32, and made on the device.
 
     Raises UserError, naming file and field or tensor, for everything that does not fit."""
     config, tensors = checked(kind, folder, mask_tokenizer)
-    model = kind.from_config(config, folder)
-    model.load_state_dict(tensors)  # copies into float32 tensor by tensor, so that the file need not fit in memory
+    _check_room(tensors, dtype, device, folder)
+    with made_in(dtype), device:
+        model = kind.from_config(config, folder)
+    if isinstance(model.mask_tokenizer, nn.Module):
+        model.mask_tokenizer.float()
+    model.load_state_dict(tensors)  # copies tensor by tensor, so that the file need not fit in memory
     return model.eval()
+
+
+def weight_bytes(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> int:
+    """What `load` makes of a folder's tensors, in bytes."""
+    floats = {name: tensor.numel() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    return sum(count * (4 if name.startswith("mask_tokenizer.") else dtype.itemsize) for name, count in floats.items())
+
+
+def _check_room(tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device, folder: Path) -> None:
+    """Raise UserError if a GPU lacks the memory for the weights."""
+    if device.type != "cuda":
+        return
+    needed, free = weight_bytes(tensors, dtype), torch.cuda.mem_get_info(device)[0]
+    if needed > free:
+        smaller = " in float32; bfloat16 takes half" if dtype == torch.float32 else ""
+        raise UserError(
+            f"{folder}: the weights take {needed / 2**30:.1f} GiB{smaller}, and {free / 2**30:.1f} GiB of the GPU's "
+            "memory are free; take a smaller model or a larger GPU."
+        )
 
 
 def checked(

@@ -12,9 +12,9 @@ from methods.base import Decoding, Request
 ASKED = Request(Image.fromarray(np.full((9, 9, 3), 99, np.uint8)), ("the car",))
 
 
-def counted(work, *weights):
+def counted(work, *weights, grad_mode=torch.inference_mode):
     counter = Counter({w.untyped_storage().data_ptr() for w in weights})
-    with torch.inference_mode(), counter, counter.stage("it"):
+    with grad_mode(), counter, counter.stage("it"):
         work()
     return counter.work["it"]
 
@@ -27,10 +27,10 @@ def test_products_by_hand():
     assert (sliced.flops, sliced.bytes) == (2 * 3 * 5 * 2, 4 * 10)
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_a_weight_that_autocast_converts_is_read_in_the_products_precision(cached):
-    """And what takes its copy's place in memory is no weight."""
-    x, weight = torch.ones(64, 64), torch.ones(64, 64, requires_grad=cached)
+@pytest.mark.parametrize(("grad_mode", "conversions"), [(torch.no_grad, 1), (torch.inference_mode, 3)])
+def test_a_weight_that_autocast_converts_is_read_in_both_precisions(grad_mode, conversions):
+    """Once or, where autocast keeps no copies, for each product. What takes a copy's place in memory is no weight."""
+    x, weight = torch.ones(64, 64), torch.ones(64, 64, requires_grad=True)
 
     def work():
         with torch.autocast("cpu", torch.bfloat16):
@@ -40,8 +40,8 @@ def test_a_weight_that_autocast_converts_is_read_in_the_products_precision(cache
             for _ in range(3):
                 y = y @ x.bfloat16()
 
-    found = counted(work, weight)
-    assert (found.flops, found.bytes) == (6 * 2 * 64**3, 3 * 2 * 64 * 64)
+    found = counted(work, weight, grad_mode=grad_mode)
+    assert (found.flops, found.bytes) == (6 * 2 * 64**3, (3 * 2 + conversions * (4 + 2)) * 64 * 64)
 
 
 def test_convolutions_by_hand():
@@ -94,12 +94,15 @@ def test_a_request_reads_every_layer_once_a_step(writer):
     assert {"vision", "prefill", "mask", "mask_tokenizer"} <= work.keys()
 
 
-def test_in_bfloat16_a_request_reads_half(writer):
+def test_in_bfloat16_a_request_reads_half(writer, tmp_path):
     whole = count(writer, ASKED, FORCED)
     with torch.autocast("cpu", torch.bfloat16):
-        half = count(writer, ASKED, FORCED)
-    for stage in ("vision", "prefill", "mask_tokenizer"):
+        converted = count(writer, ASKED, FORCED)
+    writer.save_pretrained(tmp_path / "model")
+    half = count(type(writer).from_pretrained(tmp_path / "model", dtype="bfloat16"), ASKED, FORCED)
+    for stage in ("vision", "prefill", "mask"):
         assert 0.45 < half[stage].bytes / whole[stage].bytes < 0.75, stage  # not of what stays in float32
+        assert converted[stage].bytes > 1.4 * whole[stage].bytes, stage
 
 
 def test_the_reference_path_does_more(writer):

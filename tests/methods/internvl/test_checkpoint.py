@@ -7,6 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from methods.base import Request, UserError
+from methods.internvl.checkpoint import ours
+from methods.internvl.checkpoint.ours import checked, weight_bytes
 from methods.registry import method_class
 
 NAMES = ("boxes", "himtok", "argenseg")
@@ -212,3 +214,31 @@ def test_a_config_with_an_unknown_value_is_refused(method, folder):
     config["backbone"]["flavour"] = "sour"
     (folder / "config.json").write_text(json.dumps(config))
     assert "flavour" in refusal(method.name, folder)
+
+
+def test_weights_in_bfloat16_are_the_rounded_ones_but_for_the_mask_tokenizers(method, folder, examples):
+    loaded = type(method).from_pretrained(folder, dtype="bfloat16")
+    assert torch.get_default_dtype() == torch.float32
+    wanted = method.state_dict()
+    for name, tensor in loaded.state_dict().items():
+        precise = name.startswith("mask_tokenizer.") or not tensor.is_floating_point()
+        rounded = wanted[name] if precise else wanted[name].bfloat16()
+        assert tensor.dtype == rounded.dtype, name
+        assert torch.equal(tensor, rounded), name
+    answer = loaded.segment([Request(examples[0].image, ("the red square",))])[0]
+    assert answer.mask.shape == examples[0].mask.shape
+
+
+def test_a_model_that_a_gpu_cannot_hold_is_refused_with_numbers(method, folder, monkeypatch):
+    """Before any of it is made."""
+    config, tensors = checked(type(method), folder)
+    whole, half = (weight_bytes(tensors, dtype) for dtype in (torch.float32, torch.bfloat16))
+    loaded = type(method).from_pretrained(folder)
+    assert whole == sum(t.numel() * t.element_size() for t in loaded.state_dict().values() if t.is_floating_point())
+    assert half < whole
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (half - 1, 2 * whole))
+    monkeypatch.setattr(type(method), "from_config", classmethod(lambda *_: pytest.fail("was built")))
+    monkeypatch.setattr(ours, "checked", lambda *_: (config, tensors))
+    for dtype, words in (("float32", "in float32; bfloat16 takes half"), ("bfloat16", "GiB of the GPU's memory")):
+        with pytest.raises(UserError, match=words):
+            type(method).from_pretrained(folder, dtype=dtype, device="cuda")
