@@ -6,7 +6,7 @@ import hashlib
 import math
 import platform
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -101,9 +101,11 @@ def load_model(name: str, folder: Path, precision: str, mask_tokenizer: Path | N
 
 def answering_in(method: Model, precision: torch.dtype) -> AbstractContextManager:
     """A context in which a model answers in the precision: autocast, for one whose weights are in float32."""
+    if precision == torch.float32:
+        return nullcontext()
     module: Any = method  # concrete methods are torch modules
-    whole = next(module.parameters()).dtype == torch.float32
-    return torch.autocast(method.device.type, precision, enabled=whole and precision != torch.float32)
+    converted = next(module.parameters()).dtype == precision
+    return nullcontext() if converted else torch.autocast(method.device.type, precision)
 
 
 def provenance(profile: Profile, name: str, weights: str, precision: str, method: Model) -> dict[str, Any]:

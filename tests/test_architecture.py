@@ -113,7 +113,7 @@ def test_a_method_never_imports_another():
 
 
 def test_the_harness_names_a_method_only_through_the_registry():
-    known = ("base", "check", "common", "files", "registry", "parity", "protocols", "flops")
+    known = ("base", "check", "common", "files", "registry", "parity", "protocols", "flops", "precision")
 
     def allowed(name: str) -> bool:
         return name == "methods" or any(within(name, f"methods.{part}") for part in known)

@@ -3,8 +3,8 @@
 Floating-point operations and bytes are counted from the shapes of one real request, operation by operation: a matrix
 product, convolution or attention counts its multiplications and additions, and reads its weights (or keys and values)
 once, in the product's precision. Where autocast converts a weight, both precisions are read or written besides.
-Activations are not counted, because they may stay in a cache; so the floor is a lower bound. Bandwidth and matrix rate are
-measured on the machine itself. A stage cannot take less than the larger of bytes / bandwidth and operations / rate;
+Activations are not counted, because they may stay in a cache; so the floor is a lower bound. Bandwidth and matrix rate
+are measured on the machine itself. A stage cannot take less than the larger of bytes / bandwidth and operations / rate;
 whichever is larger binds it.
 """
 
