@@ -1,4 +1,4 @@
-# From nothing to the comparison table: `make reproduce`. Every target does its own set-up and needs no other first.
+# From scratch to the comparison table: `make reproduce`. Every target does its own set-up and needs no other first.
 #
 #   PROFILE=nano      which profile of bench/profiles to run (smoke: a two-minute proof of the whole way)
 #   PYTHON=python3    the interpreter that makes the virtual environment (3.11 or 3.12)
@@ -23,7 +23,7 @@ setup: $(READY) ## make the virtual environment with the tested versions
 reproduce: $(READY) ## evaluate both methods and write the comparison table (uses the shipped weights, resumes)
 	$(GENSEG) reproduce profile=$(PROFILE)
 
-study: $(READY) ## train everything anew, then evaluate
+study: $(READY) ## train everything from scratch, then evaluate
 	$(GENSEG) study profile=$(PROFILE)
 
 ablation: $(READY) ## run the ablations of the profile

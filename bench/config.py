@@ -119,7 +119,7 @@ class TrainConfig:
     # stage of DeepSpeed's ZeRO; 0: plain data parallelism without DeepSpeed
     zero: int = setting(0, choices=(0, 1, 2, 3))
     offload: bool = False  # with zero: optimiser states (with zero 3 the weights too) in the CPU's memory
-    checkpoint_activations: bool = False  # compute activations anew in the backward pass
+    checkpoint_activations: bool = False  # compute activations again in the backward pass
     workers: int = setting(0, 0, 1024)  # processes that prepare samples, per process that trains
     broken_share: float = setting(0.01, 0, 1)  # of the images that may be unusable before a run is stopped
     explode: float = setting(10.0, 0)  # stop if the loss exceeds this times its running mean (or 1); 0: never

@@ -79,7 +79,7 @@ def lost(context: DistributedContext, error: RuntimeError) -> UserError:
     reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
     return UserError(
         f"Process {context.rank} of {context.size} lost another one ({reason}); look for the cause in that process's "
-        "output and start again, the run goes on from its last checkpoint."
+        "output and start again, the run resumes from its last checkpoint."
     )
 
 

@@ -1,1 +1,1 @@
-"""The models: two alphabets for writing a segmentation mask, on one InternVL2.5 backbone."""
+"""The models: two ways to tokenize a segmentation mask, on one InternVL2.5 backbone."""

@@ -1,4 +1,4 @@
-"""Cheaper ways to the same image for the codecs' decoders, where nothing is learned and a CPU's arithmetic binds.
+"""Cheaper ways to the same image for decoders of masks, where nothing is learned and a CPU's arithmetic binds.
 
 Doubling a map by its nearest neighbours and convolving it 3x3 reads every value two or four times. The four phases of
 the result are 2x2 convolutions of the small map whose weights are sums of the nine: 4/9 of the multiplications, and the

@@ -80,7 +80,7 @@ def _run(arguments: Sequence[str] | None) -> None:
         print(f"genseg: {where}{reason}; check the path, its permissions and the room left.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("genseg: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        print("genseg: interrupted; the same command resumes.", file=sys.stderr)
         sys.exit(130)
 
 

@@ -135,7 +135,7 @@ def _kept(path: Path) -> set[str]:
 
 
 def _keep(path: Path, records: Sequence[Record], stamps: set[str]) -> None:
-    """Write records and their stamps; a kill in between leaves no stamp, and hence records to be measured anew."""
+    """Write records and their stamps; a kill in between leaves no stamp, and hence records to be measured again."""
     path.with_suffix(".stamp").unlink(missing_ok=True)
     write_records(path, records)
     write_atomic(path.with_suffix(".stamp"), "".join(f"{stamp}\n" for stamp in sorted(stamps)))

@@ -3,7 +3,7 @@
     <root>/images/<split>/<image id>.jpg   <root>/instances.json   <root>/refs(genseg).json
     <root>/captions.json                   <root>/dataset.json (written last: the sign of a finished build)
 
-Scenes are made in shards. A finished shard leaves one file under <root>/.parts, so a killed build goes on where it
+Scenes are made in shards. A finished shard leaves one file under <root>/.parts, so a killed build resumes where it
 stopped. Ids follow from split and scene number alone: the bytes do not depend on workers, shards or interruptions.
 A second process waits at <root>/.lock, which stays, and finds the work done.
 """

@@ -73,7 +73,7 @@ def check_refmoji(root: Path) -> list[dict[str, Any]]:
         _count(tallies[ref["split"]], ref, views[ref["image_id"]])
     for record in captions:
         if record["image_id"] not in images or not record["question"] or not record["answer"]:
-            raise UserError(f"{root / CAPTIONS}: a question of image {record['image_id']} is empty; build it anew.")
+            raise UserError(f"{root / CAPTIONS}: a question of image {record['image_id']} is empty; build it again.")
     _check_counts(root, summary, tallies)
     verify(level, REGENERATED)
     return [tally.row(split) for split, tally in tallies.items()]
@@ -87,25 +87,27 @@ def _check_image(root: Path, image: Mapping[str, Any], annotations: Sequence[Map
             handle.load()
             size = handle.size
     except UNREADABLE as error:
-        raise UserError(f"{path}: unreadable image ({error}); delete the dataset and build it anew.") from None
+        raise UserError(f"{path}: unreadable image ({error}); delete the dataset and build it again.") from None
     if size != (image["width"], image["height"]):
-        raise UserError(f"{path}: is {size[0]}x{size[1]}, not {image['width']}x{image['height']}; build it anew.")
+        raise UserError(f"{path}: is {size[0]}x{size[1]}, not {image['width']}x{image['height']}; build it again.")
     taken = np.zeros((image["height"], image["width"]), bool)
     for annotation in annotations:
         try:
             mask = rasterize(annotation["segmentation"], image["height"], image["width"])
         except (ValueError, TypeError, OverflowError) as error:
             where = f"{root / INSTANCES}: annotation {annotation['id']}"
-            raise UserError(f"{where} has an unusable segmentation ({error}); build it anew.") from None
+            raise UserError(f"{where} has an unusable segmentation ({error}); build it again.") from None
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         x, y, width, height = annotation["bbox"]
         box = (columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0])
         if int(mask.sum()) != annotation["area"] or box != (x, y, width, height) or (taken & mask).any():
             raise UserError(
-                f"{root / INSTANCES}: mask, area and box of annotation {annotation['id']} disagree; build it anew."
+                f"{root / INSTANCES}: mask, area and box of annotation {annotation['id']} disagree; build it again."
             )
         if image["split"] != "novel" and names[annotation["category_id"]]["novel"]:
-            raise UserError(f"{root / INSTANCES}: annotation {annotation['id']} shows a held-out class; build it anew.")
+            raise UserError(
+                f"{root / INSTANCES}: annotation {annotation['id']} shows a held-out class; build it again."
+            )
         taken |= mask
 
 
@@ -116,16 +118,16 @@ def _check_ref(root: Path, ref: Mapping[str, Any], view: View, level: Level) -> 
     where = f"{root / REFS}: referent {ref['ref_id']}"
     for sentence in ref["sentences"]:
         if not holds(view, numbers, sentence):
-            raise UserError(f"{where}: {sentence['sent']!r} does not mean just its object; build the dataset anew.")
+            raise UserError(f"{where}: {sentence['sent']!r} does not mean just its object; build the dataset again.")
         if sentence["style"] == "refcoco+" and LOCATION_WORDS & set(sentence["tokens"]):
-            raise UserError(f"{where}: {sentence['sent']!r} says where, which refcoco+ forbids; build it anew.")
+            raise UserError(f"{where}: {sentence['sent']!r} says where, which refcoco+ forbids; build it again.")
     entries = [view.named(number).entry for number in numbers]
     people = [entry.person for entry in entries]
     novel = classes(level.name)[1]
     if ref["split"] == "testA" and not all(people) or ref["split"] == "testB" and any(people):
-        raise UserError(f"{where}: is {entries[0].name!r}, which {ref['split']} must not ask for; build it anew.")
+        raise UserError(f"{where}: is {entries[0].name!r}, which {ref['split']} must not ask for; build it again.")
     if ref["split"] == "novel" and not all(entry in novel for entry in entries):
-        raise UserError(f"{where}: is {entries[0].name!r}, which is not held out; build it anew.")
+        raise UserError(f"{where}: is {entries[0].name!r}, which is not held out; build it again.")
 
 
 def _count(tally: Tally, ref: Mapping[str, Any], view: View) -> None:
@@ -147,4 +149,4 @@ def _check_counts(root: Path, summary: Mapping[str, Any], tallies: Mapping[str, 
         for split, tally in tallies.items()
     }
     if found != summary["counts"]:
-        raise UserError(f"{root / SUMMARY}: counts {summary['counts']} are not those of the files; build it anew.")
+        raise UserError(f"{root / SUMMARY}: counts {summary['counts']} are not those of the files; build it again.")

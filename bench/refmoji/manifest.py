@@ -1,7 +1,7 @@
 """The frozen evaluation questions: layouts and expressions of every evaluation split, committed as gzipped JSON.
 
 A build draws the evaluation images from here. A change of the renderer may then move edge pixels, but never the
-questions. `python -m bench.refmoji.manifest LEVEL` writes the file anew after a wanted change of the generator.
+questions. `python -m bench.refmoji.manifest LEVEL` writes the file again after a wanted change of the generator.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def verify(level: Level, scenes: int | None = None) -> None:
             if json.loads(json.dumps(made)) != frozen[split][number]:
                 raise UserError(
                     f"{manifest_path(level.key)}: scene {number} of {split} no longer follows from its seed; undo the "
-                    f"change of the generator or freeze the questions anew (python -m bench.refmoji.manifest)."
+                    f"change of the generator or freeze the questions again (python -m bench.refmoji.manifest)."
                 )
 
 

@@ -1,9 +1,9 @@
 """DeepSpeed's ZeRO behind the seam of LocalEngine: optimiser states (1), gradients (2) and weights (3) are shared out.
 
 Weights stay float32 and products run in bfloat16 through DeepSpeed's own autocast, exactly as in LocalEngine:
-DeepSpeed's `bf16` would round the rotary frequencies and the codec, whose codes must not move. Checkpoints are gathered
-tensor by tensor into the form that every engine writes, so a run may go on with another stage or number of processes
-and its weights are plain safetensors at any time.
+DeepSpeed's `bf16` would round the rotary frequencies and the mask tokenizer, whose codes must not move. Checkpoints are
+gathered tensor by tensor into the form that every engine writes, so a run may resume with another stage or number of
+processes and its weights are plain safetensors at any time.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class DeepSpeedEngine:
             "torch_autocast": {
                 "enabled": self.precision == torch.bfloat16,
                 "dtype": "bfloat16",
-                "lower_precision_safe_modules": [],  # weights travel as they are: the codec must not be rounded
+                "lower_precision_safe_modules": [],  # weights travel as they are: codes must not be rounded
             },
             "steps_per_print": 10**9,
         }
@@ -222,7 +222,7 @@ def _kept_whole(module: nn.Module) -> Iterator[None]:
     """Hide the small frozen parts, so that they stay whole and in place on every process.
 
     With ZeRO 3 the use of a part is an exchange between all processes, and not every micro-batch has a mask for the
-    codec to encode.
+    mask tokenizer to encode.
     """
     hidden = frozen_parts(module)
     for parent, name, _ in hidden:

@@ -3,7 +3,7 @@
 LocalEngine keeps a whole model on each process and sums gradients over them: AdamW, warm-up, a falling rate, gradient
 clipping, autocast. bench/train/deepspeed.py shares weights and optimiser states out instead.
 
-Models trained from nothing may use Muon for the matrices of their linear layers: it orthogonalises each update, which
+Models trained from scratch may use Muon for the matrices of their linear layers: it orthogonalises each update, which
 takes a small transformer through the plateau in which its attention is still uniform several times sooner.
 """
 

@@ -28,13 +28,13 @@ from bench.train.batches import MicroBatch, MicroBatches, micro_images, stream
 from bench.train.checkpoints import clean_up, load_checkpoint, save_checkpoint
 from bench.train.engine import Engine, LocalEngine, LossError, rate
 from bench.train.folders import DONE
-from bench.train.meter import FlopMeter, count_memory_anew, peak_flops
+from bench.train.meter import FlopMeter, peak_flops, reset_peak_memory
 from bench.train.metrics_logger import MetricsLogger, append
 from bench.train.trainable import enter, merge_adapters
 from methods.base import Trainee, UserError
 from methods.files import fill, whole_folder, writing
 
-LOGS = ("train.jsonl", "validation.jsonl")  # cut back to the checkpoint when a run goes on
+LOGS = ("train.jsonl", "validation.jsonl")  # cut back to the checkpoint when a run resumes
 MEAN = 0.98  # share of the old value in the running mean of the loss
 SEEN = 1000  # images at least, by which the share of broken ones is judged
 
@@ -66,7 +66,7 @@ class TrainState:
 def run_stage(run: Run, device: torch.device) -> Path:
     """Train to the end (from the last checkpoint if there is one) and return the folder of the saved model."""
     torch.set_num_threads(run.train.threads)
-    count_memory_anew(device)
+    reset_peak_memory(device)
     run.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(run.stage.seed)
     enter(run.method, run.stage, run.train)
@@ -117,7 +117,7 @@ def _train(
             _save(run, engine, train_state)
             saved = time.monotonic()
         if asked[0] and run.context.first:
-            progress.note(f"stopped by a signal after step {step}; the same command goes on from there.")
+            progress.note(f"stopped by a signal after step {step}; the same command resumes from there.")
         if asked[0]:
             run.context.leave()
             sys.exit(0)
@@ -194,7 +194,7 @@ def _resume(run: Run, engine: Engine) -> TrainState:
         key = changed[0]
         raise UserError(
             f"{run.folder}: the checkpoint was made with {key} = {order.get(key)}, now it is {now.get(key)}; set it "
-            "back, or remove the folder to start anew."
+            "back, or remove the folder to start again."
         )
     train_state = fill(TrainState, state, f"{run.folder}: the checkpoint", "remove the folder to start again")
     engine.load_state(tensors)

@@ -34,7 +34,7 @@ def peak_flops(device: torch.device) -> float | None:
     return next((1e12 * value for key, value in PEAK_TFLOPS.items() if key in words), None)
 
 
-def count_memory_anew(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device) -> None:
     """Give back what earlier stages of this process have left on a GPU, and forget their peak."""
     if device.type == "cuda":
         gc.collect()
@@ -112,7 +112,7 @@ class Speed:
         self.tokens += tokens
 
     def read(self) -> tuple[float, float]:
-        """(samples/s, tokens/s) since the last reading, which starts anew."""
+        """(samples/s, tokens/s) since the last reading, which starts again."""
         seconds = max(1e-9, time.monotonic() - self.since)
         found = self.samples / seconds, self.tokens / seconds
         self.since, self.samples, self.tokens = time.monotonic(), 0, 0

@@ -113,7 +113,7 @@ def zero_stages(stage: StageConfig) -> tuple[int, ...]:
 
 
 def memory_rows(zero: int, counts: Mapping[str, int], cost: Mapping[str, float], gpus: int) -> dict[str, float]:
-    """What lies on one GPU, in gigabytes, with activations kept and computed anew."""
+    """What lies on one GPU, in gigabytes, with activations kept and computed again."""
     every, trained, whole = (counts[key] / 1e9 for key in ("all", "trained", "whole"))
     reduced, gathered = (min(limit / 1e9, trained) * 4 for limit in (BUCKET, LIVE))
     rows = {

@@ -73,7 +73,7 @@ def compare(folder: Path, settings: Mapping[str, Any]) -> None:
         more = f" and {len(changed) - MOST} more" if len(changed) > MOST else ""
         raise UserError(
             f"{folder}: was made with {', '.join(changed[:MOST])}{more}; set it back, remove the folder to train it "
-            "anew, or give another runs=."
+            "again, or give another runs=."
         )
 
 

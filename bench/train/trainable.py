@@ -75,8 +75,8 @@ def add_adapters(method: Trainee, settings: Mapping[str, Any]) -> None:
 
 def _check_adapters(method: Trainee, before: set[str]) -> None:
     """Refuse adapters that take no part in the loss, and those that `merge_adapters` cannot take out again."""
-    codec = set(method.mask_tokenizer.modules()) if isinstance(method.mask_tokenizer, nn.Module) else set()
-    inside = {id(part) for part in codec}
+    mask_tokenizer = set(method.mask_tokenizer.modules()) if isinstance(method.mask_tokenizer, nn.Module) else set()
+    inside = {id(part) for part in mask_tokenizer}
     for path, part in method.named_modules():
         if not hasattr(part, "base_layer") and not hasattr(part, "original_module"):
             continue

@@ -1,6 +1,6 @@
 """ARGenSeg and VAR's VQ-VAE against vectors of the released code.
 
-Two forms of folders, both with a `meta.json`: the VQ-VAE alone (`weights_int8.safetensors`, see `parity_codec.py`),
+Two forms of folders, both with a `meta.json`: the VQ-VAE alone (`weights_int8.safetensors`, see `parity_tokenizer.py`),
 and the whole model at a tiny size (`weight_overrides.safetensors`), whose other weights are a function of their names.
 Every vector that a folder has is checked; sizes, ids and constants are read from the folder.
 """
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.argenseg import parity_codec
+from methods.argenseg import parity_tokenizer
 from methods.argenseg.layout import slot_places
 from methods.argenseg.masks import mask_image, official_grey, to_bytes
 from methods.argenseg.model import ARGenSeg
@@ -40,7 +40,7 @@ LEVEL = 1.0  # an image that is truncated to 8 bits may differ by a level
 def recognises(folder: Path) -> bool:
     """Whether the folder holds vectors of one of the two forms."""
     return (folder / "meta.json").is_file() and (
-        parity_codec.recognises(folder) or (folder / f"{OVERRIDES}.safetensors").is_file()
+        parity_tokenizer.recognises(folder) or (folder / f"{OVERRIDES}.safetensors").is_file()
     )
 
 
@@ -50,8 +50,8 @@ def check(folder: Path) -> list[Check]:
         facts = json.loads((folder / "meta.json").read_text())
     except ValueError as error:
         raise UserError(f"{folder}/meta.json: damaged ({error}); copy the folder of reference vectors again.") from None
-    if parity_codec.recognises(folder):
-        return parity_codec.check(folder, facts)
+    if parity_tokenizer.recognises(folder):
+        return parity_tokenizer.check(folder, facts)
     method, checks = load(folder, facts)
     for name, piece in PIECES.items():
         if (folder / f"{name}.safetensors").is_file():
@@ -321,7 +321,7 @@ def guidance(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], fol
 
 
 def mask_images(method: ARGenSeg, io: dict[str, Tensor], facts: dict[str, Any], folder: Path) -> list[Check]:
-    """Masks as the codec's images, squashed and in a letterbox."""
+    """Masks as the mask tokenizer's images, squashed and in a letterbox."""
     checks = []
     for name, reference in sorted(io.items()):
         kind, _, number = name.removeprefix("mask_").rpartition("_")

@@ -38,7 +38,7 @@ class Perceptual:
         try:
             found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         except (OSError, ValueError) as error:
-            raise UserError(f"{file}: not readable ({error}); get the network anew.") from None
+            raise UserError(f"{file}: not readable ({error}); get the network again.") from None
         self.mean, self.std = (torch.tensor(found.get(key, value)).view(3, 1, 1) for key, value in IMAGENET.items())
         self._network: Any = None
 

@@ -1,4 +1,4 @@
-"""Auxiliary losses of the backbone's own pretraining, for models small enough to be trained from nothing.
+"""Auxiliary losses of the backbone's own pretraining, for models small enough to be trained from scratch.
 
 They give a from-scratch vision tower and language model a dense signal long before box digits can be learned:
 - dense: from each image token's last hidden state, which has read the expression, a 2 x 2 piece of the target's mask;

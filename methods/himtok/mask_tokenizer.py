@@ -215,7 +215,7 @@ class MaskTokenizer(nn.Module):
 
     @property
     def prefixes(self) -> tuple[int, ...]:
-        """Token counts at which the codec is measured."""
+        """Token counts at which the mask tokenizer is measured."""
         return tuple(n for n in (1, 2, 4, 8, 16, 24) if n < self.length) + (self.length,)
 
     def preprocess_mask(self, mask: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""HiMTok's codec, losses and token placement against vectors of the released code (`golden.json` and tensors)."""
+"""HiMTok's mask tokenizer, losses and token placement against vectors of the official code (`golden.json`, tensors)."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def check(folder: Path) -> list[Check]:
     """Ids, decodings, activations, labels, losses, gradients, placement, tile grids; `prepare_image`, which only pads
     where nothing here does, the evaluation's other arithmetic and the vectors of released size are not read."""
     facts = json.loads((folder / "golden.json").read_text())
-    codec = load_codec(folder, facts)
+    mask_tokenizer = load_mask_tokenizer(folder, facts)
     encoded = read(folder, "encode")
     return [
-        *_encode(codec, encoded, facts),
-        *_decode(codec, encoded, folder, facts),
-        *_activations(codec, encoded, folder, facts),
+        *_encode(mask_tokenizer, encoded, facts),
+        *_decode(mask_tokenizer, encoded, folder, facts),
+        *_activations(mask_tokenizer, encoded, folder, facts),
         *_labels(folder),
-        *_losses(codec, folder, facts),
-        *_gradients(codec, folder, facts),
-        *_placement(codec, folder, facts),
+        *_losses(mask_tokenizer, folder, facts),
+        *_gradients(mask_tokenizer, folder, facts),
+        *_placement(mask_tokenizer, folder, facts),
         *_tiles(folder),
     ]
 
 
-def load_codec(folder: Path, facts: dict[str, Any]) -> MaskTokenizer:
+def load_mask_tokenizer(folder: Path, facts: dict[str, Any]) -> MaskTokenizer:
     """The tokenizer of the sizes in golden.json, in the released layout, with the folder's weights."""
     size = facts["config"]["size"]
     (width, layers, heads), (wide, deep, heads_out) = size["enc"], size["dec"]
@@ -61,17 +61,17 @@ def load_codec(folder: Path, facts: dict[str, Any]) -> MaskTokenizer:
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("weights_*.safetensors")):
         tensors |= read(folder, path.stem)
-    codec = MaskTokenizer(config).eval()
-    shapes = {name: tensor.shape for name, tensor in codec.state_dict().items()}
-    codec.load_state_dict(named_weights(shapes, tensors, folder))
-    return codec
+    mask_tokenizer = MaskTokenizer(config).eval()
+    shapes = {name: tensor.shape for name, tensor in mask_tokenizer.state_dict().items()}
+    mask_tokenizer.load_state_dict(named_weights(shapes, tensors, folder))
+    return mask_tokenizer
 
 
-def _encode(codec: MaskTokenizer, encoded: dict[str, Tensor], facts: dict[str, Any]) -> list[Check]:
+def _encode(mask_tokenizer: MaskTokenizer, encoded: dict[str, Tensor], facts: dict[str, Any]) -> list[Check]:
     masks = encoded["masks"].float()[:, None]
-    z = codec.latents(masks)
-    unit, ids, loss = codec.quantize(z)
-    table = codec.quantize.table()
+    z = mask_tokenizer.latents(masks)
+    unit, ids, loss = mask_tokenizer.quantize(z)
+    table = mask_tokenizer.quantize.table()
     checks = [
         close("encoder output z", z, _rows(encoded["z"]), 2e-5),
         same("token ids", ids, encoded["token_ids"]),
@@ -80,7 +80,7 @@ def _encode(codec: MaskTokenizer, encoded: dict[str, Tensor], facts: dict[str, A
         close("normalised table", F.normalize(table, dim=-1), encoded["codebook_projected_l2norm"], 1e-5),
         close("quantizer loss", loss, torch.tensor(facts["losses"]["quantizer"]), LOSS),
     ]
-    alone = torch.cat([codec.encode(mask[None]) for mask in masks])
+    alone = torch.cat([mask_tokenizer.encode(mask[None]) for mask in masks])
     return [*checks, same("token ids, one mask at a time", alone, encoded["token_ids"])]
 
 
@@ -89,7 +89,9 @@ def _rows(z: Tensor) -> Tensor:
     return z[:, :, 0].transpose(1, 2)
 
 
-def _decode(codec: MaskTokenizer, encoded: dict[str, Tensor], folder: Path, facts: dict[str, Any]) -> list[Check]:
+def _decode(
+    mask_tokenizer: MaskTokenizer, encoded: dict[str, Tensor], folder: Path, facts: dict[str, Any]
+) -> list[Check]:
     chosen = [facts["mask_names"].index(name) for name in facts["dec_full_samples"]]
     checks = []
     tensors = read(folder, "decode_logits")
@@ -100,30 +102,32 @@ def _decode(codec: MaskTokenizer, encoded: dict[str, Tensor], folder: Path, fact
         variant, _, rest = name.rpartition("_T")
         count, _, pooled = rest.partition("_")
         ids = encoded["token_ids"] if pooled else encoded["token_ids"][chosen]
-        logits = _variant(codec, variant, ids, int(count))
+        logits = _variant(mask_tokenizer, variant, ids, int(count))
         ours = logits if variant == "logits" else logits.sigmoid()
         if pooled:
             ours = F.avg_pool2d(ours, 8)
         checks.append(close(f"decode {name}", ours, reference, LOGIT if variant == "logits" else PROBABILITY))
     soft = read(folder, "decode_soft_probs")
     probabilities = (soft["soft_logits"] / TEMPERATURE).softmax(-1)
-    return [*checks, close("decode soft", codec.decode_soft(probabilities), soft["mask_prob"], PROBABILITY)]
+    return [*checks, close("decode soft", mask_tokenizer.decode_soft(probabilities), soft["mask_prob"], PROBABILITY)]
 
 
-def _variant(codec: MaskTokenizer, variant: str, ids: Tensor, count: int) -> Tensor:
+def _variant(mask_tokenizer: MaskTokenizer, variant: str, ids: Tensor, count: int) -> Tensor:
     """Logits from the first `count` ids in one of the reference's three ways."""
     if variant == "tokens_l2":
-        return torch.logit(codec.decode(ids[:, :count]).double()).float()
-    codes = codec.mix(F.one_hot(ids, codec.size).float())
+        return torch.logit(mask_tokenizer.decode(ids[:, :count]).double()).float()
+    codes = mask_tokenizer.mix(F.one_hot(ids, mask_tokenizer.size).float())
     if variant == "prob_zeroed":
         codes[:, count:] = 0
-        return codec.logits(codes)
-    return codec.logits(codes[:, :count])
+        return mask_tokenizer.logits(codes)
+    return mask_tokenizer.logits(codes[:, :count])
 
 
-def _activations(codec: MaskTokenizer, encoded: dict[str, Tensor], folder: Path, facts: dict[str, Any]) -> list[Check]:
+def _activations(
+    mask_tokenizer: MaskTokenizer, encoded: dict[str, Tensor], folder: Path, facts: dict[str, Any]
+) -> list[Check]:
     """What leaves the parts on the way, by the reference's names; the encoder's first three for the masks 4 and 5."""
-    encoder, decoder, pixels = codec.encoder, codec.decoder, codec.pixel_decoder
+    encoder, decoder, pixels = mask_tokenizer.encoder, mask_tokenizer.decoder, mask_tokenizer.pixel_decoder
     parts = {
         "patch_embed": encoder.patch_embed, "enc_ln_pre": encoder.ln_pre,
         "enc_last_block_LND": encoder.transformer[-1], "enc_ln_post_latents": encoder.ln_post,
@@ -137,14 +141,14 @@ def _activations(codec: MaskTokenizer, encoded: dict[str, Tensor], folder: Path,
     ]
     names, checks = facts["mask_names"], []
     try:
-        codec.latents(encoded["masks"].float()[:, None])
+        mask_tokenizer.latents(encoded["masks"].float()[:, None])
         for name, reference in sorted(read(folder, "encode_intermediates").items()):
             ours = found[name] if name == "enc_ln_post_latents" else found[name][4:6]
             ours = ours.transpose(0, 1) if name.endswith("_LND") else ours
             checks.append(close(f"activation {name}", ours, reference, ACTIVATION))
         for path in sorted(folder.glob("decode_intermediates_*.safetensors")):
             mask, _, count = path.stem.removeprefix("decode_intermediates_").rpartition("_T")
-            drawn = _variant(codec, "logits", encoded["token_ids"][[names.index(mask)]], int(count)).sigmoid()
+            drawn = _variant(mask_tokenizer, "logits", encoded["token_ids"][[names.index(mask)]], int(count)).sigmoid()
             found["mask_prob"] = drawn[:, None]
             for name, reference in sorted(read(folder, path.stem).items()):
                 tolerance = PROBABILITY if name in ("mask_prob", "pixel_decoder_out") else ACTIVATION
@@ -180,21 +184,21 @@ def _labels(folder: Path) -> list[Check]:
     return checks
 
 
-def _losses(codec: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> list[Check]:
+def _losses(mask_tokenizer: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> list[Check]:
     expected = facts["loss"]
     valid = torch.tensor(expected["valid"])
     probabilities = read(folder, "loss_probs")["probs"][valid]
     masks = read(folder, "loss_inputs")["target_masks"].float()[valid]
     config = HierarchyConfig("official", dice=expected["dice_weight"])
-    losses = hierarchical_loss(codec, probabilities, masks, config, torch.tensor(expected["indices"]))
+    losses = hierarchical_loss(mask_tokenizer, probabilities, masks, config, torch.tensor(expected["indices"]))
     reference = {"mask": expected["mask_loss"], "hierarchy": expected["cos2fine_loss_code"]}
     return [close(f"{name} loss", losses[name], torch.tensor(value), LOSS) for name, value in reference.items()]
 
 
-def _gradients(codec: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> list[Check]:
+def _gradients(mask_tokenizer: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> list[Check]:
     """Soft codes from logits, and the losses' gradients with respect to the logits."""
     inputs, expected, config = read(folder, "loss_inputs"), facts["loss"], facts["config"]
-    low, tokens = config["first"], codec.length
+    low, tokens = config["first"], mask_tokenizer.length
     rows = torch.tensor(expected["valid"]).nonzero().flatten()
     starts = [int((inputs["labels"][row] == config["start"]).nonzero()[0]) for row in rows]
     columns = torch.tensor(starts)[:, None] + 1 + torch.arange(tokens)
@@ -203,10 +207,10 @@ def _gradients(codec: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> lis
     for name, levels in (("grad_mask_only", []), ("grad_mask_plus_hml", expected["indices"])):
         with torch.enable_grad():
             logits = inputs["logits"].clone().requires_grad_()
-            block = logits[rows[:, None], columns][..., low : low + codec.size]
+            block = logits[rows[:, None], columns][..., low : low + mask_tokenizer.size]
             probabilities = (block / TEMPERATURE).softmax(-1)
             losses = hierarchical_loss(
-                codec, probabilities, masks, HierarchyConfig("official", dice=expected["dice_weight"]),
+                mask_tokenizer, probabilities, masks, HierarchyConfig("official", dice=expected["dice_weight"]),
                 torch.tensor(levels, dtype=torch.long),
             )  # fmt: skip
             sum(losses.values()).backward()
@@ -215,15 +219,15 @@ def _gradients(codec: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> lis
     return [close("soft codes", probabilities, reference, 1e-6), *checks]
 
 
-def _placement(codec: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> list[Check]:
+def _placement(mask_tokenizer: MaskTokenizer, folder: Path, facts: dict[str, Any]) -> list[Check]:
     tensors, config = read(folder, "replace_tokens"), facts["config"]
     ids, labels = tensors["input_ids"].clone(), tensors["labels"].clone()
     has = (ids == config["start"]).any(1)
-    codes = config["first"] + codec.encode(tensors["target_masks"].float()[has][:, None])
+    codes = config["first"] + mask_tokenizer.encode(tensors["target_masks"].float()[has][:, None])
     # The released code looks for the first start token of a row and fills the places after it.
     places = torch.arange(ids.shape[1])
     first = (ids == config["start"]).long().argmax(1)[:, None]
-    block = has[:, None] & (places >= first) & (places <= first + codec.length + 1)
+    block = has[:, None] & (places >= first) & (places <= first + mask_tokenizer.length + 1)
     written = ids.masked_fill(~block, IGNORED)
     fill_codes(written, labels, config["start"], config["end"], codes)
     ids = torch.where(block, written, ids)

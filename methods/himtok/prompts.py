@@ -23,7 +23,7 @@ from methods.internvl.chat import MASK, Turn
 START, END = "<|mt_start|>", "<|mt_end|>"
 PACKAGED = {"ours": "templates.yaml", "official": "official.yaml"}
 SHORT = 3  # wordings of a request in the source "short", which has one of each answer
-LENGTHS = (8, 16, 32)  # that training asks for in words, as far as the codec has so many
+LENGTHS = (8, 16, 32)  # that training asks for in words, as far as the mask tokenizer has so many
 POINTS = 3  # at most, on the object
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIALOGUES = (("segment", "then_box"), ("box", "then_segment"))
@@ -205,7 +205,7 @@ def converse(
     example: Example, task: str, templates: PromptTemplate, size: tuple[int, int], scale: int, tokens: int,
     image: Callable[[str], str], rng: np.random.Generator,
 ) -> list[Turn]:  # fmt: skip
-    """The turns of a task; size = (width, height) of the image, `tokens` those of the codec, `image` puts the
+    """The turns of a task; size = (width, height) of the image, `tokens` those of the mask tokenizer, `image` puts the
     image's placeholder to the first request. Raises UserError if the example lacks what the task needs."""
     families = DIALOGUES[rng.integers(len(DIALOGUES))] if task == "dialogue" else (task,)
     slots = _slots(example, families, size, scale, tokens, rng)

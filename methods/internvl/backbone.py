@@ -49,7 +49,7 @@ class Backbone(nn.Module):
     def initialise_from_scratch(self, seed: int) -> None:
         """Start values for training without a checkpoint.
 
-        transformers leaves the vision tower's position embeddings at zero, which trains markedly worse from nothing.
+        transformers leaves the vision tower's position embeddings at zero, which trains markedly worse from scratch.
         """
         tower = self.vision_tower.embeddings
         generator = torch.Generator(tower.cls_token.device).manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Start values of position embeddings for models trained from nothing."""
+"""Start values of position embeddings for models trained from scratch."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def join_expressions(expressions: tuple[str, ...], listed: bool = False) -> str:
 def with_image(text: str, image_first: bool) -> str:
     """The user's text with the image before it (InternVL's habit) or after it.
 
-    A causal model's image tokens see only what stands before them. A backbone trained from nothing learns to ground
+    A causal model's image tokens see only what stands before them. A backbone trained from scratch learns to ground
     several times sooner when it has read the expression before it looks.
     """
     return f"{IMAGE}\n{text}" if image_first else f"{text}\n{IMAGE}"

@@ -21,7 +21,7 @@ stages:
 models: {rectangles: mask}
 evaluate: {limit: 6, batch: 3, threads: 1}
 latency: {warmup: 1, requests: 2, threads: 1}
-ablation: {limit: 4, settled_limit: 1}
+ablation: {limit: 4, early_exit_limit: 1}
 """
 
 

@@ -114,7 +114,7 @@ def test_lines_are_known_by_their_fields(tmp_path):
 
 
 def test_the_shipped_results_are_as_they_were_written():
-    """Or `genseg report` would refuse to write them again; make them anew with it, do not edit them."""
+    """Or `genseg report` would refuse to write them again; make them again with it, do not edit them."""
     tracked = subprocess.run(["git", "ls-files", "results"], cwd=RESULTS.parent, capture_output=True, text=True)
     names = [RESULTS.parent / name for name in tracked.stdout.split()]
     for folder in {path.parents[len(path.relative_to(RESULTS).parts) - 2] for path in names} - {RESULTS / "published"}:

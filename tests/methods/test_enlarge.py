@@ -1,4 +1,4 @@
-"""The cheaper ways of the codecs' decoders give the released code's images, and learning never takes them."""
+"""The cheaper ways of the mask tokenizers' decoders give the released code's images, and learning never takes them."""
 
 import pytest
 import torch
@@ -41,12 +41,12 @@ def test_nothing_is_overwritten_where_gradients_are_wanted():
 
 @pytest.mark.parametrize("name", ["himtok", "argenseg"])
 def test_a_codec_draws_the_same_image(build, name):
-    codec = build(name).mask_tokenizer
-    ids = torch.randint(0, codec.size, (2, codec.length), generator=torch.Generator().manual_seed(0))
+    tokenizer = build(name).mask_tokenizer
+    ids = torch.randint(0, tokenizer.size, (2, tokenizer.length), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        cheap = codec.decode(ids)
+        cheap = tokenizer.decode(ids)
         with as_released():
-            released = codec.decode(ids)
+            released = tokenizer.decode(ids)
     assert not torch.equal(cheap, released)
     torch.testing.assert_close(cheap, released, rtol=0, atol=1e-5)
 

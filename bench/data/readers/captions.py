@@ -89,7 +89,7 @@ class CaptionDataset(Dataset):
         return [self.images / record["file_name"] for record in self._records]
 
     def texts(self) -> Iterator[str]:
-        """Every question and every answer, for a text tokenizer that is trained from nothing."""
+        """Every question and every answer, for a text tokenizer that is trained from scratch."""
         for record in self._records:
             yield from (record["question"], record["answer"])
 

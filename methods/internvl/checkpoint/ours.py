@@ -192,6 +192,6 @@ def read(folder: Path, name: str, mask_tokenizer: Path | None = None) -> tuple[d
     if made < native.FORMAT:
         raise UserError(
             f"{folder}: written by an earlier version (format {made}), whose names this one no longer reads; convert "
-            "the original checkpoint again, or train the stage anew."
+            "the original checkpoint again, or train the stage again."
         )
     return config, read_tensors(folder)

@@ -6,7 +6,7 @@ Rows that take no part in a step are fed padding which the attention mask hides 
 
 Where all rows are expected to answer in the same words ("The mask: <mask>."), the words before the mask are read with
 the prompt and those behind it with the block's end, each in one pass. The model's own choices, which the same passes
-give, are compared with them; if one differs, the answers are written anew word by word. So the answer is always the
+give, are compared with them; if one differs, the answers are written again word by word. So the answer is always the
 model's own.
 
 Shapes: B rows, L prompt tokens (left-padded), D width.

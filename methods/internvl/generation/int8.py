@@ -1,6 +1,6 @@
 """The language model's linear layers with 8-bit integers as weights, one scale for each output: half of bfloat16.
 
-Symmetric, rounded to nearest, without calibration. Embeddings, head, vision tower and codec keep their precision. The
+Symmetric, rounded to nearest, without calibration. Embeddings, head, vision tower and mask tokenizer keep theirs. The
 product is taken with the integers in the activations' precision and scaled afterwards. A single token in bfloat16 on a
 CPU has a kernel that reads the integers themselves; everything else makes a copy of the weight in the activations'
 precision first, which saves memory but no time.

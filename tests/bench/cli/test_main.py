@@ -216,7 +216,7 @@ def test_an_interruption_says_that_it_can_go_on(genseg, profile, monkeypatch):
     monkeypatch.setattr("bench.report.run.write_report", interrupted)
     result = genseg("report", f"profile={profile}")
     assert result.code == 130
-    assert result.complaint == "genseg: interrupted; the same command goes on where it stopped."
+    assert result.complaint == "genseg: interrupted; the same command resumes."
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def data(tmp_path_factory):
 
 
 def test_reproduce_trains_evaluates_times_and_reports(folder, profile_in, data, monkeypatch, genseg):
-    """From nothing to the tables; evaluating and timing again does nothing anew and leaves every byte as it was."""
+    """From scratch to the tables; evaluating and timing again does nothing again and leaves every byte as it was."""
     real = prepare.build
     monkeypatch.setattr(
         prepare,

@@ -1,4 +1,4 @@
-"""Methods, baselines and codecs answer into the same kind of file."""
+"""Methods, baselines and mask tokenizers answer into the same kind of file."""
 
 import json
 from dataclasses import replace

@@ -66,13 +66,13 @@ def test_images_have_the_number_of_tiles_that_the_case_says(tiles, side):
 
 @pytest.fixture
 def profile(tmp_path):
-    codec = json.dumps(SHORT_SIZES)
+    tokenizer = json.dumps(SHORT_SIZES)
     (tmp_path / "p.yaml").write_text(
         "name: p\ndata: {root: none}\n"
         f"results: {tmp_path}/results\nruns: {tmp_path}/runs\n"
         "latency:\n  warmup: 0\n  requests: 2\n  threads: 1\n  sizes: [tiny]\n"
         f"  untrained: {{short: {{method: argenseg, model: {{init: var, vocabulary: 1500, "
-        f"mask_tokenizer_config: {codec}}}}}}}\n"
+        f"mask_tokenizer_config: {tokenizer}}}}}}}\n"
     )
     return load_profile(tmp_path / "p.yaml")
 
@@ -155,7 +155,7 @@ def test_unknown_backends_are_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_every_backend_answers_alike_at_a_real_size(name):
-    """1B with random weights in float32 and the codecs of the other tests: about 5 GB, some minutes on a core."""
+    """1B with random weights in float32 and small mask tokenizers: about 5 GB, some minutes on a core."""
     parts = {
         "himtok": {"mask_tokenizer_config": HIMTOK_SIZES},
         "argenseg": {"mask_tokenizer_config": ARGENSEG_SIZES, "init": "var"},

@@ -1,5 +1,5 @@
 """Runs of two processes on this machine: every engine and number of processes gives the losses of one process, and a
-run goes on after a kill, on another number of processes and with another engine."""
+run resumes after a kill, on another number of processes and with another engine."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def assert_alike(given: dict, other: dict, tolerance: float = 1e-4) -> None:
 
 
 def test_two_processes_train_as_one_and_survive_a_kill(start, run):
-    """Plain data parallelism; the second run loses a process in step 6 and goes on from the checkpoint of step 4."""
+    """Plain data parallelism; the second run loses a process in step 6 and resumes from the checkpoint of step 4."""
     few = {"steps": 8}
     alone, together = run("one", settings=few), run("two", settings=few)
     killed = run("killed", settings=few, save=4, kill=6)

@@ -95,7 +95,8 @@ def test_a_finished_stage_is_refused_for_other_settings(train):
     before = (folder / "model.safetensors").read_bytes()
     for word, told in OTHER.items():
         assert refusal(train, "first", word) == (
-            f"runs/first: was made with {told}; set it back, remove the folder to train it anew, or give another runs=."
+            f"runs/first: was made with {told}; set it back, remove the folder to train it again, "
+            "or give another runs=."
         )
     for word in SAME:
         assert train("first", word) == folder

@@ -30,9 +30,9 @@ train: {threads: 1, precision: float32, validate_samples: 4, log_every: 1}
 stages:
   backbone: {method: boxes, stage: pretrain, steps: 2, images: 1, warmup: 1, tasks: {box: 1.0},
              model: {size: tiny, vocabulary: 320}}
-  codec: {method: himtok, stage: tokenizer, steps: 1, tasks: {segment: 1.0}}
+  tokens: {method: himtok, stage: tokenizer, steps: 1, tasks: {segment: 1.0}}
   align: {method: himtok, stage: align, steps: 1, tasks: {segment: 2.0, caption: 1.0, question: 1.0},
-          model: {backbone: "stage:backbone", mask_tokenizer: "stage:codec"}}
+          model: {backbone: "stage:backbone", mask_tokenizer: "stage:tokens"}}
   tune: {method: himtok, stage: tune, steps: 1, tasks: {segment: 1.0}, model: {start: "stage:align"}}
 models: {himtok: tune}
 """
@@ -60,16 +60,16 @@ def opened(squares, monkeypatch):
 
 
 def test_what_a_stage_builds_on_comes_first_and_once(profile):
-    assert needed_stages(profile, "tune") == ["backbone", "codec", "align", "tune"]
+    assert needed_stages(profile, "tune") == ["backbone", "tokens", "align", "tune"]
     assert needed_stages(profile, "backbone") == ["backbone"]
 
 
 def test_the_model_names_the_folders_of_finished_stages(profile):
-    for name in ("backbone", "codec"):
+    for name in ("backbone", "tokens"):
         model_of_stage(profile, name).mkdir(parents=True)
     parts = model_config(profile, profile.stages["align"])
     assert parts["backbone"] == str(model_of_stage(profile, "backbone"))
-    assert parts["mask_tokenizer"] == str(model_of_stage(profile, "codec"))
+    assert parts["mask_tokenizer"] == str(model_of_stage(profile, "tokens"))
     assert parts["seed"] == 0
 
 
@@ -113,7 +113,7 @@ def test_validation_measures_answers_and_leaves_training_alone(profile, opened, 
 
 def test_a_codec_is_validated_by_its_round_trip(profile, opened, build):
     method = build("himtok", backbone=None)
-    measure = validation(profile, profile.stages["codec"])
+    measure = validation(profile, profile.stages["tokens"])
     shapes = {f"shapes/{kind}" for kind in (*KINDS, "all", "resize")}
     assert measure(method).keys() == {"ciou", "giou"} | shapes
     method.mask_tokenizer.decode = lambda ids: torch.zeros(len(ids), 64, 64)
@@ -135,7 +135,7 @@ def test_no_answer_is_right_in_validation(profile, opened, squares, monkeypatch,
     assert validation(profile, profile.stages["tune"])(reader)["giou"] == giou
 
 
-@pytest.mark.parametrize("name", ["codec", "tune"])
+@pytest.mark.parametrize("name", ["tokens", "tune"])
 def test_no_samples_mean_no_validation(profile, opened, name):
     profile.train.validate_samples = 0
     assert validation(profile, profile.stages[name]) is None

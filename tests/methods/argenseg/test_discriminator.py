@@ -19,7 +19,7 @@ def adversary():
 
 
 @pytest.fixture
-def codec():
+def tokenizer():
     torch.manual_seed(0)
     config = MaskTokenizerConfig(
         resolution=32, width=32, multipliers=(1, 1, 1, 1), blocks=1, codes=16, scales=(1, 2, 4)
@@ -91,22 +91,22 @@ def test_it_pulls_as_hard_as_the_reconstruction(adversary):
     assert value == pytest.approx(-float(losses["_judged_decoded"]), abs=1e-6)
 
 
-def test_it_waits_for_its_start(codec):
+def test_it_waits_for_its_start(tokenizer):
     images = torch.rand(2, 3, 32, 32) * 2 - 1
-    heads = TrainingHeads(codec, RestartConfig(0), adversarial=DiscriminatorConfig(start=2, width=32, layers=2))
-    found = [tokenizer_loss(codec, heads, images, 0).keys() & {"discriminator", "adversarial"} for _ in range(3)]
+    heads = TrainingHeads(tokenizer, RestartConfig(0), adversarial=DiscriminatorConfig(start=2, width=32, layers=2))
+    found = [tokenizer_loss(tokenizer, heads, images, 0).keys() & {"discriminator", "adversarial"} for _ in range(3)]
     assert found == [set(), set(), {"discriminator", "adversarial"}]
 
 
-def test_decoder_and_discriminator_learn_together(codec):
+def test_decoder_and_discriminator_learn_together(tokenizer):
     """Some steps of the whole: the discriminator gets surer, and no gradient of it leaks into the encoder's codes."""
     torch.manual_seed(1)
     images = torch.rand(4, 3, 32, 32) * 2 - 1
-    heads = TrainingHeads(codec, RestartConfig(0), adversarial=DiscriminatorConfig(width=32, layers=2))
-    optimizer = torch.optim.AdamW([*codec.parameters(), *heads.parameters()], lr=1e-3)
+    heads = TrainingHeads(tokenizer, RestartConfig(0), adversarial=DiscriminatorConfig(width=32, layers=2))
+    optimizer = torch.optim.AdamW([*tokenizer.parameters(), *heads.parameters()], lr=1e-3)
     seen = []
     for _ in range(12):
-        losses = tokenizer_loss(codec, heads, images, 0)
+        losses = tokenizer_loss(tokenizer, heads, images, 0)
         optimizer.zero_grad()
         sum(value for name, value in losses.items() if not name.startswith("_")).backward()
         optimizer.step()

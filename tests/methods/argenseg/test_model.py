@@ -225,8 +225,8 @@ def test_slot_inputs_start_at_zero_as_released_or_small(backbone_folder, argense
 
 
 def test_a_balance_is_chosen_by_name(backbone_folder, argenseg):
-    codec = {"resolution": 8, "width": 32, "multipliers": [1, 1], "blocks": 1, "codes": 16, "scales": [1, 2, 4]}
-    parts = {"backbone": str(backbone_folder), "mask_tokenizer_config": codec}
+    tokenizer = {"resolution": 8, "width": 32, "multipliers": [1, 1], "blocks": 1, "codes": 16, "scales": [1, 2, 4]}
+    parts = {"backbone": str(backbone_folder), "mask_tokenizer_config": tokenizer}
     assert type(argenseg).build(parts, tuple).token_loss_weighting == "tokens"
     assert type(argenseg).build(parts | {"token_loss_weighting": "scales"}, tuple).token_loss_weighting == "scales"
     with pytest.raises(UserError, match="token_loss_weighting is 'other', but must be one of tokens, scales"):

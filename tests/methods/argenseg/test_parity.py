@@ -97,9 +97,9 @@ SMALL = MaskTokenizerConfig(
 )  # fmt: skip
 
 
-def plain_quantiser(codec: VQVAE, features: torch.Tensor):
+def plain_quantiser(tokenizer: VQVAE, features: torch.Tensor):
     """Ids, sums and next inputs by PyTorch's own resizes, without the matrices of this project."""
-    quantizer, rest, total = codec.quantize, features, torch.zeros_like(features)
+    quantizer, rest, total = tokenizer.quantize, features, torch.zeros_like(features)
     ids, sums, inputs = [], [], []
     for k, side in enumerate(quantizer.scales):
         cells = F.adaptive_avg_pool2d(rest, side).flatten(2).transpose(1, 2)
@@ -119,18 +119,18 @@ def plain_quantiser(codec: VQVAE, features: torch.Tensor):
 @torch.no_grad()
 def small_vectors(tmp_path):
     generator = torch.Generator().manual_seed(0)
-    codec = VQVAE(SMALL).eval()
+    tokenizer = VQVAE(SMALL).eval()
     weights, exponents = {}, {}
-    for name, tensor in codec.state_dict().items():
+    for name, tensor in tokenizer.state_dict().items():
         weights[name] = torch.randint(-127, 128, tensor.shape, generator=generator).to(torch.int8)
         exponents[name] = -6 if tensor.ndim == 1 else -round(np.log2(tensor[0].numel() ** 0.5)) - 6
-    codec.load_state_dict({name: tensor.float() * 2.0 ** exponents[name] for name, tensor in weights.items()})
+    tokenizer.load_state_dict({name: tensor.float() * 2.0 ** exponents[name] for name, tensor in weights.items()})
     del weights["quantize.ema_vocab_hit_SV"], weights["quantize.embedding.weight"]
     images = torch.rand(2, 3, 16, 16, generator=generator).half() * 2 - 1
-    encoded = codec.encoder(images.float())
-    features = codec.quant_conv(encoded)
-    codec.quantize.embedding.weight.copy_(features.std() * torch.randn(64, 8, generator=generator))
-    ids, sums, inputs = plain_quantiser(codec, features)
+    encoded = tokenizer.encoder(images.float())
+    features = tokenizer.quant_conv(encoded)
+    tokenizer.quantize.embedding.weight.copy_(features.std() * torch.randn(64, 8, generator=generator))
+    ids, sums, inputs = plain_quantiser(tokenizer, features)
     forced = torch.cat([part.flatten(2).transpose(1, 2) for part in inputs], 1)
     io = {"images": images, "encoder_out": encoded, "f": features, "teacher_forcing_input": forced}
     io |= {f"tokens_{k}": part.int() for k, part in enumerate(ids)}
@@ -140,7 +140,7 @@ def small_vectors(tmp_path):
     save_file({name: tensor.contiguous() for name, tensor in io.items()}, tmp_path / "io.safetensors")
     save_file(weights, tmp_path / "weights_int8.safetensors", {"exponents": json.dumps(exponents)})
     save_file(
-        {"quantize.embedding.weight": codec.quantize.embedding.weight.data}, tmp_path / "codebook_f32.safetensors"
+        {"quantize.embedding.weight": tokenizer.quantize.embedding.weight.data}, tmp_path / "codebook_f32.safetensors"
     )
     sizes = {"ch_mult": [1, 2], "v_patch_nums": list(SMALL.scales), "ch": 32, "num_res_blocks": 1, "vocab_size": 64,
              "z_channels": 8, "share_quant_resi": 4, "beta": 0.5, "quant_resi": 0.25}  # fmt: skip
@@ -179,13 +179,13 @@ def test_weights_are_made_by_name_and_seed():
 
 def test_names_and_shapes_are_those_of_vars_file(goldens):
     with torch.device("meta"):
-        codec = VQVAE(MaskTokenizerConfig())
-    found = {name: list(tensor.shape) for name, tensor in codec.state_dict().items()}
+        tokenizer = VQVAE(MaskTokenizerConfig())
+    found = {name: list(tensor.shape) for name, tensor in tokenizer.state_dict().items()}
     stored = json.loads((goldens / "argenseg" / "state_dict.json").read_text())
     assert found == {name: list(shape) for name, shape in stored.items()}
     assert len(found) == 324
-    assert sum(p.numel() for p in codec.parameters()) == 108_948_355
-    assert codec.length == 680
+    assert sum(p.numel() for p in tokenizer.parameters()) == 108_948_355
+    assert tokenizer.length == 680
 
 
 def test_phis_of_the_reference(goldens):

@@ -86,19 +86,19 @@ def test_by_hand(resnet):
 
 def test_training_does_not_change_the_network(resnet):
     torch.manual_seed(0)
-    codec = VQVAE(
+    tokenizer = VQVAE(
         MaskTokenizerConfig(resolution=32, width=32, multipliers=(1, 1, 1, 1), blocks=1, codes=16, scales=(1, 2, 4))
     )
-    heads = TrainingHeads(codec, RestartConfig(9), perceptual=PerceptualConfig(str(resnet)))
+    heads = TrainingHeads(tokenizer, RestartConfig(9), perceptual=PerceptualConfig(str(resnet)))
     heads.train()
-    losses = tokenizer_loss(codec, heads, images(0), 0)
+    losses = tokenizer_loss(tokenizer, heads, images(0), 0)
     before = {name: t.clone() for name, t in heads.perceptual.network(torch.device("cpu")).state_dict().items()}
     losses["perceptual"].backward()
     heads.train()
-    tokenizer_loss(codec, heads, images(1), 0)
+    tokenizer_loss(tokenizer, heads, images(1), 0)
     after = heads.perceptual.network(torch.device("cpu")).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert codec.decoder.conv_out.weight.grad.abs().sum() > 0
+    assert tokenizer.decoder.conv_out.weight.grad.abs().sum() > 0
     assert not [name for name in heads.state_dict() if "perceptual" in name]
 
 

@@ -170,13 +170,13 @@ def test_other_ladders(scales):
     assert quantizer.accumulate(quantizer.embedding(ids))[-1].shape == features.shape
 
 
-# ---- the codec around it ----------------------------------------------------------------------------------------
+# ---- the mask tokenizer around it --------------------------------------------------------------------------------
 
 TINY = MaskTokenizerConfig(resolution=64, width=32, multipliers=(1, 1, 1), blocks=1, codes=128)
 
 
 @pytest.fixture(scope="module")
-def codec() -> VQVAE:
+def tokenizer() -> VQVAE:
     torch.manual_seed(0)
     return VQVAE(TINY).eval()
 
@@ -195,78 +195,78 @@ def test_sizes_that_do_not_fit_are_refused():
         VQVAE(MaskTokenizerConfig(width=32, quant_resi=0))
 
 
-def test_prefixes_are_whole_scales(codec):
-    assert codec.prefixes == (1, 5, 14, 30, 55, 91, 155, 255, 424, 680)
-    assert (codec.resolution, codec.length, codec.size) == (64, 680, 128)
+def test_prefixes_are_whole_scales(tokenizer):
+    assert tokenizer.prefixes == (1, 5, 14, 30, 55, 91, 155, 255, 424, 680)
+    assert (tokenizer.resolution, tokenizer.length, tokenizer.size) == (64, 680, 128)
 
 
 @torch.no_grad()
-def test_masks_go_in_and_out_as_grey_images(codec):
-    ids = codec.encode(masks())
-    assert torch.equal(ids, codec.encode_images(masks().expand(-1, 3, -1, -1) * 2 - 1))
-    for tokens in codec.prefixes:
-        found = codec.decode(ids[:, :tokens])
+def test_masks_go_in_and_out_as_grey_images(tokenizer):
+    ids = tokenizer.encode(masks())
+    assert torch.equal(ids, tokenizer.encode_images(masks().expand(-1, 3, -1, -1) * 2 - 1))
+    for tokens in tokenizer.prefixes:
+        found = tokenizer.decode(ids[:, :tokens])
         assert found.shape == (3, 64, 64)
         assert ((found >= 0) & (found <= 1)).all()
 
 
 @torch.no_grad()
-def test_decoding_certain_probabilities_is_decoding_the_ids(codec):
-    ids = codec.encode(masks())[:, :30]
-    torch.testing.assert_close(codec.decode_soft(F.one_hot(ids, 128).float()), codec.decode(ids), **CLOSE)
+def test_decoding_certain_probabilities_is_decoding_the_ids(tokenizer):
+    ids = tokenizer.encode(masks())[:, :30]
+    torch.testing.assert_close(tokenizer.decode_soft(F.one_hot(ids, 128).float()), tokenizer.decode(ids), **CLOSE)
 
 
 @torch.no_grad()
-def test_ids_do_not_depend_on_the_callers_autocast(codec):
-    plain = codec.encode(masks())
+def test_ids_do_not_depend_on_the_callers_autocast(tokenizer):
+    plain = tokenizer.encode(masks())
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(codec.encode(masks()), plain)
+        assert torch.equal(tokenizer.encode(masks()), plain)
 
 
 @torch.no_grad()
-def test_a_batch_encodes_like_its_rows(codec):
-    ids = codec.encode(masks())
-    assert torch.equal(ids, torch.cat([codec.encode(mask[None]) for mask in masks()]))
+def test_a_batch_encodes_like_its_rows(tokenizer):
+    ids = tokenizer.encode(masks())
+    assert torch.equal(ids, torch.cat([tokenizer.encode(mask[None]) for mask in masks()]))
 
 
-def test_masks_are_encoded_without_tf32(codec, monkeypatch):
+def test_masks_are_encoded_without_tf32(tokenizer, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     seen = []
-    hook = codec.quant_conv.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
-    codec.encode(masks()[:1])
+    hook = tokenizer.quant_conv.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    tokenizer.encode(masks()[:1])
     hook.remove()
     assert seen == [False] and torch.backends.cudnn.allow_tf32
 
 
-def test_ids_that_do_not_exist_are_named(codec):
+def test_ids_that_do_not_exist_are_named(tokenizer):
     ids = torch.zeros(2, 30, dtype=torch.long)
     for wrong in (128, -1):
         ids[1, 2] = wrong
         with pytest.raises(UserError, match=f"no visual token {wrong}; ids run from 0 to 127"):
-            codec.decode(ids)
+            tokenizer.decode(ids)
     for shape in ((4,), (2, 0), (2, 31), (1, 681)):
         with pytest.raises(UserError, match=r"a mask is one row of \[1, 5, 14"):
-            codec.decode(torch.zeros(shape, dtype=torch.long))
+            tokenizer.decode(torch.zeros(shape, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
     "wrong", [torch.zeros(2, 1, 64, 64, dtype=torch.uint8), torch.zeros(2, 1, 32, 32), torch.zeros(64, 64)]
 )
-def test_masks_of_another_kind_are_refused(codec, wrong):
+def test_masks_of_another_kind_are_refused(tokenizer, wrong):
     with pytest.raises(UserError, match="must be floats in 0..1 of shape"):
-        codec.encode(wrong)
+        tokenizer.encode(wrong)
 
 
 @pytest.mark.parametrize("half", ["autocast", "module"])
-def test_neither_autocast_nor_a_modules_own_precision_changes_sums_and_inputs(codec, half):
-    ids = torch.randint(0, codec.size, (2, codec.length), generator=torch.Generator().manual_seed(3))
-    quantizer = copy.deepcopy(codec.quantize)
+def test_neither_autocast_nor_a_modules_own_precision_changes_sums_and_inputs(tokenizer, half):
+    ids = torch.randint(0, tokenizer.size, (2, tokenizer.length), generator=torch.Generator().manual_seed(3))
+    quantizer = copy.deepcopy(tokenizer.quantize)
     if half == "module":  # what bfloat16 keeps of the weights, so that only the arithmetic can differ
         quantizer.bfloat16()
-        codec = copy.deepcopy(codec)
-        codec.quantize.load_state_dict({name: t.float() for name, t in quantizer.state_dict().items()})
-    exact_sums = codec.quantize.accumulate(codec.quantize.embedding(ids))
-    exact_inputs = codec.quantize.teacher_forcing(ids)
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.quantize.load_state_dict({name: t.float() for name, t in quantizer.state_dict().items()})
+    exact_sums = tokenizer.quantize.accumulate(tokenizer.quantize.embedding(ids))
+    exact_inputs = tokenizer.quantize.teacher_forcing(ids)
     with torch.autocast("cpu", torch.bfloat16, enabled=half == "autocast"):
         sums = quantizer.accumulate(quantizer.embedding(ids))
         inputs = quantizer.teacher_forcing(ids)

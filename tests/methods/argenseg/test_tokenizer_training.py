@@ -21,7 +21,7 @@ from methods.base import TrainingSample, UserError
 
 
 @pytest.fixture
-def codec():
+def tokenizer():
     torch.manual_seed(0)
     return VQVAE(MaskTokenizerConfig(resolution=8, width=32, multipliers=(1, 1), blocks=1, codes=16, scales=(1, 2, 4)))
 
@@ -34,79 +34,84 @@ def images():
     return images
 
 
-def test_the_first_steps_are_unquantised(codec, images):
-    keeper = CellRestart(codec.size, warmup=2, every=2)
-    features = codec.features(images)
-    assert [keeper.before(codec, features) for _ in range(5)] == [False] * 2 + [True] * 3
+def test_the_first_steps_are_unquantised(tokenizer, images):
+    keeper = CellRestart(tokenizer.size, warmup=2, every=2)
+    features = tokenizer.features(images)
+    assert [keeper.before(tokenizer, features) for _ in range(5)] == [False] * 2 + [True] * 3
 
 
 @torch.no_grad()
-def test_codes_are_placed_where_the_quantiser_needed_them(codec, images):
-    keeper = CellRestart(codec.size, warmup=0)
-    features = 5 * codec.features(images)
-    codec.quantize.embedding.weight.zero_()
-    met = residual_cells(codec.quantize, features)
-    keeper.before(codec, features)
-    distance = torch.cdist(codec.quantize.embedding.weight, met).amin(1)
+def test_codes_are_placed_where_the_quantiser_needed_them(tokenizer, images):
+    keeper = CellRestart(tokenizer.size, warmup=0)
+    features = 5 * tokenizer.features(images)
+    tokenizer.quantize.embedding.weight.zero_()
+    met = residual_cells(tokenizer.quantize, features)
+    keeper.before(tokenizer, features)
+    distance = torch.cdist(tokenizer.quantize.embedding.weight, met).amin(1)
     assert (distance < 0.2 * met.std()).all()
 
 
 @torch.no_grad()
-def test_only_codes_that_nothing_chose_are_moved(codec, images):
-    keeper = CellRestart(codec.size, warmup=0, every=2)
-    features = codec.features(images)
-    keeper.before(codec, features)
+def test_only_codes_that_nothing_chose_are_moved(tokenizer, images):
+    keeper = CellRestart(tokenizer.size, warmup=0, every=2)
+    features = tokenizer.features(images)
+    keeper.before(tokenizer, features)
     keeper.after(torch.tensor([[1, 4, 4]]))
-    before = codec.quantize.embedding.weight.clone()
-    keeper.before(codec, features)
-    assert torch.equal(codec.quantize.embedding.weight, before)
-    keeper.before(codec, features)
-    moved = (codec.quantize.embedding.weight != before).any(1)
+    before = tokenizer.quantize.embedding.weight.clone()
+    keeper.before(tokenizer, features)
+    assert torch.equal(tokenizer.quantize.embedding.weight, before)
+    keeper.before(tokenizer, features)
+    moved = (tokenizer.quantize.embedding.weight != before).any(1)
     assert (~moved).nonzero().flatten().tolist() == [1, 4]
 
 
 @torch.no_grad()
-def test_trained_codes_stay_where_they_are(codec, images):
-    keeper = CellRestart(codec.size, warmup=0, every=2, placed=True)
-    before = codec.quantize.embedding.weight.clone()
-    assert keeper.before(codec, codec.features(images))
-    assert torch.equal(codec.quantize.embedding.weight, before)
+def test_trained_codes_stay_where_they_are(tokenizer, images):
+    keeper = CellRestart(tokenizer.size, warmup=0, every=2, placed=True)
+    before = tokenizer.quantize.embedding.weight.clone()
+    assert keeper.before(tokenizer, tokenizer.features(images))
+    assert torch.equal(tokenizer.quantize.embedding.weight, before)
     keeper.after(torch.tensor([[3]]))
     for _ in range(2):
-        keeper.before(codec, codec.features(images))
-    moved = (codec.quantize.embedding.weight != before).any(1)
+        keeper.before(tokenizer, tokenizer.features(images))
+    moved = (tokenizer.quantize.embedding.weight != before).any(1)
     assert (~moved).nonzero().flatten().tolist() == [3]
 
 
 @torch.no_grad()
-def test_residuals_are_those_that_encoding_meets(codec, images):
-    features = codec.features(images)
-    cells = residual_cells(codec.quantize, features)
+def test_residuals_are_those_that_encoding_meets(tokenizer, images):
+    features = tokenizer.features(images)
+    cells = residual_cells(tokenizer.quantize, features)
     assert cells.shape == (4 * (1 + 4 + 16), 32)
     first = features.mean((2, 3))
     assert all((cells - row).abs().amax(1).min() < 1e-5 for row in first)
 
 
-def test_all_parts_learn_after_the_warm_up(codec, images):
-    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(0)), images, masks=2)
+def test_all_parts_learn_after_the_warm_up(tokenizer, images):
+    losses = tokenizer_loss(tokenizer, TrainingHeads(tokenizer, RestartConfig(0)), images, masks=2)
     assert {"l1", "l2", "quantizer"} <= losses.keys()
     sum(value for name, value in losses.items() if not name.startswith("_")).backward()
-    parts = (codec.encoder.conv_in, codec.decoder.conv_out, codec.quantize.embedding, codec.post_quant_conv)
+    parts = (
+        tokenizer.encoder.conv_in,
+        tokenizer.decoder.conv_out,
+        tokenizer.quantize.embedding,
+        tokenizer.post_quant_conv,
+    )
     assert all(part.weight.grad.abs().sum() > 0 for part in parts)
 
 
-def test_the_warm_up_is_a_plain_autoencoder(codec, images):
-    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(9)), images, masks=2)
+def test_the_warm_up_is_a_plain_autoencoder(tokenizer, images):
+    losses = tokenizer_loss(tokenizer, TrainingHeads(tokenizer, RestartConfig(9)), images, masks=2)
     assert losses["quantizer"] == 0
-    drawn = codec.decode_features(codec.features(images))
+    drawn = tokenizer.decode_features(tokenizer.features(images))
     torch.testing.assert_close(losses["l1"], (drawn - images).abs().mean())
     torch.testing.assert_close(losses["l2"], ((drawn - images) ** 2).mean())
 
 
 @torch.no_grad()
-def test_usage_is_counted_per_scale(codec):
+def test_usage_is_counted_per_scale(tokenizer):
     """By hand: the first batch is copied, later ones come in at one hundredth, whole scales at a time."""
-    quantizer = codec.quantize
+    quantizer = tokenizer.quantize
     first, second = torch.zeros(2, 21, dtype=torch.long), torch.zeros(2, 21, dtype=torch.long)
     first[:, 1:5] = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
     second[:, 0] = 9
@@ -123,17 +128,17 @@ def test_usage_is_counted_per_scale(codec):
     assert used[0] == 1 / 16  # code 0 has gone out of use
 
 
-def test_usage_is_logged_per_scale_and_saved(codec, images):
-    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(0)), images, masks=2)
+def test_usage_is_logged_per_scale_and_saved(tokenizer, images):
+    losses = tokenizer_loss(tokenizer, TrainingHeads(tokenizer, RestartConfig(0)), images, masks=2)
     assert {"_codes_used_1", "_codes_used_2", "_codes_used_4"} <= losses.keys()
-    assert codec.state_dict()["quantize.ema_vocab_hit_SV"].sum(1).tolist() == [4, 16, 64]
+    assert tokenizer.state_dict()["quantize.ema_vocab_hit_SV"].sum(1).tolist() == [4, 16, 64]
 
 
-def test_the_watched_overlap_is_that_of_the_masks_alone(codec, images, monkeypatch):
+def test_the_watched_overlap_is_that_of_the_masks_alone(tokenizer, images, monkeypatch):
     monkeypatch.setattr(
-        codec, "decode_features", lambda features: torch.where(images > 0, 0.9, -0.9) + 0 * features.sum()
+        tokenizer, "decode_features", lambda features: torch.where(images > 0, 0.9, -0.9) + 0 * features.sum()
     )
-    losses = tokenizer_loss(codec, TrainingHeads(codec, RestartConfig(9)), images, masks=2)
+    losses = tokenizer_loss(tokenizer, TrainingHeads(tokenizer, RestartConfig(9)), images, masks=2)
     assert losses["_iou"] == 1
 
 
@@ -158,8 +163,8 @@ def test_half_of_the_masks_are_drawn_and_all_else_are_scenes(masked, drawn, valu
     assert batch["images"][:, 0, 0, 0].tolist() == pytest.approx(values)
 
 
-def test_images_without_masks_are_cropped_and_learned(codec, images):
-    losses = tokenizer_loss(codec, TrainingHeads(codec), images, masks=0)
+def test_images_without_masks_are_cropped_and_learned(tokenizer, images):
+    losses = tokenizer_loss(tokenizer, TrainingHeads(tokenizer), images, masks=0)
     assert "_iou" not in losses
     assert torch.isfinite(losses["l1"])
 
@@ -195,13 +200,15 @@ def one_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(0)
-    codec = VQVAE(MaskTokenizerConfig(resolution=8, width=32, multipliers=(1, 1), blocks=1, codes=16, scales=(1, 2, 4)))
+    tokenizer = VQVAE(
+        MaskTokenizerConfig(resolution=8, width=32, multipliers=(1, 1), blocks=1, codes=16, scales=(1, 2, 4))
+    )
     torch.manual_seed(rank + 1)
-    heads = TrainingHeads(codec, RestartConfig(0, 1))
+    heads = TrainingHeads(tokenizer, RestartConfig(0, 1))
     for _ in range(2):
-        tokenizer_loss(codec, heads, torch.rand(4, 3, 8, 8) * 2 - 1, masks=2)
-    torch.save({"codes": codec.quantize.embedding.weight.detach(), "hits": heads.restart.hits,
-                "usage": codec.quantize.ema_vocab_hit_SV}, f"{folder}/{rank}.pt")  # fmt: skip
+        tokenizer_loss(tokenizer, heads, torch.rand(4, 3, 8, 8) * 2 - 1, masks=2)
+    torch.save({"codes": tokenizer.quantize.embedding.weight.detach(), "hits": heads.restart.hits,
+                "usage": tokenizer.quantize.ema_vocab_hit_SV}, f"{folder}/{rank}.pt")  # fmt: skip
     distributed.destroy_process_group()
 
 

@@ -125,8 +125,8 @@ def forced_logits(method, example, prompt, ids):
 
 
 def test_at_512_pixels_a_mask_has_2240_tokens(build, writing, examples):
-    codec = {"resolution": 64, "width": 32, "multipliers": [1, 1], "blocks": 1, "codes": 64, "scales": SCALES_512}
-    method = writing(build("argenseg", mask_tokenizer_config=codec | {"scales": list(SCALES_512)}))
+    tokenizer = {"resolution": 64, "width": 32, "multipliers": [1, 1], "blocks": 1, "codes": 64, "scales": SCALES_512}
+    method = writing(build("argenseg", mask_tokenizer_config=tokenizer | {"scales": list(SCALES_512)}))
     assert (method.mask_tokenizer.length, method.slots, len(method.mask_tokenizer.prefixes)) == (2240, 2240, 10)
     found = answers(method, examples[:1])[0]
     assert len(found.token_ids) == 2240

@@ -19,16 +19,16 @@ SMALL = MaskTokenizerConfig(width=32, multipliers=(1, 1, 1, 1, 2), blocks=1, cod
 
 
 @pytest.fixture
-def codec() -> VQVAE:
+def tokenizer() -> VQVAE:
     torch.manual_seed(0)
     return VQVAE(SMALL)
 
 
 @pytest.fixture(params=[".pth", ".safetensors"])
-def var_file(request, codec, tmp_path):
+def var_file(request, tokenizer, tmp_path):
     """VAR's VQ-VAE, small, as a file."""
     path = tmp_path / f"vae{request.param}"
-    torch.save(codec.state_dict(), path) if request.param == ".pth" else save_file(codec.state_dict(), path)
+    torch.save(tokenizer.state_dict(), path) if request.param == ".pth" else save_file(tokenizer.state_dict(), path)
     return path
 
 
@@ -36,20 +36,20 @@ def equal(first, second) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_vars_file_becomes_a_tokenizer_and_comes_back(codec, var_file, tmp_path):
+def test_vars_file_becomes_a_tokenizer_and_comes_back(tokenizer, var_file, tmp_path):
     folder = convert(var_file, tmp_path / "ours")
     loaded = ImageTokenizerTraining.from_pretrained(folder)
     assert loaded.mask_tokenizer.config == SMALL
-    assert equal(loaded.mask_tokenizer.state_dict(), codec.state_dict())
+    assert equal(loaded.mask_tokenizer.state_dict(), tokenizer.state_dict())
     back = convert(folder, tmp_path / f"back{var_file.suffix}")
     found = load_file(back) if back.suffix == ".safetensors" else torch.load(back, weights_only=True)
-    assert equal(found, codec.state_dict())
+    assert equal(found, tokenizer.state_dict())
 
 
-def test_a_joint_model_is_built_on_the_converted_tokenizer(codec, var_file, backbone_folder, tmp_path):
+def test_a_joint_model_is_built_on_the_converted_tokenizer(tokenizer, var_file, backbone_folder, tmp_path):
     folder = convert(var_file, tmp_path / "ours")
     method = ARGenSeg.build({"backbone": str(backbone_folder), "mask_tokenizer": str(folder)}, tuple)
-    assert equal(method.mask_tokenizer.state_dict(), codec.state_dict())
+    assert equal(method.mask_tokenizer.state_dict(), tokenizer.state_dict())
     assert method.backbone.vocabulary == method.processor.mask_token_offset + 64
 
 
@@ -158,7 +158,7 @@ def test_damaged_and_missing_files_are_one_sentence(var_file, tmp_path):
         convert(var_file, var_file)
 
 
-def test_what_the_released_code_cannot_run_stays_here(build, codec, tmp_path):
+def test_what_the_released_code_cannot_run_stays_here(build, tokenizer, tmp_path):
     build("argenseg", mask_tokenizer_config="short").save_pretrained(tmp_path / "short")
     with pytest.raises(UserError, match="variant that the official code cannot run"):
         convert(tmp_path / "short", tmp_path / "official")
@@ -178,13 +178,13 @@ def test_sizes_of_vars_file(goldens):
 @pytest.mark.slow
 def test_vars_vqvae_at_its_released_size(tmp_path):
     """324 tensors, 108,948,355 parameters."""
-    codec = VQVAE(MaskTokenizerConfig())
-    torch.save(codec.state_dict(), tmp_path / "vae_ch160v4096z32.pth")
+    tokenizer = VQVAE(MaskTokenizerConfig())
+    torch.save(tokenizer.state_dict(), tmp_path / "vae_ch160v4096z32.pth")
     folder = convert(tmp_path / "vae_ch160v4096z32.pth", tmp_path / "ours")
     assert ImageTokenizerTraining.from_pretrained(folder).mask_tokenizer.config == MaskTokenizerConfig()
     back = torch.load(convert(folder, tmp_path / "back.pth"), weights_only=True, mmap=True)
     assert len(back) == 324
-    assert equal(back, codec.state_dict())
+    assert equal(back, tokenizer.state_dict())
 
 
 def test_an_official_folder_needs_no_conversion_but_a_tokenizer(ours, tmp_path):

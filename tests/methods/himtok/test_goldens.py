@@ -25,12 +25,12 @@ def golden(goldens):
 
 
 @pytest.fixture(scope="module")
-def codec(goldens):
-    codec = MaskTokenizer(SMALL).eval()
+def tokenizer(goldens):
+    tokenizer = MaskTokenizer(SMALL).eval()
     weights = load_file(goldens / "himtok" / "weights.safetensors")
-    missing, unexpected = codec.load_state_dict(weights, strict=False)
+    missing, unexpected = tokenizer.load_state_dict(weights, strict=False)
     assert (missing, unexpected) == (["encoder.attn_mask"], [])
-    return codec
+    return tokenizer
 
 
 def unpacked(bits: torch.Tensor) -> torch.Tensor:
@@ -43,15 +43,15 @@ def pooled(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_masks_become_the_released_ids(codec, golden):
+def test_masks_become_the_released_ids(tokenizer, golden):
     masks = unpacked(golden["masks"])
-    torch.testing.assert_close(codec.latents(masks), golden["z"], rtol=0, atol=2e-5)
-    assert torch.equal(codec.encode(masks), golden["ids"].long())
+    torch.testing.assert_close(tokenizer.latents(masks), golden["z"], rtol=0, atol=2e-5)
+    assert torch.equal(tokenizer.encode(masks), golden["ids"].long())
 
 
 @torch.no_grad()
-def test_the_quantisers_losses(codec, golden):
-    vectors, ids, loss = codec.quantize(golden["z"])
+def test_the_quantisers_losses(tokenizer, golden):
+    vectors, ids, loss = tokenizer.quantize(golden["z"])
     assert torch.equal(ids, golden["ids"].long())
     assert float(loss) == pytest.approx(float(golden["losses"][0]), abs=1e-6)
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(8, 32))
@@ -63,33 +63,33 @@ def one_hot(golden, tokens: int) -> torch.Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("tokens", [1, 4, 16, 32])
-def test_the_first_tokens_decode_to_the_released_mask(codec, golden, tokens):
+def test_the_first_tokens_decode_to_the_released_mask(tokenizer, golden, tokens):
     probabilities = one_hot(golden, tokens)
-    logits = codec.logits(codec.mix(probabilities))
+    logits = tokenizer.logits(tokenizer.mix(probabilities))
     torch.testing.assert_close(logits[:, ::4, ::4], golden[f"logits_{tokens}"], rtol=0, atol=2e-3)
-    found = pooled(codec.decode_soft(probabilities))
+    found = pooled(tokenizer.decode_soft(probabilities))
     torch.testing.assert_close(found, golden[f"prob_trunc_{tokens}"], rtol=0, atol=2e-4)
-    found = pooled(codec.decode(golden["ids"][DRAWN, :tokens].long()))
+    found = pooled(tokenizer.decode(golden["ids"][DRAWN, :tokens].long()))
     torch.testing.assert_close(found, golden[f"tokens_l2_{tokens}"], rtol=0, atol=2e-4)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("tokens", [1, 16])
-def test_zero_probabilities_are_not_missing_tokens(codec, golden, tokens):
+def test_zero_probabilities_are_not_missing_tokens(tokenizer, golden, tokens):
     """The released loss zeroes probabilities, which leaves the embedding's bias: another image than fewer tokens."""
     probabilities = one_hot(golden, 32)
     probabilities[:, tokens:] = 0
-    found = pooled(codec.decode_soft(probabilities))
+    found = pooled(tokenizer.decode_soft(probabilities))
     torch.testing.assert_close(found, golden[f"prob_zeroed_{tokens}"], rtol=0, atol=2e-4)
     assert (found - golden[f"prob_trunc_{tokens}"]).abs().max() > 0.01
 
 
 @torch.no_grad()
-def test_the_two_code_spaces_are_different_images(codec, golden):
+def test_the_two_code_spaces_are_different_images(tokenizer, golden):
     normalised = MaskTokenizer(replace(SMALL, code_space="normalised")).eval()
-    normalised.load_state_dict(codec.state_dict())
+    normalised.load_state_dict(tokenizer.state_dict())
     probabilities = one_hot(golden, 32)
-    assert (normalised.decode_soft(probabilities) - codec.decode_soft(probabilities)).abs().max() > 0.1
+    assert (normalised.decode_soft(probabilities) - tokenizer.decode_soft(probabilities)).abs().max() > 0.1
     ids = golden["ids"][DRAWN].long()
     torch.testing.assert_close(normalised.decode_soft(probabilities), normalised.decode(ids), rtol=0, atol=1e-5)
 
@@ -103,7 +103,7 @@ def test_blurred_labels_equal_the_released_ones_before_their_normalisation(golde
 
 def test_names_and_shapes_are_those_of_the_released_tokenizer(goldens):
     with torch.device("meta"):
-        codec = MaskTokenizer(MaskTokenizerConfig())
-    found = {name: list(tensor.shape) for name, tensor in codec.state_dict().items()}
+        tokenizer = MaskTokenizer(MaskTokenizerConfig())
+    found = {name: list(tensor.shape) for name, tensor in tokenizer.state_dict().items()}
     assert found == json.loads((goldens / "himtok" / "state_dict.json").read_text())
     assert len(found) == 693

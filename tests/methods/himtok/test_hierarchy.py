@@ -107,7 +107,7 @@ def test_an_empty_mask_has_a_finite_loss_and_gradient():
 
 
 @pytest.fixture(scope="module")
-def codec():
+def tokenizer():
     torch.manual_seed(0)
     return MaskTokenizer(MaskTokenizerConfig(
         resolution=64, width=64, encoder_layers=1, decoder_layers=1, heads=4, codes=64, ffn_out=32, pixel_base=8,
@@ -116,48 +116,48 @@ def codec():
 
 
 @torch.no_grad()
-def test_partial_levels_compare_short_prefixes_with_blurred_masks(codec, monkeypatch):
+def test_partial_levels_compare_short_prefixes_with_blurred_masks(tokenizer, monkeypatch):
     probabilities, masks = torch.rand(2, 32, 64).softmax(-1), (torch.rand(2, 64, 64) > 0.7).float()
     monkeypatch.setattr(hierarchy, "draw_levels", lambda count, tokens: torch.tensor([2, 9, 30]))
-    losses = hierarchy.hierarchical_loss(codec, probabilities, masks, HierarchyConfig())
-    whole = mask_loss(codec.logits(codec.mix(probabilities)), masks, 0.25)
+    losses = hierarchy.hierarchical_loss(tokenizer, probabilities, masks, HierarchyConfig())
+    whole = mask_loss(tokenizer.logits(tokenizer.mix(probabilities)), masks, 0.25)
     torch.testing.assert_close(losses["mask"], whole)
     parts = []
     for level in (2, 9, 30):
-        logits = codec.logits(codec.mix(probabilities[:, :level]))
+        logits = tokenizer.logits(tokenizer.mix(probabilities[:, :level]))
         parts.append(mask_loss(logits, blurred(masks, torch.full((2,), level), 32), 0.25))
     torch.testing.assert_close(losses["hierarchy"], torch.stack(parts).sum())
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("config", [HierarchyConfig(variant="off"), HierarchyConfig(levels=0)])
-def test_the_hierarchy_can_be_left_out(codec, config):
+def test_the_hierarchy_can_be_left_out(tokenizer, config):
     probabilities, masks = torch.rand(1, 32, 64).softmax(-1), torch.zeros(1, 64, 64)
-    assert hierarchy.hierarchical_loss(codec, probabilities, masks, config).keys() == {"mask"}
+    assert hierarchy.hierarchical_loss(tokenizer, probabilities, masks, config).keys() == {"mask"}
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])
-def test_the_losses_are_the_same_under_autocast_but_for_the_codecs_own_precision(codec, variant, monkeypatch):
+def test_the_losses_are_the_same_under_autocast_but_for_the_codecs_own_precision(tokenizer, variant, monkeypatch):
     """On a GPU autocast even forbids one of them."""
     probabilities, masks = torch.rand(2, 32, 64).softmax(-1), (torch.rand(2, 64, 64) > 0.7).float()
     levels = torch.tensor([3])
-    monkeypatch.setattr(type(codec), "logits", lambda self, codes, kept=None: 4 * codes.mean((1, 2))[:, None, None]
+    monkeypatch.setattr(type(tokenizer), "logits", lambda self, codes, kept=None: 4 * codes.mean((1, 2))[:, None, None]
                         .expand(-1, 64, 64).float())  # fmt: skip
-    monkeypatch.setattr(type(codec), "mix", lambda self, probabilities: probabilities)
-    exact = hierarchy.hierarchical_loss(codec, probabilities, masks, HierarchyConfig(variant), levels)
+    monkeypatch.setattr(type(tokenizer), "mix", lambda self, probabilities: probabilities)
+    exact = hierarchy.hierarchical_loss(tokenizer, probabilities, masks, HierarchyConfig(variant), levels)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = hierarchy.hierarchical_loss(codec, probabilities, masks, HierarchyConfig(variant), levels)
+        rough = hierarchy.hierarchical_loss(tokenizer, probabilities, masks, HierarchyConfig(variant), levels)
     for name in ("mask", "hierarchy"):
         torch.testing.assert_close(rough[name], exact[name])
 
 
-def test_the_released_loss_can_do_without_levels_and_none_can_draw_more_than_there_are(codec):
+def test_the_released_loss_can_do_without_levels_and_none_can_draw_more_than_there_are(tokenizer):
     probabilities, masks = torch.rand(1, 32, 64).softmax(-1), torch.zeros(1, 64, 64)
-    assert hierarchy.hierarchical_loss(codec, probabilities, masks, HierarchyConfig("official", levels=0)).keys() == {
-        "mask"
-    }
+    assert hierarchy.hierarchical_loss(
+        tokenizer, probabilities, masks, HierarchyConfig("official", levels=0)
+    ).keys() == {"mask"}
     with pytest.raises(UserError, match="32 different levels of 31"):
-        hierarchy.hierarchical_loss(codec, probabilities, masks, HierarchyConfig(levels=32))
+        hierarchy.hierarchical_loss(tokenizer, probabilities, masks, HierarchyConfig(levels=32))
 
 
 @pytest.mark.parametrize("wrong", [{"variant": "papers"}, {"levels": -1}, {"temperature": 0.0}])

@@ -24,15 +24,15 @@ def vectors(tmp_path_factory):
     """Their folder."""
     folder = tmp_path_factory.mktemp("himtok")
     torch.manual_seed(0)
-    codec = MaskTokenizer(MaskTokenizerConfig(
+    tokenizer = MaskTokenizer(MaskTokenizerConfig(
         resolution=64, patch=16, width=64, encoder_layers=1, decoder_layers=1, heads=4, codes=64, ffn_out=32,
         pixel_base=8, pixel_multipliers=(1, 1, 1, 1, 1), pixel_blocks=1, encoder_layout="official",
         code_space="official",
     )).eval()  # fmt: skip
-    for p in codec.parameters():
+    for p in tokenizer.parameters():
         p.data += 0.1 * torch.randn_like(p)
     with torch.no_grad():
-        files, facts = reference(codec)
+        files, facts = reference(tokenizer)
     for name, tensors in files.items():
         save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
     (folder / "golden.json").write_text(json.dumps(facts))
@@ -42,18 +42,18 @@ def vectors(tmp_path_factory):
     return folder
 
 
-def reference(codec):
+def reference(tokenizer):
     """(file -> tensors, golden.json)"""
     masks = torch.stack([(torch.arange(64 * 64) % (i + 2) == 0).view(64, 64) for i in range(8)])
-    z = codec.latents(masks[:, None].float())
-    unit, ids, loss = codec.quantize(z)
-    table = codec.quantize.table()
+    z = tokenizer.latents(masks[:, None].float())
+    unit, ids, loss = tokenizer.quantize(z)
+    table = tokenizer.quantize.table()
     soft, config = torch.randn(2, 32, 64), HierarchyConfig("official", dice=0.25)
     calls: dict[str, torch.Tensor] = {}
-    parts = {"patch_embed": codec.encoder.patch_embed, "dec_ffn": codec.decoder.ffn}
+    parts = {"patch_embed": tokenizer.encoder.patch_embed, "dec_ffn": tokenizer.decoder.ffn}
     hooks = [part.register_forward_hook(lambda *c, n=name: calls.update({n: c[-1]})) for name, part in parts.items()]
-    codec.latents(masks[:, None].float())
-    drawn = codec.logits(codec.mix(F.one_hot(ids[4:5, :16], 64).float()))
+    tokenizer.latents(masks[:, None].float())
+    drawn = tokenizer.logits(tokenizer.mix(F.one_hot(ids[4:5, :16], 64).float()))
     for hook in hooks:
         hook.remove()
     logits = torch.randn(3, LENGTH, 100)
@@ -62,7 +62,7 @@ def reference(codec):
     with torch.enable_grad():
         free = logits.clone().requires_grad_()
         probabilities = (free[::2, 6:38, FIRST : FIRST + 64] / parity.TEMPERATURE).softmax(-1)
-        losses = hierarchical_loss(codec, probabilities, masks[:3:2].float(), config, torch.tensor([9, 27]))
+        losses = hierarchical_loss(tokenizer, probabilities, masks[:3:2].float(), config, torch.tensor([9, 27]))
         whole = torch.autograd.grad(sum(losses.values()), free, retain_graph=True)[0]
         alone = torch.autograd.grad(losses["mask"], free)[0]
     given = torch.full((3, LENGTH), 3)
@@ -72,7 +72,7 @@ def reference(codec):
     asked = learned.clone()
     fill_codes(placed, learned, START, END, FIRST + ids[:2])
     files = {
-        "weights_all": codec.state_dict(),
+        "weights_all": tokenizer.state_dict(),
         "encode": {
             "masks": masks.byte(), "z": z.transpose(1, 2)[:, :, None], "token_ids": ids,
             "z_quantized": unit.transpose(1, 2)[:, :, None], "codebook_projected": table,
@@ -81,10 +81,10 @@ def reference(codec):
         "encode_intermediates": {"patch_embed": calls["patch_embed"][4:6]},
         "decode_intermediates_multi_region_T16": {"dec_ffn": calls["dec_ffn"], "mask_prob": drawn.sigmoid()[:, None]},
         "decode_logits": {"logits_T16": drawn},
-        "decode_full_0": {"tokens_l2_T4": codec.decode(ids[4:5, :4])},
+        "decode_full_0": {"tokens_l2_T4": tokenizer.decode(ids[4:5, :4])},
         "decode_pooled": {"prob_trunc_T1_mean8x8": F.avg_pool2d(
-            codec.decode_soft(F.one_hot(ids[:, :1], 64).float()), 8)},
-        "decode_soft_probs": {"soft_logits": soft, "mask_prob": codec.decode_soft((2 * soft).softmax(-1))},
+            tokenizer.decode_soft(F.one_hot(ids[:, :1], 64).float()), 8)},
+        "decode_soft_probs": {"soft_logits": soft, "mask_prob": tokenizer.decode_soft((2 * soft).softmax(-1))},
         "hml_labels_b": {"mask": masks[1], "label_idx3": released_label(masks[1:2].float(), 3)[0]},
         "loss_inputs": {"logits": logits, "labels": labels, "target_masks": masks[:3].byte()},
         "loss_probs": {"probs": torch.stack([probabilities[0], probabilities[0], probabilities[1]])},
@@ -94,7 +94,7 @@ def reference(codec):
     }  # fmt: skip
     facts = {
         "config": {"size": SIZE, "start": START, "end": END, "first": FIRST}, "image": 64, "patch": 16,
-        "num_latent_tokens": 32, "codebook_size": 64, "token_size": 12, "commitment_cost": codec.config.commitment,
+        "num_latent_tokens": 32, "codebook_size": 64, "token_size": 12, "commitment_cost": tokenizer.config.commitment,
         "mask_names": NAMES, "dec_full_samples": ["multi_region"], "losses": {"quantizer": float(loss)},
         "loss": {"valid": [True, False, True], "indices": [9, 27], "dice_weight": 0.25,
                  "mask_loss": float(losses["mask"]), "cos2fine_loss_code": float(losses["hierarchy"])},

@@ -44,7 +44,7 @@ def refiner() -> Refiner:
 
 
 @pytest.fixture(scope="module")
-def codec() -> MaskTokenizer:
+def tokenizer() -> MaskTokenizer:
     torch.manual_seed(0)
     return MaskTokenizer(CODEC).eval()
 
@@ -104,9 +104,9 @@ def test_predictions_are_refined_in_place_and_empty_ones_are_not(refiner):
     assert found[2].failure == "no mask in the answer"
 
 
-def test_only_mask_decoder_and_mask_prompt_are_trained(refiner, codec):
+def test_only_mask_decoder_and_mask_prompt_are_trained(refiner, tokenizer):
     before = {name: tensor.clone() for name, tensor in refiner.state_dict().items()}
-    fine_tune(refiner, codec, squares(), steps=2, batch=2, lr=1e-2)
+    fine_tune(refiner, tokenizer, squares(), steps=2, batch=2, lr=1e-2)
     moved = {n.split(".")[1] for n, t in refiner.state_dict().items() if not torch.equal(t, before[n])}
     assert moved == {"mask_decoder", "prompt_encoder"}
     changed = [n for n, t in refiner.state_dict().items() if not torch.equal(t, before[n]) and "prompt_encoder" in n]
@@ -114,31 +114,31 @@ def test_only_mask_decoder_and_mask_prompt_are_trained(refiner, codec):
     assert not refiner.training
 
 
-def test_fine_tuning_lowers_the_loss_and_is_a_function_of_its_seed(codec):
-    first, second = (fine_tune(made(), codec, squares(), steps=60, batch=4, lr=3e-3) for _ in range(2))
+def test_fine_tuning_lowers_the_loss_and_is_a_function_of_its_seed(tokenizer):
+    first, second = (fine_tune(made(), tokenizer, squares(), steps=60, batch=4, lr=3e-3) for _ in range(2))
     assert np.mean(first[-5:]) < 0.7 * np.mean(first[:3])
     assert first == second
 
 
-def test_degraded_masks_are_prefixes_grown_or_shrunk(codec, monkeypatch):
-    """Seven of ten have another size than what the codec gives for their prefix."""
+def test_degraded_masks_are_prefixes_grown_or_shrunk(tokenizer, monkeypatch):
+    """Seven of ten have another size than what the mask tokenizer gives for their prefix."""
     square, lengths = torch.zeros(1, 64, 64), []
     square[0, 10:50, 10:50] = 0.8
-    monkeypatch.setattr(codec, "decode", lambda ids: lengths.append(ids.shape[1]) or square)
-    found = degraded(codec, torch.zeros(200, 1, 64, 64), np.random.default_rng(0))
+    monkeypatch.setattr(tokenizer, "decode", lambda ids: lengths.append(ids.shape[1]) or square)
+    found = degraded(tokenizer, torch.zeros(200, 1, 64, 64), np.random.default_rng(0))
     assert found.shape == (200, 64, 64)
     sides = ((found > 0.5).sum((1, 2)) ** 0.5).tolist()
     assert set(sides) == {34, 36, 38, 40, 42, 44, 46}
     assert 40 < sides.count(40) < 80
     assert set(lengths) == set(range(1, 33))
-    assert torch.equal(found, degraded(codec, torch.zeros(200, 1, 64, 64), np.random.default_rng(0)))
+    assert torch.equal(found, degraded(tokenizer, torch.zeros(200, 1, 64, 64), np.random.default_rng(0)))
 
 
-def test_a_mask_that_would_vanish_is_left_as_it_is(codec, monkeypatch):
+def test_a_mask_that_would_vanish_is_left_as_it_is(tokenizer, monkeypatch):
     dot = torch.zeros(1, 64, 64)
     dot[0, 30:33, 30:33] = 1
-    monkeypatch.setattr(codec, "decode", lambda ids: dot)
-    areas = degraded(codec, torch.zeros(100, 1, 64, 64), np.random.default_rng(1)).sum((1, 2))
+    monkeypatch.setattr(tokenizer, "decode", lambda ids: dot)
+    areas = degraded(tokenizer, torch.zeros(100, 1, 64, 64), np.random.default_rng(1)).sum((1, 2))
     assert set(areas.tolist()) == {9.0, 25.0, 49.0, 81.0}  # nine pixels are never eroded, but may be dilated
 
 

@@ -1,4 +1,4 @@
-"""When a mask is long enough: the full number, when it has settled, or where the model ends it."""
+"""When a mask is long enough: the full number, when it has converged, or where the model ends it."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def ask(method, examples, **settings):
 
 
 @pytest.mark.parametrize("every", [1, 4, 8])
-def test_a_mask_that_never_changes_is_settled_at_the_second_look(himtok, writing, examples, every):
+def test_a_mask_that_never_changes_has_converged_at_the_second_look(himtok, writing, examples, every):
     writing(himtok)
     himtok.mask_tokenizer.pixel_decoder.conv_out.weight.data.zero_()  # every prefix decodes to the same image
     himtok.length = AdaptiveLength("early_exit", 0.0, every)
@@ -45,13 +45,13 @@ def test_a_mask_that_always_changes_has_the_full_length(himtok, writing, example
 def test_the_mask_is_that_of_the_tokens_written(himtok, writing, examples):
     writing(himtok)
     himtok.length = AdaptiveLength("early_exit", 1.0, 4)
-    settled = ask(himtok, examples)
-    assert len(settled.token_ids) == 8
+    converged = ask(himtok, examples)
+    assert len(converged.token_ids) == 8
     himtok.length = AdaptiveLength()
     budget = ask(himtok, examples, tokens=8)
-    assert settled.token_ids == budget.token_ids
-    assert torch.equal(torch.from_numpy(settled.probabilities), torch.from_numpy(budget.probabilities))
-    assert settled.text == budget.text  # what follows a mask does not depend on why it ended
+    assert converged.token_ids == budget.token_ids
+    assert torch.equal(torch.from_numpy(converged.probabilities), torch.from_numpy(budget.probabilities))
+    assert converged.text == budget.text  # what follows a mask does not depend on why it ended
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])

@@ -16,7 +16,7 @@ SMALL = {
 
 
 @pytest.fixture
-def codec():
+def tokenizer():
     torch.manual_seed(0)
     return MaskTokenizer(MaskTokenizerConfig(**SMALL))
 
@@ -30,96 +30,100 @@ def masks():
     return masks
 
 
-def unit_codes(codec) -> torch.Tensor:
-    return torch.nn.functional.normalize(codec.quantize.table(), dim=-1)
+def unit_codes(tokenizer) -> torch.Tensor:
+    return torch.nn.functional.normalize(tokenizer.quantize.table(), dim=-1)
 
 
-def test_the_first_steps_leave_the_latents_unquantised(codec):
-    keeper = LatentRestart(codec.size, warmup=3, every=2)
+def test_the_first_steps_leave_the_latents_unquantised(tokenizer):
+    keeper = LatentRestart(tokenizer.size, warmup=3, every=2)
     z = torch.randn(2, 4, 12)
-    assert [keeper.before(codec, z) for _ in range(6)] == [False] * 3 + [True] * 3
+    assert [keeper.before(tokenizer, z) for _ in range(6)] == [False] * 3 + [True] * 3
 
 
 @torch.no_grad()
-def test_after_the_warm_up_every_code_lies_at_a_latent_that_was_seen(codec):
-    keeper = LatentRestart(codec.size, warmup=0)
+def test_after_the_warm_up_every_code_lies_at_a_latent_that_was_seen(tokenizer):
+    keeper = LatentRestart(tokenizer.size, warmup=0)
     z = 3 * torch.randn(2, 4, 12)
-    keeper.before(codec, z)
-    cosine = unit_codes(codec) @ torch.nn.functional.normalize(z, dim=-1).flatten(0, 1).T
+    keeper.before(tokenizer, z)
+    cosine = unit_codes(tokenizer) @ torch.nn.functional.normalize(z, dim=-1).flatten(0, 1).T
     assert (cosine.amax(1) > 0.99).all()
 
 
 @torch.no_grad()
-def test_trained_codes_stay_where_they_are(codec):
-    keeper = LatentRestart(codec.size, warmup=0, every=2, placed=True)
-    before = unit_codes(codec)
-    assert keeper.before(codec, torch.randn(2, 4, 12))
+def test_trained_codes_stay_where_they_are(tokenizer):
+    keeper = LatentRestart(tokenizer.size, warmup=0, every=2, placed=True)
+    before = unit_codes(tokenizer)
+    assert keeper.before(tokenizer, torch.randn(2, 4, 12))
     keeper.after(torch.tensor([[3]]))
-    keeper.before(codec, torch.randn(2, 4, 12))
-    assert torch.equal(unit_codes(codec), before)
+    keeper.before(tokenizer, torch.randn(2, 4, 12))
+    assert torch.equal(unit_codes(tokenizer), before)
 
 
 @torch.no_grad()
-def test_only_codes_that_nothing_chose_are_moved(codec):
-    keeper = LatentRestart(codec.size, warmup=0, every=5)
+def test_only_codes_that_nothing_chose_are_moved(tokenizer):
+    keeper = LatentRestart(tokenizer.size, warmup=0, every=5)
     z = torch.randn(2, 4, 12)
-    keeper.before(codec, z)
+    keeper.before(tokenizer, z)
     keeper.after(torch.tensor([[3, 5, 5, 9]]))
-    before = unit_codes(codec)
+    before = unit_codes(tokenizer)
     for _ in range(4):
-        keeper.before(codec, torch.randn(2, 4, 12))
-        assert torch.equal(unit_codes(codec), before)  # not yet
-    keeper.before(codec, torch.randn(2, 4, 12))
-    moved = (unit_codes(codec) - before).abs().amax(1) > 1e-6
+        keeper.before(tokenizer, torch.randn(2, 4, 12))
+        assert torch.equal(unit_codes(tokenizer), before)  # not yet
+    keeper.before(tokenizer, torch.randn(2, 4, 12))
+    moved = (unit_codes(tokenizer) - before).abs().amax(1) > 1e-6
     assert (~moved).nonzero().flatten().tolist() == [3, 5, 9]
     assert keeper.hits.sum() == 0
 
 
-def test_the_share_of_used_codes_is_reported(codec):
-    keeper = LatentRestart(codec.size, warmup=0)
+def test_the_share_of_used_codes_is_reported(tokenizer):
+    keeper = LatentRestart(tokenizer.size, warmup=0)
     assert keeper.after(torch.tensor([[0, 1, 1, 2]])) == 3 / 16
     assert keeper.after(torch.tensor([[2, 7]])) == 4 / 16
 
 
-def test_counts_travel_with_the_state(codec):
-    keeper = LatentRestart(codec.size, warmup=2)
-    keeper.before(codec, torch.randn(1, 4, 12))
+def test_counts_travel_with_the_state(tokenizer):
+    keeper = LatentRestart(tokenizer.size, warmup=2)
+    keeper.before(tokenizer, torch.randn(1, 4, 12))
     keeper.after(torch.tensor([[1, 1]]))
-    other = LatentRestart(codec.size, warmup=2)
+    other = LatentRestart(tokenizer.size, warmup=2)
     other.load_state_dict(keeper.state_dict())
     assert (int(other.step), other.hits.tolist()) == (1, keeper.hits.tolist())
 
 
-def test_during_the_warm_up_the_quantiser_has_no_loss_but_the_encoder_learns(codec, masks):
-    losses = tokenizer_loss(codec, LatentRestart(codec.size, warmup=5), masks, dice=1.0)
+def test_during_the_warm_up_the_quantiser_has_no_loss_but_the_encoder_learns(tokenizer, masks):
+    losses = tokenizer_loss(tokenizer, LatentRestart(tokenizer.size, warmup=5), masks, dice=1.0)
     assert losses["quantizer"] == 0
     (losses["reconstruction"] + losses["quantizer"]).backward()
-    assert codec.encoder.conv_out.weight.grad.abs().sum() > 0
-    assert codec.decoder.decoder_embed.weight.grad.abs().sum() > 0
-    assert codec.quantize.embedding.weight.grad.abs().sum() == 0
+    assert tokenizer.encoder.conv_out.weight.grad.abs().sum() > 0
+    assert tokenizer.decoder.decoder_embed.weight.grad.abs().sum() > 0
+    assert tokenizer.quantize.embedding.weight.grad.abs().sum() == 0
 
 
-def test_afterwards_codes_encoder_and_decoder_all_learn(codec, masks):
-    losses = tokenizer_loss(codec, LatentRestart(codec.size, warmup=0), masks, dice=1.0)
+def test_afterwards_codes_encoder_and_decoder_all_learn(tokenizer, masks):
+    losses = tokenizer_loss(tokenizer, LatentRestart(tokenizer.size, warmup=0), masks, dice=1.0)
     assert losses["quantizer"] > 0
     (losses["reconstruction"] + losses["quantizer"]).backward()
-    for weight in (codec.encoder.conv_out.weight, codec.decoder.decoder_embed.weight, codec.quantize.embedding.weight):
+    for weight in (
+        tokenizer.encoder.conv_out.weight,
+        tokenizer.decoder.decoder_embed.weight,
+        tokenizer.quantize.embedding.weight,
+    ):
         assert weight.grad.abs().sum() > 0
 
 
-def test_half_of_a_batch_is_whole_and_half_is_cut_and_blurred(codec, masks, monkeypatch):
+def test_half_of_a_batch_is_whole_and_half_is_cut_and_blurred(tokenizer, masks, monkeypatch):
     monkeypatch.setattr(codebook, "draw_levels", lambda count, tokens, replacement: torch.tensor([1, 3])[:count])
-    keeper = LatentRestart(codec.size, warmup=0)
-    losses = tokenizer_loss(codec, keeper, masks, dice=1.0)
+    keeper = LatentRestart(tokenizer.size, warmup=0)
+    losses = tokenizer_loss(tokenizer, keeper, masks, dice=1.0)
     with torch.no_grad():
-        codes, _, _ = codec.quantize(codec.latents(masks))
+        codes, _, _ = tokenizer.quantize(tokenizer.latents(masks))
         kept = torch.tensor([4, 4, 1, 3])
-        expected = mask_loss(codec.logits(codes, kept), blurred(masks[:, 0], kept, 4), 1.0)
+        expected = mask_loss(tokenizer.logits(codes, kept), blurred(masks[:, 0], kept, 4), 1.0)
     torch.testing.assert_close(losses["reconstruction"], expected)
 
 
-def test_a_single_mask_is_a_batch(codec, masks):
-    losses = tokenizer_loss(codec, LatentRestart(codec.size, warmup=0), masks[:1], dice=1.0)
+def test_a_single_mask_is_a_batch(tokenizer, masks):
+    losses = tokenizer_loss(tokenizer, LatentRestart(tokenizer.size, warmup=0), masks[:1], dice=1.0)
     assert all(torch.isfinite(value) for value in losses.values())
     assert 0 <= losses["_iou"] <= 1
 
@@ -129,12 +133,12 @@ def one_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(0)
-    codec = MaskTokenizer(MaskTokenizerConfig(**SMALL))
+    tokenizer = MaskTokenizer(MaskTokenizerConfig(**SMALL))
     torch.manual_seed(rank + 1)
-    keeper = LatentRestart(codec.size, warmup=0, every=1)
+    keeper = LatentRestart(tokenizer.size, warmup=0, every=1)
     for _ in range(2):
-        tokenizer_loss(codec, keeper, torch.rand(4, 1, 64, 64), dice=1.0)
-    state = {"codes": codec.quantize.embedding.weight.detach(), "hits": keeper.hits}
+        tokenizer_loss(tokenizer, keeper, torch.rand(4, 1, 64, 64), dice=1.0)
+    state = {"codes": tokenizer.quantize.embedding.weight.detach(), "hits": keeper.hits}
     torch.save(state, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 

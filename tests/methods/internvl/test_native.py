@@ -132,7 +132,7 @@ def test_names_in_memory_are_read_too(original, tmp_path):
 
 @pytest.mark.parametrize("name", ["himtok", "argenseg"])
 def test_methods_start_from_an_original_folder(original, name):
-    codec = {
+    tokenizer = {
         "resolution": 32,
         "width": 32,
         "multipliers": [1, 1, 1, 1],
@@ -141,9 +141,9 @@ def test_methods_start_from_an_original_folder(original, name):
         "scales": [1, 2, 3, 4],
     }
     if name == "himtok":
-        codec = {"resolution": 64, "width": 64, "encoder_layers": 1, "decoder_layers": 1, "heads": 4, "codes": 64,
+        tokenizer = {"resolution": 64, "width": 64, "encoder_layers": 1, "decoder_layers": 1, "heads": 4, "codes": 64,
                  "ffn_out": 32, "pixel_base": 8, "pixel_multipliers": [1, 1, 1, 1, 1], "pixel_blocks": 1}  # fmt: skip
-    parts = {"backbone": str(original), "mask_tokenizer_config": codec, "processor": {"max_tiles": 1}}
+    parts = {"backbone": str(original), "mask_tokenizer_config": tokenizer, "processor": {"max_tiles": 1}}
     method = method_class(name).build(parts, lambda: ())
     assert method.processor.config.max_tiles == 1
     assert method.processor.config.system == SYSTEM

@@ -388,13 +388,13 @@ def test_a_head_that_is_the_embedding(layout, saved, tmp_path):
 @pytest.mark.parametrize("name", ["himtok", "argenseg"])
 def test_a_mask_tokenizers_file_of_any_shape(name, build, tmp_path):
     """Sizes are read off the shapes, so that shapes can lie."""
-    codec = build(name, backbone=None).mask_tokenizer.state_dict()
+    tokenizer = build(name, backbone=None).mask_tokenizer.state_dict()
     convert = resolve(method_spec(name).convert)
     shapes = ((), (0,), (1,), (3, 5), (2, 2, 2), (1, 1, 1, 1), (7, 1, 3, 3))
-    for number, victim in enumerate(sorted(codec)[:: max(1, len(codec) // 9)]):
+    for number, victim in enumerate(sorted(tokenizer)[:: max(1, len(tokenizer) // 9)]):
         for shape in shapes[number % 7 :: 7]:
             path = tmp_path / "codec.safetensors"
-            save_file(codec | {victim: torch.zeros(shape)}, path)
+            save_file(tokenizer | {victim: torch.zeros(shape)}, path)
             assert read_or_refuse(path, lambda path=path: convert(path, tmp_path / "ours")), (victim, shape)
 
 

@@ -109,8 +109,8 @@ def test_himtok_step_by_step_equals_one_pass(himtok, writing, tokens):
 
 @torch.no_grad()
 @pytest.mark.parametrize("codec", ["short", "whole"])
-def test_argenseg_scale_by_scale_equals_token_by_token_equals_one_pass(build, writing, codec):
-    method = writing(build("argenseg", **({"mask_tokenizer_config": "short"} if codec == "short" else {})))
+def test_argenseg_scale_by_scale_equals_token_by_token_equals_one_pass(build, writing, tokenizer):
+    method = writing(build("argenseg", **({"mask_tokenizer_config": "short"} if tokenizer == "short" else {})))
     prompt = method.backbone.embed(torch.tensor([method.processor.prompt("the red car", 1)]))
     answer, logits = answer_with_logits(method, prompt)
     ids = torch.tensor(answer.mask_ids)
@@ -122,7 +122,7 @@ def test_argenseg_scale_by_scale_equals_token_by_token_equals_one_pass(build, wr
     whole = method.backbone.run(torch.cat([begin, slots], 1))[0, begin.shape[1] - 1 :]
     torch.testing.assert_close(logits, method.backbone.head(whole, *rows), **CLOSE)
     assert logits.argmax(-1).tolist() == answer.mask_ids[0]
-    if codec == "short":
+    if tokenizer == "short":
         state = Decoder(method.backbone, begin, torch.ones(begin.shape[:2], dtype=torch.bool))
         single = [state.hidden] + [state.feed(slots[:, i : i + 1], torch.tensor([True]))[:, 0] for i in range(29)]
         torch.testing.assert_close(torch.cat(single), whole, **CLOSE)

@@ -35,19 +35,23 @@ def recognises(folder: Path) -> bool:
 
 def check(folder: Path, facts: dict[str, Any]) -> list[Check]:
     """Every comparison that the folder allows."""
-    codec = load(folder, facts)
+    mask_tokenizer = load(folder, facts)
     io = read(folder, "io")
-    scales = range(len(codec.quantize.scales))
+    scales = range(len(mask_tokenizer.quantize.scales))
     ids = torch.cat([io[f"tokens_{k}"] for k in scales], 1).long()
-    checks = [*_encode(codec, io, ids), *_sums(codec, io, ids)]
+    checks = [*_encode(mask_tokenizer, io, ids), *_sums(mask_tokenizer, io, ids)]
     pieces = {
-        "recon.safetensors": lambda: _draw(codec, read(folder, "recon"), ids),
-        "train_forward.safetensors": lambda: _training(codec, read(folder, "train_forward"), io["f"]),
+        "recon.safetensors": lambda: _draw(mask_tokenizer, read(folder, "recon"), ids),
+        "train_forward.safetensors": lambda: _training(mask_tokenizer, read(folder, "train_forward"), io["f"]),
         "sampling_filter.safetensors": lambda: _filters(read(folder, "sampling_filter")),
         "phi_index_table.json": lambda: _phis(json.loads((folder / "phi_index_table.json").read_text())),
-        "probes_image0.json": lambda: _probes(codec, json.loads((folder / "probes_image0.json").read_text()), io, ids),
+        "probes_image0.json": lambda: _probes(
+            mask_tokenizer, json.loads((folder / "probes_image0.json").read_text()), io, ids
+        ),
         "mask_io.safetensors": lambda: _masks(read(folder, "mask_io"), folder / "mask_io.json"),
-        "sequence_layout.json": lambda: _layout(codec, json.loads((folder / "sequence_layout.json").read_text())),
+        "sequence_layout.json": lambda: _layout(
+            mask_tokenizer, json.loads((folder / "sequence_layout.json").read_text())
+        ),
     }
     for name, compare in pieces.items():
         if (folder / name).is_file():
@@ -59,7 +63,7 @@ def load(folder: Path, facts: dict[str, Any]) -> VQVAE:
     """The VQ-VAE of the sizes in meta.json with the folder's weights: int8 times a power of two, and the codes."""
     sizes = facts["config"]
     multipliers, scales = tuple(sizes["ch_mult"]), tuple(sizes["v_patch_nums"])
-    codec = VQVAE(
+    mask_tokenizer = VQVAE(
         MaskTokenizerConfig(
             resolution=scales[-1] * 2 ** (len(multipliers) - 1), width=sizes["ch"], multipliers=multipliers,
             blocks=sizes["num_res_blocks"], codes=sizes["vocab_size"], code_width=sizes["z_channels"], scales=scales,
@@ -72,29 +76,29 @@ def load(folder: Path, facts: dict[str, Any]) -> VQVAE:
             tensors = {name: file.get_tensor(name).float() * 2.0 ** exponents[name] for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{folder / WEIGHTS}: damaged ({error}); copy the folder of reference vectors again.") from None
-    tensors |= read(folder, "codebook_f32") | {COUNTER: torch.zeros_like(codec.quantize.ema_vocab_hit_SV)}
-    shapes = {name: tensor.shape for name, tensor in codec.state_dict().items()}
-    codec.load_state_dict(named_weights(shapes, tensors, folder))
-    return codec
+    tensors |= read(folder, "codebook_f32") | {COUNTER: torch.zeros_like(mask_tokenizer.quantize.ema_vocab_hit_SV)}
+    shapes = {name: tensor.shape for name, tensor in mask_tokenizer.state_dict().items()}
+    mask_tokenizer.load_state_dict(named_weights(shapes, tensors, folder))
+    return mask_tokenizer
 
 
 @torch.no_grad()
-def _encode(codec: VQVAE, io: dict[str, Tensor], ids: Tensor) -> list[Check]:
+def _encode(mask_tokenizer: VQVAE, io: dict[str, Tensor], ids: Tensor) -> list[Check]:
     images = io["images"].float()
-    encoded = codec.encoder(images)
-    ours = codec.encode_images(images)
-    alone = torch.cat([codec.encode_images(image[None]) for image in images])
+    encoded = mask_tokenizer.encoder(images)
+    ours = mask_tokenizer.encode_images(images)
+    alone = torch.cat([mask_tokenizer.encode_images(image[None]) for image in images])
     return [
         close("encoder output", encoded, io["encoder_out"], FEATURE),
-        close("features f", codec.quant_conv(encoded), io["f"], FEATURE),
+        close("features f", mask_tokenizer.quant_conv(encoded), io["f"], FEATURE),
         same("ids", ours, ids),
         same("ids, one image at a time", alone, ids),
     ]
 
 
 @torch.no_grad()
-def _sums(codec: VQVAE, io: dict[str, Tensor], ids: Tensor) -> list[Check]:
-    quantizer = codec.quantize
+def _sums(mask_tokenizer: VQVAE, io: dict[str, Tensor], ids: Tensor) -> list[Check]:
+    quantizer = mask_tokenizer.quantize
     sums = quantizer.accumulate(quantizer.embedding(ids))
     checks = [close(f"sum after scale {k}", total, io[f"f_hat_{k}"], SUM) for k, total in enumerate(sums)]
     inputs = [quantizer.shrink(total, k + 1) for k, total in enumerate(sums[:-1])]
@@ -108,20 +112,20 @@ def _sums(codec: VQVAE, io: dict[str, Tensor], ids: Tensor) -> list[Check]:
 
 
 @torch.no_grad()
-def _draw(codec: VQVAE, tensors: dict[str, Tensor], ids: Tensor) -> list[Check]:
-    sums = codec.quantize.accumulate(codec.quantize.embedding(ids))
-    checks = [close("images", codec.decode_features(sums[-1]).clamp(-1, 1), tensors["recon"], IMAGE)]
-    each = torch.cat([codec.decode_features(total[:1]).clamp(-1, 1) for total in sums])[..., ::4, ::4]
+def _draw(mask_tokenizer: VQVAE, tensors: dict[str, Tensor], ids: Tensor) -> list[Check]:
+    sums = mask_tokenizer.quantize.accumulate(mask_tokenizer.quantize.embedding(ids))
+    checks = [close("images", mask_tokenizer.decode_features(sums[-1]).clamp(-1, 1), tensors["recon"], IMAGE)]
+    each = torch.cat([mask_tokenizer.decode_features(total[:1]).clamp(-1, 1) for total in sums])[..., ::4, ::4]
     return [*checks, close("image 0 after each scale", each, tensors["recon_per_scale_img0_stride4"], IMAGE)]
 
 
-def _training(codec: VQVAE, tensors: dict[str, Tensor], features: Tensor) -> list[Check]:
+def _training(mask_tokenizer: VQVAE, tensors: dict[str, Tensor], features: Tensor) -> list[Check]:
     """The quantiser's loss and its gradients, and the straight way through.
 
     The reference's usage counters (`ema_vocab_hit_SV_after_*`) are left out: they count one step per scale.
     """
     features = features.clone().requires_grad_()
-    quantizer = codec.quantize
+    quantizer = mask_tokenizer.quantize
     total, _, loss = quantizer(features)
     parameters = {"f": features, "embedding": quantizer.embedding.weight}
     for i, phi in enumerate(quantizer.quant_resi["qresi_ls"]):
@@ -167,16 +171,18 @@ def _phis(table: Mapping[str, list[int]]) -> list[Check]:
 
 
 @torch.no_grad()
-def _probes(codec: VQVAE, probes: Mapping[str, Any], io: dict[str, Tensor], ids: Tensor) -> list[Check]:
+def _probes(mask_tokenizer: VQVAE, probes: Mapping[str, Any], io: dict[str, Tensor], ids: Tensor) -> list[Check]:
     """Some values of the first image inside the network: where a mismatch begins."""
     seen: dict[str, Tensor] = {}
     handles = [
         # a copy, because what follows may work in place
-        codec.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.clone()}))
+        mask_tokenizer.get_submodule(name).register_forward_hook(
+            lambda _, __, out, name=name: seen.update({name: out.clone()})
+        )
         for name in probes
     ]
-    codec.features(io["images"][:1].float())
-    codec.decode_features(codec.quantize.accumulate(codec.quantize.embedding(ids[:1]))[-1])
+    mask_tokenizer.features(io["images"][:1].float())
+    mask_tokenizer.decode_features(mask_tokenizer.quantize.accumulate(mask_tokenizer.quantize.embedding(ids[:1]))[-1])
     for handle in handles:
         handle.remove()
     wrong = []
@@ -212,19 +218,19 @@ def _masks(tensors: dict[str, Tensor], counts: Path) -> list[Check]:
     return checks
 
 
-def _layout(codec: VQVAE, golden: Mapping[str, Any]) -> list[Check]:
+def _layout(mask_tokenizer: VQVAE, golden: Mapping[str, Any]) -> list[Check]:
     """Where ids, labels, levels and positions of one mask lie."""
     ids, labels = torch.tensor([golden["input_ids"]]), torch.tensor([golden["labels"]])
-    rows, columns = slot_places(ids, golden["gen_start"], codec.length)
-    block = [golden["gen_start"], *[golden["placeholder"]] * (codec.length - 1), golden["gen_end"]]
+    rows, columns = slot_places(ids, golden["gen_start"], mask_tokenizer.length)
+    block = [golden["gen_start"], *[golden["placeholder"]] * (mask_tokenizer.length - 1), golden["gen_end"]]
     start = int(columns[0, 0])
     before = labels.clone()
     before[rows, columns + 1] = golden["placeholder"]
     write_labels(before, rows, columns, golden["base"] + torch.tensor([golden["tokens"]]))
     unlearned = torch.full_like(labels, IGNORED)
     write_labels(unlearned, rows, columns, golden["base"] + torch.tensor([golden["tokens"]]))
-    levels = torch.tensor([k for k, length in enumerate(codec.quantize.lengths) for _ in range(length)])
-    positions = torch.arange(1, codec.length)
+    levels = torch.tensor([k for k, length in enumerate(mask_tokenizer.quantize.lengths) for _ in range(length)])
+    positions = torch.arange(1, mask_tokenizer.length)
     return [
         same("layout: ids of a mask", ids[0, start : start + len(block)], torch.tensor(block)),
         same("layout: labels", before, labels),
