@@ -108,7 +108,7 @@ def test_himtok_step_by_step_equals_one_pass(himtok, writing, tokens):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("codec", ["short", "whole"])
+@pytest.mark.parametrize("tokenizer", ["short", "whole"])
 def test_argenseg_scale_by_scale_equals_token_by_token_equals_one_pass(build, writing, tokenizer):
     method = writing(build("argenseg", **({"mask_tokenizer_config": "short"} if tokenizer == "short" else {})))
     prompt = method.backbone.embed(torch.tensor([method.processor.prompt("the red car", 1)]))
