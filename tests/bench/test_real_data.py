@@ -75,7 +75,7 @@ def test_two_datasets_stand_beside_each_other_in_files_and_report(evaluated, gen
     made = {path.name for path in (evaluated / "runs/small/scores").glob("himtok.*per_expression.jsonl")}
     assert made == {"himtok.refcoco.val.per_expression.jsonl", "himtok.grefcoco.val.per_expression.jsonl"}
     records = read_records(evaluated / "results/small/records")
-    assert {(r.dataset, r.n) for r in records if (r.metric, r.protocol) == ("giou", "per_expression")} == {
+    assert {(r.dataset, r.n) for r in records if (r.kind, r.metric, r.protocol) == ("score", "giou", "per_expression")} == {
         ("refcoco", 2 * 3 * IMAGES), ("grefcoco", 2 * IMAGES)
     }  # fmt: skip
     result = genseg("report", *words("refcoco"))
@@ -106,7 +106,8 @@ def test_scores_need_no_images(evaluated, genseg):
     assert again.out == result.out
     records = {r.metric: r for r in read_records(evaluated / "a.records.jsonl")}
     known = read_records(evaluated / "results/small/records/scores-refcoco.val.jsonl")
-    before = {r.metric: r.value for r in known if (r.method, r.protocol) == ("himtok", "per_expression")}
+    own = [r for r in known if (r.kind, r.method, r.protocol) == ("score", "himtok", "per_expression")]
+    before = {r.metric: r.value for r in own}
     assert {metric: record.value for metric, record in records.items()} == before
     assert "missing image" in genseg("score", path, "root=refer", "images=train2014").complaint
     assert "'refcoco' is not embedded: give root" in genseg("score", path).complaint
