@@ -130,7 +130,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Asking:
+class RequestOptions:
     """How a question is put and its answer is read, where an evaluation protocol says so. The defaults leave all of it
     to the method and its checkpoint.
 
@@ -151,15 +151,15 @@ class Asking:
     box: str = "strict"
 
     def __post_init__(self) -> None:
-        for name, allowed in ASKING_CHOICES.items():
+        for name, allowed in OPTION_CHOICES.items():
             if getattr(self, name) not in allowed:
                 known = ", ".join(filter(None, allowed))
                 raise UserError(f"There is no {name} {getattr(self, name)!r} of a protocol; choose {known}.")
 
 
 MASK_RESIZES, BOXES = ("bilinear", "official"), ("strict", "loose", "loose_square")
-ASKING_CHOICES = {"mask_resize": ("", *MASK_RESIZES), "box": BOXES}
-USUAL = Asking()
+OPTION_CHOICES = {"mask_resize": ("", *MASK_RESIZES), "box": BOXES}
+USUAL_OPTIONS = RequestOptions()
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Request:
 
     want: of "mask" and "box", in the order in which they shall be written where the method has a choice; "choice"
     ("choices" if several may be right): the letters of those expressions that fit `mask`, in the prediction's text; or
-    "text", the answer to the question that `asking` has.
+    "text", the answer to the question that `options` has.
     """
 
     image: Path | Image.Image
@@ -179,7 +179,7 @@ class Request:
     mask: np.ndarray | None = None  # bool [H, W]; this and the next two are given by the user instead of words
     box: Box | None = None
     points: tuple[tuple[float, float], ...] = ()  # x, y in pixels
-    asking: Asking = USUAL
+    options: RequestOptions = USUAL_OPTIONS
 
 
 RULES = ("hard", "official", "expected")  # of decoding
@@ -290,8 +290,8 @@ class MaskTokenizer(Protocol):
         """float [B, T, V] -> mask probabilities float [B, R, R], differentiable."""
 
     def postprocess_mask(self, probabilities: Tensor, size: tuple[int, int], mask_resize: str = "") -> np.ndarray:
-        """Probabilities [R, R] -> the mask bool [H, W] at the image's size = (H, W); mask_resize: as in Asking, the
-        tokenizer's own if it is empty."""
+        """Probabilities [R, R] -> the mask bool [H, W] at the image's size = (H, W); mask_resize: as in RequestOptions,
+        the tokenizer's own if it is empty."""
 
 
 class Schedule(Protocol):

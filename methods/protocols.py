@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from methods.base import BOXES, MASK_RESIZES, READINGS, RULES, Asking, Decoding, Request, UserError
+from methods.base import BOXES, MASK_RESIZES, READINGS, RULES, Decoding, Request, RequestOptions, UserError
 from methods.files import fill, setting
 
 TASKS = ("segment", "reason", "ground", "perceive", "semantic")
@@ -33,7 +33,7 @@ class TaskProtocol:
     {sentence} and {number}, from 1 on); `question_of` has other words for samples whose facts say so (their "kind").
     repeat: how often the sentences are written. Without a question the method asks in its own words.
     image: how files are read (methods.base.open_image). rule: of decoding; empty, those of the evaluation's settings.
-    The other fields are those of Asking and Decoding.
+    The other fields are those of RequestOptions and Decoding.
     printed: the arithmetic of the official script's own figures, which stand beside ours: "masks" (foreground alone,
     epsilons), "masks_ignored_hit" (the same, ignored pixels count as hits), "boxes" (in float32) or "letters" (any
     letter in the text, else A); "" where there is none. thresholds: of IoU, that it prints boxes at. ends_without_mask:
@@ -75,10 +75,10 @@ class TaskProtocol:
         facts: Mapping[str, Any] | None = None, tokens: int | None = None,
     ) -> Request:  # fmt: skip
         """The request about these sentences; size: (H, W) of the ground truth where it may not be the image's."""
-        asking = Asking(
+        options = RequestOptions(
             self.words(sentences, facts or {}), size, self.tiles, self.letterbox, self.mask_resize, self.box
         )
-        return Request(image, tuple(sentences), self.want or want, tokens, self.sentences == "joined", asking=asking)
+        return Request(image, tuple(sentences), self.want or want, tokens, self.sentences == "joined", options=options)
 
     def decoding(self, given: Decoding) -> Decoding | None:
         """The evaluation's way of decoding under this protocol; None if the protocol has another rule."""

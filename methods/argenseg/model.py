@@ -32,7 +32,7 @@ from methods.argenseg.processor import CONTEXT, END, PLACEHOLDER, START, ARGenSe
 from methods.argenseg.schedule import Guided, HiddenMap, ScaleByScale, TokenByToken
 from methods.argenseg.token_cache import TokenCache
 from methods.argenseg.tokenizer_training import ImageTokenizerTraining
-from methods.base import USUAL, Asking, Decoding, Prediction, UserError
+from methods.base import USUAL_OPTIONS, Decoding, Prediction, RequestOptions, UserError
 from methods.internvl import checkpoint
 from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED, Turn
@@ -252,12 +252,12 @@ class ARGenSeg(InternVLModel):
         """The end token alone: the release writes images beside the text."""
         return [self.processor.end_id]
 
-    def read_mask(self, answer: Answer, prediction: Prediction, asking: Asking = USUAL) -> list[str]:
+    def read_mask(self, answer: Answer, prediction: Prediction, options: RequestOptions = USUAL_OPTIONS) -> list[str]:
         """The union of all masks of the answer."""
         if len(answer.masks) > 1:
             ids = [number for block in answer.mask_ids for number in block]
             answer = replace(answer, masks=[torch.stack(answer.masks).amax(0)], mask_ids=[ids])
-        failures = super().read_mask(answer, prediction, asking)
+        failures = super().read_mask(answer, prediction, options)
         if prediction.probabilities is not None and prediction.probabilities.ndim == 3:
             prediction.probabilities = prediction.probabilities.mean(0)
         return failures

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.base import USUAL, Asking, Example, Prediction, TrainingSample, UserError
+from methods.base import USUAL_OPTIONS, Example, Prediction, RequestOptions, TrainingSample, UserError
 from methods.boxes.config import ModelConfig
 from methods.boxes.pretraining import PretrainingHeads, patch_targets
 from methods.internvl import checkpoint
@@ -79,7 +79,7 @@ class BoxesModel(InternVLModel):
             losses |= self.heads(grids, patches, batch)
         return losses
 
-    def read_mask(self, answer: Answer, prediction: Prediction, asking: Asking = USUAL) -> list[str]:
+    def read_mask(self, answer: Answer, prediction: Prediction, options: RequestOptions = USUAL_OPTIONS) -> list[str]:
         """The filled box."""
         if prediction.box is not None:
             x1, y1, x2, y2 = (round(value) for value in prediction.box)

@@ -69,9 +69,9 @@ class HiMTokProcessor(InternVLProcessor):
 
     def check_words(self, request: Request) -> None:
         """A protocol's question may spell out a mask's tokens."""
-        asking = replace(request.asking, question=prompts.SPELLED.sub("", request.asking.question))
+        options = replace(request.options, question=prompts.SPELLED.sub("", request.options.question))
         spelled = "text" in request.want  # the words of such a request are the question itself
-        super().check_words(replace(request, expressions=() if spelled else request.expressions, asking=asking))
+        super().check_words(replace(request, expressions=() if spelled else request.expressions, options=options))
 
     def instructions(self, request: Request, past: Sequence[Turn] = ()) -> list[tuple[tuple[str, ...], str]]:
         """One; a mask that the request gives stands as `<mask>` in it."""

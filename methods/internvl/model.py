@@ -17,13 +17,13 @@ from torch.utils.checkpoint import checkpoint as checkpoint_pass
 
 from methods.base import (
     DEFAULT,
-    USUAL,
-    Asking,
+    USUAL_OPTIONS,
     Decoding,
     Example,
     MaskTokenizer,
     Prediction,
     Request,
+    RequestOptions,
     TrainingSample,
     UserError,
     open_image,
@@ -231,7 +231,7 @@ class InternVLModel(nn.Module):
             keys = [_view(request) for request in requests]
             views = dict(zip(keys, requests, strict=True))
             opened = {key: open_image(request.image) for key, request in views.items()}
-            tiles = {key: processor.pixels(opened[key], request.asking) for key, request in views.items()}
+            tiles = {key: processor.pixels(opened[key], request.options) for key, request in views.items()}
             pixels = torch.from_numpy(np.concatenate(list(tiles.values()))).to(self.device)
         with clock.stage("vision"):
             tokens_of_image = self._image_tokens(pixels, tiles)
@@ -249,26 +249,26 @@ class InternVLModel(nn.Module):
             watched=None if decoding.constrained else self.watched,
         )  # fmt: skip
         with clock.stage("resize"):
-            sizes = [r.asking.size or opened[key].size[::-1] for r, key in zip(requests, keys, strict=True)]
+            sizes = [r.options.size or opened[key].size[::-1] for r, key in zip(requests, keys, strict=True)]
             predictions = [Prediction(np.zeros(size, bool)) for size in sizes]
             for (i, want, _), answer in zip(asked, answers, strict=True):
                 predictions[i].written += self.written_ids(answer)
                 answer = answer if decoding.constrained else self.first_mask(answer)
-                self.read_answer(answer, want, predictions[i], requests[i].asking)
+                self.read_answer(answer, want, predictions[i], requests[i].options)
         for prediction in predictions:
             prediction.seconds = {stage: value / len(requests) for stage, value in clock.seconds.items()}
         return predictions
 
     def instructions(self, request: Request) -> list[tuple[tuple[str, ...], str]]:
         """The protocol's question, or the processor's with what only weights can say: see HiMTok's mask prompts."""
-        if request.asking.question:
-            return [(request.want, request.asking.question)]
+        if request.options.question:
+            return [(request.want, request.options.question)]
         return self.processor.instructions(request, self._past)
 
     def inputs(self, request: Request) -> list[tuple[str, list[int], np.ndarray]]:
         """What a request is to the language model and the vision tower: of each of its instructions the text, the ids
         of the whole prompt, and the pixels float32 [tiles, 3, S, S]."""
-        pixels = self.processor.pixels(open_image(request.image), request.asking)
+        pixels = self.processor.pixels(open_image(request.image), request.options)
         asked = self.instructions(request)
         return [(text, self.processor.prompt(text, len(pixels), self._past), pixels) for _, text in asked]
 
@@ -307,7 +307,7 @@ class InternVLModel(nn.Module):
         return embeddings, valid
 
     def read_answer(
-        self, answer: Answer, want: tuple[str, ...], prediction: Prediction, asking: Asking = USUAL
+        self, answer: Answer, want: tuple[str, ...], prediction: Prediction, options: RequestOptions = USUAL_OPTIONS
     ) -> None:
         """Fill a prediction from a decoded answer; what is asked for and missing becomes its failure."""
         height, width = prediction.mask.shape
@@ -317,24 +317,24 @@ class InternVLModel(nn.Module):
         failures = []
         if "box" in want:
             place = text, width, height, self.processor.config.box_scale
-            loosely = asking.box != "strict"
-            square = asking.box == "loose_square"
+            loosely = options.box != "strict"
+            square = options.box == "loose_square"
             prediction.box = prompts.read_box_loosely(*place, square) if loosely else prompts.read_box(*place)
             if prediction.box is None:
                 failures.append("no box in the answer")
         if "mask" in want:
-            failures += self.read_mask(answer, prediction, asking)
+            failures += self.read_mask(answer, prediction, options)
         if not answer.finished:
             failures.append("the answer was cut off")
         prediction.failure = "; ".join(filter(None, [prediction.failure, *failures])) or None
 
-    def read_mask(self, answer: Answer, prediction: Prediction, asking: Asking = USUAL) -> list[str]:
+    def read_mask(self, answer: Answer, prediction: Prediction, options: RequestOptions = USUAL_OPTIONS) -> list[str]:
         """Set the prediction's mask to the first one written. Returns what went wrong."""
         if not answer.masks:
             return ["no mask in the answer"]
         size = prediction.mask.shape
-        soft = without_letterbox(answer.masks[0], size) if asking.letterbox else answer.masks[0]
-        prediction.mask = self.mask_tokenizer.postprocess_mask(soft, size, asking.mask_resize)
+        soft = without_letterbox(answer.masks[0], size) if options.letterbox else answer.masks[0]
+        prediction.mask = self.mask_tokenizer.postprocess_mask(soft, size, options.mask_resize)
         prediction.probabilities = answer.masks[0].float().cpu().numpy()
         prediction.token_ids = tuple(answer.mask_ids[0])
         return []
@@ -343,7 +343,7 @@ class InternVLModel(nn.Module):
 def _view(request: Request) -> tuple[Any, int | None, bool]:
     """Requests of the same view share one pass of the vision tower."""
     image = request.image if isinstance(request.image, Path) else id(request.image)
-    return image, request.asking.tiles, request.asking.letterbox
+    return image, request.options.tiles, request.options.letterbox
 
 
 def load_backbone(folder: Path) -> Start:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from methods.base import Asking, Example, Request, TrainingSample, UserError, open_image
+from methods.base import Example, Request, RequestOptions, TrainingSample, UserError, open_image
 from methods.internvl import prompts
 from methods.internvl.chat import IGNORED, IMAGE, MASK, Chat, Turn
 from methods.internvl.config import BackboneSize, ProcessorConfig
@@ -103,14 +103,14 @@ class InternVLProcessor:
 
     # ---- answering ------------------------------------------------------------------------------------------
 
-    def pixels(self, image: Image.Image, asking: Asking) -> np.ndarray:
+    def pixels(self, image: Image.Image, options: RequestOptions) -> np.ndarray:
         """An opened image as the model is to see it: float32 [tiles, 3, S, S]."""
-        image = in_square(image) if asking.letterbox else image
-        return make_tiles(image, self.size.image_size, asking.tiles or self.config.max_tiles)
+        image = in_square(image) if options.letterbox else image
+        return make_tiles(image, self.size.image_size, options.tiles or self.config.max_tiles)
 
     def check_words(self, request: Request) -> None:
         """Raise UserError if a text of the request holds what has a meaning of its own in a conversation."""
-        for text in (*request.expressions, *filter(None, [request.asking.question])):
+        for text in (*request.expressions, *filter(None, [request.options.question])):
             self.chat.check([text], f"The expression {text!r}")
 
     def instructions(self, request: Request, past: Sequence[Turn] = ()) -> list[tuple[tuple[str, ...], str]]:

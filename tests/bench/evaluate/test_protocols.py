@@ -10,7 +10,7 @@ from bench.data.cards import open_dataset
 from bench.evaluate.plan import Question, plan
 from bench.evaluate.protocols import protocol_of
 from bench.evaluate.runner import requests_of
-from methods.base import USUAL, Decoding, Example, UserError
+from methods.base import USUAL_OPTIONS, Decoding, Example, UserError
 from methods.protocols import TaskProtocol, load_protocols
 
 SENTENCES = ("  the one you'd pick first", "left {guy}")
@@ -59,7 +59,7 @@ def test_an_unknown_protocol_or_task_is_told():
 
 def test_a_protocol_that_says_nothing_leaves_all_to_the_method():
     request = TaskProtocol().request("image", ("it",), ("mask", "box"))
-    assert (request.asking, request.want, request.joined) == (USUAL, ("mask", "box"), True)
+    assert (request.options, request.want, request.joined) == (USUAL_OPTIONS, ("mask", "box"), True)
     assert TaskProtocol().decoding(Decoding(rule="hard")) == Decoding(rule="hard")
     assert not TaskProtocol(sentences="each").request("image", ("it",), ("mask",)).joined
 
@@ -85,13 +85,13 @@ def test_images_are_read_as_the_protocol_says_and_once(tmp_path):
     files = [tmp_path / "a.png"] * 2
     stored = requests_of([example] * 2, files, questions, TaskProtocol(image="stored"), ("mask",))
     assert stored[0].image is stored[1].image
-    assert (stored[0].image.size, stored[0].image.getpixel((0, 0)), stored[0].asking.size) == (
+    assert (stored[0].image.size, stored[0].image.getpixel((0, 0)), stored[0].options.size) == (
         (8, 4),
         (9, 9, 9),
         (4, 8),
     )
     (upright,) = requests_of([example], files[:1], questions[:1], TaskProtocol(), ("mask",))
-    assert (upright.image, upright.asking) == (tmp_path / "a.png", USUAL)
+    assert (upright.image, upright.options) == (tmp_path / "a.png", USUAL_OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_a_mask_is_wanted_at_the_size_of_the_truth_whatever_the_file_has(tmp_pat
     resized = Example(Image.new("RGB", (8, 4)), ("it",), np.zeros((4, 8), bool))
     rule = TaskProtocol(image="stored")
     (request,) = requests_of([resized], [tmp_path / "a.png"], [Question(0, -1, ("it",))], rule, ("mask",))
-    assert (request.image.size, request.asking.size) == ((16, 8), (4, 8))
+    assert (request.image.size, request.options.size) == ((16, 8), (4, 8))
     (alone,) = requests_of([resized], [None], [Question(0, -1, ("it",))], rule, ("mask",))
-    assert (alone.image, alone.asking.size) == (resized.image, None)
+    assert (alone.image, alone.options.size) == (resized.image, None)
 
 
 @pytest.mark.parametrize("sentence", [True, False])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from methods.base import Asking, Decoding, Request, UserError, open_image
+from methods.base import Decoding, Request, RequestOptions, UserError, open_image
 from methods.internvl.generation.engine import Answer
 from methods.internvl.prompts import read_box_loosely
 from methods.internvl.tiles import in_square
@@ -56,7 +56,7 @@ def test_an_image_in_a_square_lies_in_its_middle():
 
 
 def test_a_protocols_question_is_asked_as_it_stands(writer):
-    request = Request(Image.new("RGB", (30, 20)), ("it",), asking=Asking(question="What  is it ?"))
+    request = Request(Image.new("RGB", (30, 20)), ("it",), options=RequestOptions(question="What  is it ?"))
     ((text, ids, pixels),) = writer.inputs(request)
     assert (text, len(pixels)) == ("What  is it ?", 1)
     assert "What  is it ?" in writer.processor.tokenizer.decode(ids)
@@ -65,11 +65,13 @@ def test_a_protocols_question_is_asked_as_it_stands(writer):
 def test_only_a_question_may_spell_out_a_mask(himtok):
     mask = "<|mt_start|><|mt_3|><|mt_end|>"
     image = Image.new("RGB", (30, 20))
-    himtok.processor.check_words(Request(image, (mask,), ("text",), asking=Asking(question=f"What is {mask}?")))
+    himtok.processor.check_words(
+        Request(image, (mask,), ("text",), options=RequestOptions(question=f"What is {mask}?"))
+    )
     for request in (
         Request(image, (mask,)),
-        Request(image, ("it",), asking=Asking(question="it<|im_end|>")),
-        Request(image, ("it",), asking=Asking(question="it <|mt_end|>")),
+        Request(image, ("it",), options=RequestOptions(question="it<|im_end|>")),
+        Request(image, ("it",), options=RequestOptions(question="it <|mt_end|>")),
     ):
         with pytest.raises(UserError, match="stands for something else"):
             himtok.processor.check_words(request)
@@ -77,15 +79,19 @@ def test_only_a_question_may_spell_out_a_mask(himtok):
 
 def test_masks_have_the_size_that_is_asked_for(writer):
     image = Image.new("RGB", (30, 20))
-    for asking, shape in ((Asking(), (20, 30)), (Asking(size=(9, 7)), (9, 7)), (Asking(letterbox=True), (20, 30))):
-        prediction = writer.segment([Request(image, ("it",), asking=asking)])[0]
+    for options, shape in (
+        (RequestOptions(), (20, 30)),
+        (RequestOptions(size=(9, 7)), (9, 7)),
+        (RequestOptions(letterbox=True), (20, 30)),
+    ):
+        prediction = writer.segment([Request(image, ("it",), options=options)])[0]
         assert (prediction.mask.shape, prediction.failure) == (shape, None)
 
 
 def test_tiles_are_those_that_are_asked_for(himtok):
     himtok.processor.config = replace(himtok.processor.config, max_tiles=1)
     image = Image.new("RGB", (400, 200))
-    counts = [len(himtok.processor.pixels(image, Asking(tiles=most))) for most in (None, 2, 4)]
+    counts = [len(himtok.processor.pixels(image, RequestOptions(tiles=most))) for most in (None, 2, 4)]
     assert counts == [1, 3, 3]
 
 
