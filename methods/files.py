@@ -312,8 +312,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         try:
             yield draft
             draft.rename(folder)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
+            if isinstance(error, UserError):  # names the folder that was asked for, not its draft
+                raise UserError(str(error).replace(printable(draft), printable(folder))) from None
             raise
 
 

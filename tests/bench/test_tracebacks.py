@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import yaml
-from bench.train.snapshot import load_snapshot
 from PIL import Image
 
 from bench import datasets
@@ -28,6 +27,7 @@ from bench.records import read_records
 from bench.report.build import build as build_report
 from bench.segment import segment_list
 from bench.train import settings
+from bench.train.checkpoints import load_checkpoint
 from methods.base import UserError, open_image
 from methods.registry import method_class
 from tests.bench.test_malformed import (
@@ -144,11 +144,11 @@ def of_settings(root: Path, draw: random.Random) -> Iterator[tuple[str, Iterator
     now = {"stages": {"a": {"lr": 0.1, "parts": {"x": 1}}}, "data": {"images": ""}, "train": {"precision": "auto"}}
     files = sampled(contents(now), draw, EACH // 2)
     yield "settings of a stage", written(root / settings.FILE, files, lambda: settings.compare(root, now))
-    state = root / "snapshot-00000003" / "state.json"
+    state = root / "checkpoint-00000003" / "state.json"
     state.parent.mkdir()
     (state.parent / "tensors.safetensors").write_bytes(b"x")
     files = sampled(contents({"step": 3, "mean": 0.5, "lines": {"train.jsonl": 2}}), draw, EACH // 2)
-    yield "snapshots", written(state, files, lambda: load_snapshot(root))
+    yield "train checkpoints", written(state, files, lambda: load_checkpoint(root))
 
 
 def of_cards(root: Path, draw: random.Random) -> Iterator[tuple[str, Iterator[Case]]]:

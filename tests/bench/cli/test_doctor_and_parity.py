@@ -17,6 +17,7 @@ def test_the_doctor_names_versions_device_and_precision(capsys):
         assert word in text
 
 
+@pytest.mark.slow
 def test_every_set_below_a_folder_is_found_and_agrees(goldens, capsys):
     assert check(goldens)
     text = capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import shutil
 
+import pytest
 import torch
 
 from bench.config import OrderConfig
@@ -42,6 +43,7 @@ def test_every_budget_box_and_length_is_asked(small):
     assert len(read_records(small.results_dir / "records" / "ablation.jsonl")) == len(records)
 
 
+@pytest.mark.slow
 def test_a_changed_model_has_its_own_records_and_keeps_them(small, capsys):
     small.stages["off"] = small.stages["himtok"]
     small.ablation.variants = {"off": {"hierarchy": "off"}}
@@ -64,6 +66,7 @@ def test_a_changed_model_has_its_own_records_and_keeps_them(small, capsys):
     assert "stage off was not trained here" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_usual_mask_tokenizer_has_no_second_bound_and_claims_have_differences(small):
     small.stages["off"] = small.stages["himtok"]
     small.ablation.variants = {"off": {"hierarchy": "off"}, "himtok": {"hierarchy": "paper"}}
@@ -114,6 +117,7 @@ def test_single_tokens_give_the_answers_of_whole_scales(small):
     assert [r for r in kept if r.kind == "decoding_order"] == sorted(records, key=lambda r: r.metric)
 
 
+@pytest.mark.slow
 def test_perception_is_asked_of_the_model_that_was_taught(small, monkeypatch):
     small.ablation.perception = "himtok"
     small.ablation.thresholds = []

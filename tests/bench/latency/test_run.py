@@ -11,6 +11,7 @@ def time_models(profile):
     return run.time_models(profile, find_models(profile))
 
 
+@pytest.mark.slow
 def test_latency_is_measured_once_for_the_same_weights_and_settings(small, asked):
     small.latency.backends = ["fast"]
     first = time_models(small)

@@ -93,7 +93,7 @@ def test_parameters_are_those_of_a_real_model(name, stage, tmp_path):
     assert plan.hours("A100", 0.4) > plan.hours("H100", 0.4) > 0
 
 
-@pytest.mark.parametrize("name", ["nano", "smoke"])
+@pytest.mark.parametrize("name", [pytest.param("nano", marks=pytest.mark.slow), "smoke"])
 def test_every_stage_of_the_small_profiles_has_a_plan(name):
     profile = load_profile(name)
     seen = set()

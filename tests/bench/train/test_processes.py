@@ -76,6 +76,7 @@ def assert_alike(given: dict, other: dict, tolerance: float = 1e-4) -> None:
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=3e-3, msg=lambda text, n=name: f"{n}: {text}")
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_survive_a_kill(start, run):
     """Plain data parallelism; the second run loses a process in step 6 and resumes from the checkpoint of step 4."""
     few = {"steps": 8}

@@ -22,6 +22,7 @@ def wrong(checks) -> list[str]:
     return [f"{c.name}: {c.value}, not {c.reference}" for c in checks if not c.ok]
 
 
+@pytest.mark.slow
 def test_the_whole_model_agrees_with_the_released_code(goldens):
     """Sequences, ids, losses, gradients, two masks in an answer by scales and by tokens, guidance, images."""
     checks = parity.check(goldens / "argenseg")

@@ -187,6 +187,7 @@ def test_vars_vqvae_at_its_released_size(tmp_path):
     assert equal(back, tokenizer.state_dict())
 
 
+@pytest.mark.slow
 def test_an_official_folder_needs_no_conversion_but_a_tokenizer(ours, tmp_path):
     """Its own, or that of VAR's file, which may then be missing in the folder."""
     released = convert(ours, tmp_path / "official")

@@ -114,6 +114,7 @@ def test_only_mask_decoder_and_mask_prompt_are_trained(refiner, tokenizer):
     assert not refiner.training
 
 
+@pytest.mark.slow
 def test_fine_tuning_lowers_the_loss_and_is_a_function_of_its_seed(tokenizer):
     first, second = (fine_tune(made(), tokenizer, squares(), steps=60, batch=4, lr=3e-3) for _ in range(2))
     assert np.mean(first[-5:]) < 0.7 * np.mean(first[:3])
