@@ -262,8 +262,8 @@ from methods.himtok.tokenizer_training import MaskTokenizerTraining
 folder = Path(sys.argv[1])
 convert(folder / "himtok.safetensors", folder / "ours")
 convert(folder / "ours", folder / "back.safetensors")
-mask tokenizer = MaskTokenizerTraining.from_pretrained(folder / "ours").mask_tokenizer
-print(len(mask tokenizer.state_dict()), sum(p.numel() for p in mask tokenizer.parameters()))
+tokenizer = MaskTokenizerTraining.from_pretrained(folder / "ours").mask_tokenizer
+print(len(tokenizer.state_dict()), sum(p.numel() for p in tokenizer.parameters()))
 """
 
 
