@@ -197,6 +197,7 @@ LINE = {"dataset": "refcoco", "split": "val", "protocol": "per_expression", "ref
         "token_ids": [1], "steps": 3, "failure": None}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_predictions(refcoco, capsys):
     path, refused = refcoco / "p.jsonl", 0
     place = Place(root=refcoco)

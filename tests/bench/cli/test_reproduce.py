@@ -15,6 +15,7 @@ def data(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_reproduce_trains_evaluates_times_and_reports(folder, profile_in, data, monkeypatch, genseg):
     """From scratch to the tables; evaluating and timing again does nothing again and leaves every byte as it was."""
     real = prepare.build
