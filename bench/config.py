@@ -63,7 +63,7 @@ class DataConfig:
     # their own
     test_seed: int = setting(0, 0, SEEDS)
     workers: int = setting(1, 1, 1024)  # processes that draw scenes
-    allow_leak: bool = False  # train on images that an evaluation split of `dataset` holds too
+    allow_contamination: bool = False  # train on images that an evaluation split of `dataset` holds too
     skip_missing: bool = False  # train without those sources of the mixture that are not on this disk
     mixture: dict[str, SourceConfig] = field(default_factory=dict)
 
@@ -79,22 +79,22 @@ class StageConfig:
     tasks: dict[str, float] = setting(low=0, factory=dict)
     mixture: dict[str, float] = setting(low=0, factory=dict)  # source -> factor on it, 0: left out; none given: all
     steps: int = setting(MISSING, 1, MANY)
-    images: int = setting(8, 1, 10**6)  # images per step
-    per_image: int = setting(2, 1, 10**4)  # samples per image
-    # images per forward pass on one device; 0: `images` divided by the number of processes
-    micro_images: int = setting(0, 0, 10**6)
+    images_per_step: int = setting(8, 1, 10**6)
+    expressions_per_image: int = setting(2, 1, 10**4)
+    # images per forward pass on one device; 0: `images_per_step` divided by the number of processes
+    micro_batch_images: int = setting(0, 0, 10**6)
     pack: bool = False  # put the samples of a micro-batch into one row that no padding fills
     # steps among which images with samples of like length share a micro-batch; 1: as drawn
-    group_lengths: int = setting(1, 1, 10**6)
+    length_bucketing: int = setting(1, 1, 10**6)
     lr: float = setting(1e-3, 0, 100)  # AdamW
     # Muon for the weights of linear layers (the head aside); 0: AdamW for them too
-    matrix_lr: float = setting(0.0, 0, 100)
+    muon_lr: float = setting(0.0, 0, 100)
     warmup: int = setting(50, 0, MANY)  # steps
-    # how the rate falls: linear (over the last `decay`) or cosine (from the warm-up on)
+    # how the rate falls: linear (over the last `decay_ratio`) or cosine (from the warm-up on)
     schedule: str = setting("linear", choices=("linear", "cosine"))
-    # last share of the steps over which the rate falls linearly to `floor` times itself
-    decay: float = setting(0.2, 0, 1)
-    floor: float = setting(0.03, 0, 1)
+    # last share of the steps over which the rate falls linearly to `min_lr_ratio` times itself
+    decay_ratio: float = setting(0.2, 0, 1)
+    min_lr_ratio: float = setting(0.03, 0, 1)
     freeze: list[str] = field(default_factory=list)  # patterns of parameter names, on top of what the stage freezes
     lr_scale: dict[str, float] = setting(low=0, factory=dict)  # pattern of parameter names -> factor on the rate
     lora: dict[str, Any] = field(default_factory=dict)  # settings of peft's LoraConfig; empty: train the weights
@@ -121,8 +121,8 @@ class TrainConfig:
     offload: bool = False  # with zero: optimiser states (with zero 3 the weights too) in the CPU's memory
     checkpoint_activations: bool = False  # compute activations again in the backward pass
     workers: int = setting(0, 0, 1024)  # processes that prepare samples, per process that trains
-    broken_share: float = setting(0.01, 0, 1)  # of the images that may be unusable before a run is stopped
-    explode: float = setting(10.0, 0)  # stop if the loss exceeds this times its running mean (or 1); 0: never
+    corrupt_ratio: float = setting(0.01, 0, 1)  # of the images that may be unusable before a run is stopped
+    loss_spike_factor: float = setting(10.0, 0)  # stop if the loss exceeds this times its running mean (or 1); 0: never
     tensorboard: bool = False  # also write TensorBoard's events
     wandb: str = ""  # also log to this Weights & Biases project
 
@@ -188,8 +188,9 @@ class AblationConfig:
     # stage with one thing changed -> what its records call it, as settings: {hierarchy: off}
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     perception: str = ""  # stage that was taught to choose an expression for a mask
-    orders: dict[str, OrderConfig] = field(default_factory=dict)  # name of another order -> the model that writes in it
-    order_limit: int = setting(8, 1, MANY)  # questions for it, which may take hundreds of steps each
+    # name of another decoding order -> the model that writes in it
+    decoding_orders: dict[str, OrderConfig] = field(default_factory=dict)
+    decoding_order_limit: int = setting(8, 1, MANY)  # questions for it, which may take hundreds of steps each
 
 
 @dataclass
@@ -206,7 +207,7 @@ class Profile:
     models: dict[str, str] = field(default_factory=dict)
     # method -> an official file whose mask tokenizer stands in place of the checkpoint's own
     mask_tokenizers: dict[str, str] = field(default_factory=dict)
-    ship: bool = False  # models are read from results/<name>/checkpoints if they are there, and not retrained
+    bundled: bool = False  # models are read from results/<name>/checkpoints if they are there, and not retrained
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)
@@ -302,11 +303,11 @@ def _check(profile: Profile, path: Path) -> None:
         raise UserError(f"{path}: train.offload is DeepSpeed's; give train.zero=1, 2 or 3 with it.")
     for name in [*profile.ablation.variants, *filter(None, [profile.ablation.perception])]:
         _among(name, profile.stages, f"stage {name!r} in ablation", path)
-    for label, order in profile.ablation.orders.items():
+    for label, order in profile.ablation.decoding_orders.items():
         if order.method not in profile.models:
-            raise UserError(f"{path}: ablation.orders.{label} is of {order.method!r}, which is not in models.")
+            raise UserError(f"{path}: ablation.decoding_orders.{label} is of {order.method!r}, which is not in models.")
     built: dict[str, OrderConfig | UntrainedConfig] = {}
-    built |= {f"ablation.orders.{name}": order for name, order in profile.ablation.orders.items()}
+    built |= {f"ablation.decoding_orders.{name}": order for name, order in profile.ablation.decoding_orders.items()}
     built |= {f"latency.untrained.{name}": model for name, model in profile.latency.untrained.items()}
     for key, model in built.items():
         _among(model.method, METHODS, f"method {model.method!r} in {key}", path)
@@ -317,8 +318,10 @@ def _check_stage(profile: Profile, name: str, path: Path) -> None:
     stage = profile.stages[name]
     if len(stage.betas) != 2:
         raise UserError(f"{path}: stages.{name}.betas has {len(stage.betas)} numbers, but must have 2.")
-    if stage.pack and stage.group_lengths > 1:
-        raise UserError(f"{path}: stages.{name} has pack and group_lengths, but a packed row has no padding; drop one.")
+    if stage.pack and stage.length_bucketing > 1:
+        raise UserError(
+            f"{path}: stages.{name} has pack and length_bucketing, but a packed row has no padding; drop one."
+        )
     for source in stage.mixture:
         if source not in profile.data.mixture:
             known = ", ".join(profile.data.mixture) or "nothing"

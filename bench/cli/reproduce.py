@@ -13,9 +13,9 @@ SECTIONS = ("data", "train", "evaluate", "latency")
 
 
 def add_to(commands: Commands) -> None:
-    text = "evaluate and time the profile's models (trained first if none are shipped), then report"
+    text = "evaluate and time the profile's models (trained first if none are bundled), then report"
     add_command(commands, "reproduce", text, run_reproduce)
-    add_command(commands, "study", "train everything from scratch, ship the weights, then reproduce", run_study)
+    add_command(commands, "study", "train everything from scratch, bundle the weights, then reproduce", run_study)
 
 
 def run_reproduce(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -31,7 +31,7 @@ def run_study(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def reproduce(profile: Profile) -> None:
-    """Evaluate and time the profile's models (training them first if none are shipped), then report."""
+    """Evaluate and time the profile's models (training them first if none are bundled), then report."""
     from bench.evaluate.run import evaluate
     from bench.evaluate.validation import validation
     from bench.report.run import write_report
@@ -47,11 +47,11 @@ def reproduce(profile: Profile) -> None:
 
 
 def study(profile: Profile) -> None:
-    """Train the profile's models with all that they build on, ship them, then reproduce."""
+    """Train the profile's models with all that they build on, bundle them, then reproduce."""
     from bench.evaluate.validation import validation
-    from bench.train.models import ship, trained_models
+    from bench.train.models import bundle, trained_models
     from bench.train.run import train
 
     train(profile, trained_models(profile).values(), validation)
-    ship(profile)
+    bundle(profile)
     reproduce(profile)

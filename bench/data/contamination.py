@@ -29,7 +29,7 @@ def refuse_contamination(profile: Profile, sources: Sequence[MixtureComponent]) 
     """Raise UserError if an image of the sources lies in an evaluation split of `data.dataset`, unless the profile
     allows it."""
     evaluated = profile.data.dataset
-    held = {} if profile.data.allow_leak or embedded(evaluated) else _held_out(profile)
+    held = {} if profile.data.allow_contamination or embedded(evaluated) else _held_out(profile)
     shared: dict[int | str, Path] = {}
     guilty = []
     for source in sources if held else ():
@@ -42,7 +42,7 @@ def refuse_contamination(profile: Profile, sources: Sequence[MixtureComponent]) 
         raise UserError(
             f"{len(shared)} training images of {', '.join(guilty)} are in evaluation splits of {evaluated} "
             f"({', '.join(f'{count} in {split}' for split, count in counts.items())}), such as "
-            f"{next(iter(shared.values()))}; leave them out, or set data.allow_leak=true to train on them."
+            f"{next(iter(shared.values()))}; leave them out, or set data.allow_contamination=true to train on them."
         )
 
 

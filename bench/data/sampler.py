@@ -1,8 +1,8 @@
 """Which sample comes when: a pure function of seed and step, so that a resumed run sees exactly what it would have.
 
-A step takes `images` images and `per_image` samples of each, so that one pass of the vision tower serves several
-expressions. The images come from the components of a mixture, of each as many in an epoch as its repeat count or weight
-says; every image of a component is seen once before any of it is seen twice.
+A step takes `images_per_step` images and `expressions_per_image` samples of each, so that one pass of the vision tower
+serves several expressions. The images come from the components of a mixture, of each as many in an epoch as its repeat
+count or weight says; every image of a component is seen once before any of it is seen twice.
 """
 
 from __future__ import annotations
@@ -76,19 +76,22 @@ class MixtureComponent:
 class Sampler:
     """Draws steps. Raises UserError if there is nothing to draw."""
 
-    def __init__(self, components: Sequence[MixtureComponent], images: int, per_image: int, seed: int):
-        self.components, self.images, self.per_image, self.seed = components, images, per_image, seed
+    def __init__(
+        self, components: Sequence[MixtureComponent], images_per_step: int, expressions_per_image: int, seed: int
+    ):
+        self.components, self.seed = components, seed
+        self.images_per_step, self.expressions_per_image = images_per_step, expressions_per_image
         self.counts = per_epoch(components)
         self._epoch: tuple[int, np.ndarray, np.ndarray] = (-1, np.empty(0, int), np.empty(0, int))
         self._permutations: dict[int, tuple[int, np.ndarray]] = {}
 
     def __call__(self, step: int) -> list[DrawnSample]:
         """The samples of one step, in order."""
-        return [drawn for slot in range(self.images) for drawn in self.image_samples(step, slot)]
+        return [drawn for slot in range(self.images_per_step) for drawn in self.image_samples(step, slot)]
 
     def image_samples(self, step: int, slot: int, attempt: int = 0) -> list[DrawnSample]:
         """The samples of one image of a step; an `attempt` above 0 takes another image of its component instead."""
-        number, drawn = self._turn(step * self.images + slot)
+        number, drawn = self._turn(step * self.images_per_step + slot)
         component = self.components[number]
         if attempt:
             rng = np.random.default_rng([self.seed, 3, step, slot, attempt])
@@ -97,13 +100,14 @@ class Sampler:
             epoch, place = divmod(drawn, len(component.image_ids))
             place = self._permutation(number, epoch)[place]
         rng = np.random.default_rng([self.seed, 2, step, slot, *([attempt] if attempt else [])])
-        return component.sample(component.image_ids[place], self.per_image, rng)
+        return component.sample(component.image_ids[place], self.expressions_per_image, rng)
 
     def identity(self) -> dict[str, object]:
         """What fixes the order; a run may only resume with the same."""
         images = {each.name: len(each.image_ids) for each in self.components}
         tasks = {each.name: {t: w for t, w in each.tasks.items() if w > 0} for each in self.components}
-        identity: dict[str, object] = {"seed": self.seed, "images": self.images, "per_image": self.per_image}
+        identity: dict[str, object] = {"seed": self.seed, "images_per_step": self.images_per_step,
+                                      "expressions_per_image": self.expressions_per_image}  # fmt: skip
         if len(self.components) == 1:
             return identity | {"images": sum(images.values()), "tasks": next(iter(tasks.values()))}
         return identity | {"images": images, "tasks": tasks, "images per epoch": self.counts}

@@ -3,7 +3,7 @@
 On the validation split, `ablation.limit` samples:
 - tokens=N: masks written with the first N tokens only, for every prefix that the mask tokenizer can decode;
 - box_after=N: the box written after N mask tokens, where a method can write its mask first;
-- the models of `ablation.orders`, which must write the same tokens: the answers that do, and the seconds of both;
+- the models of `ablation.decoding_orders`, which must write the same tokens: how many do, and the times of both;
 - early_exit=T: a mask ends when it has changed by at most T (adaptive length), with the tokens spent;
 - the models of `ablation.variants`: trained with one thing changed, the same samples and the reconstruction bound (for
   mask tokenizers the bound alone);
@@ -163,11 +163,12 @@ class Subject:
     def orders(self) -> list[Record]:
         """This model against itself in other decoding orders, one request at a time."""
         config, device, records = self.profile.ablation, self.method.device, []
-        questions = plan(self.dataset, "per_expression", min(config.order_limit, config.limit or config.order_limit))
+        limit = min(config.decoding_order_limit, config.limit or config.decoding_order_limit)
+        questions = plan(self.dataset, "per_expression", limit)
         requests = [Request(self.dataset[q.index].image, q.expressions) for q in questions]
         precision = resolve_precision(self.profile.evaluate.precision, device)
         place = {"dataset": self.profile.data.dataset, "split": SPLIT}
-        for name, form in config.orders.items():
+        for name, form in config.decoding_orders.items():
             if form.method != self.name:
                 continue
             config_ = {**form.model, "start": str(self.folder)}

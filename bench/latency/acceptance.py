@@ -175,7 +175,7 @@ def _noise(processor: Processor, stage: StageConfig) -> dict[str, Any]:
     """A batch of noise images with a rectangle as the mask of each."""
     rng = np.random.default_rng(stage.seed)
     samples = []
-    for number in range(stage.images):
+    for number in range(stage.images_per_step):
         image = Image.fromarray(rng.integers(0, 255, (untrained.TILE, untrained.TILE, 3), np.uint8))
         mask = np.zeros((untrained.TILE, untrained.TILE), bool)
         mask[64 : 128 + 32 * number, 96:300] = True

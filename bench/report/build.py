@@ -43,7 +43,7 @@ def build(
     The papers' figures are read from the folder `published` beside `profile_dir`.
 
     runs_dir: holds scores/*.jsonl (for the examples) and STAGE/train.jsonl (for the training curves, unless the logs of
-    shipped models are in `profile_dir`/logs/STAGE). open_dataset: needed for the examples only.
+    bundled models are in `profile_dir`/logs/STAGE). open_dataset: needed for the examples only.
     Raises UserError when there are no records, and before anything is replaced that was not written here.
     """
     profile_dir = Path(profile_dir)
@@ -77,10 +77,10 @@ def _under(folder: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def find_logs(profile_dir: Path, runs_dir: Path | None) -> dict[str, Path]:
-    """Stage -> the folder with its training log: of the shipped models, or without those of all that ran here."""
-    shipped, ran = ({path.parent.name: path.parent for path in sorted(top.glob("*/train.jsonl"))} if top else {}
+    """Stage -> the folder with its training log: of the bundled models, or without those of all that ran here."""
+    bundled, ran = ({path.parent.name: path.parent for path in sorted(top.glob("*/train.jsonl"))} if top else {}
                     for top in (profile_dir / "logs", runs_dir))  # fmt: skip
-    return shipped or ran
+    return bundled or ran
 
 
 def _tables(records: Sequence[Record], published_dir: Path) -> dict[str, list[layout.Table]]:

@@ -15,7 +15,7 @@ from bench.train.folders import keep_log, model_of_stage
 
 def write_report(profile: Profile) -> list[Path]:
     """Tables and figures from the records that exist; beside them what finished stages scored while they ran here,
-    but for those whose whole logs are shipped."""
+    but for those whose whole logs are bundled."""
 
     def opened(dataset: str, split: str) -> Any:
         name, split_by = of_label(dataset)
@@ -23,7 +23,7 @@ def write_report(profile: Profile) -> list[Path]:
 
     written = build(profile.results_dir, profile.runs_dir, opened)
     for stage in profile.stages:
-        shipped = profile.results_dir / "logs" / stage / "train.jsonl"
-        if model_of_stage(profile, stage).is_dir() and not shipped.is_file():
+        bundled = profile.results_dir / "logs" / stage / "train.jsonl"
+        if model_of_stage(profile, stage).is_dir() and not bundled.is_file():
             keep_log(profile, stage, "validation.jsonl")
     return written

@@ -39,13 +39,13 @@ class MicroBatch:
         return self
 
 
-def micro_images(stage: StageConfig, context: DistributedContext) -> int:
+def micro_batch_size(stage: StageConfig, context: DistributedContext) -> int:
     """Images per micro-batch. Raises UserError if a step cannot be dealt evenly."""
-    images = stage.micro_images or stage.images // context.size
-    if images == 0 or stage.images % (images * context.size):
+    images = stage.micro_batch_images or stage.images_per_step // context.size
+    if images == 0 or stage.images_per_step % (images * context.size):
         raise UserError(
-            f"{stage.images} images per step cannot be dealt to {context.size} processes in micro-batches of "
-            f"{max(images, 1)}; choose images as a multiple of micro_images times the number of processes."
+            f"{stage.images_per_step} images per step cannot be dealt to {context.size} processes in micro-batches of "
+            f"{max(images, 1)}; choose images_per_step as a multiple of micro_batch_images times the processes."
         )
     return images
 
@@ -68,19 +68,19 @@ class MicroBatches(Dataset[list[MicroBatch]]):
     """The micro-batches of a run. Item (window, part) are those at place `part` of each step of a window; a pure
     function of its place, so that workers, processes and restarts change nothing.
 
-    A window is one step, or `group_lengths` steps: then images whose samples are of like length share a micro-batch,
+    A window is one step, or `length_bucketing` steps: then images whose samples are of like length share a micro-batch,
     which leaves less to be padded. What a sample's length is only `prepare` knows, so a window is prepared as a whole;
     since it is made of one place of each step, no other process needs it.
     """
 
     def __init__(self, processor: Processor, order: Sampler, stage: StageConfig, images: int):
         self.processor, self.order, self.stage, self.images = processor, order, stage, images
-        self.per_step = stage.images // images
+        self.per_step = stage.images_per_step // images
 
     def steps(self, window: int) -> range:
         """The steps of a window."""
-        first = window * self.stage.group_lengths
-        return range(first, min(first + self.stage.group_lengths, self.stage.steps))
+        first = window * self.stage.length_bucketing
+        return range(first, min(first + self.stage.length_bucketing, self.stage.steps))
 
     def __getitem__(self, place: tuple[int, int]) -> list[MicroBatch]:
         window, part = place
@@ -118,7 +118,7 @@ class MicroBatches(Dataset[list[MicroBatch]]):
 
 def stream(batches: MicroBatches, context: DistributedContext, first_step: int, workers: int) -> Iterator[MicroBatch]:
     """This process's micro-batches from a step on: of each step those whose place is its rank modulo the size."""
-    group, steps = batches.stage.group_lengths, batches.stage.steps
+    group, steps = batches.stage.length_bucketing, batches.stage.steps
     windows = range(first_step // group, -(-steps // group))
     parts = range(context.rank, batches.per_step, context.size)
     mine = [(window, part) for window in windows for part in parts]

@@ -57,8 +57,8 @@ class DeepSpeedEngine:
         self, module: nn.Module, config: StageConfig, train: TrainConfig, precision: torch.dtype,
         device: torch.device, context: DistributedContext, parts: int, meter: FlopMeter,
     ):  # fmt: skip
-        if config.matrix_lr:
-            raise UserError("Muon needs whole matrices, which ZeRO cuts up; set train.zero=0 or matrix_lr to 0.")
+        if config.muon_lr:
+            raise UserError("Muon needs whole matrices, which ZeRO cuts up; set train.zero=0 or muon_lr to 0.")
         self.module, self.config, self.train, self.precision = module, config, train, precision
         self.device, self.context, self.parts, self.meter = device, context, parts, meter
         self.parameters = dict(module.named_parameters())

@@ -63,14 +63,14 @@ class LossError(FloatingPointError):
 
 
 def rate(step: int, config: StageConfig) -> float:
-    """The factor on all learning rates: linear warm-up; then 1 and a linear fall to `floor` over the last `decay` of
-    the run ("linear"), or half a cosine wave from 1 to `floor` ("cosine")."""
+    """The factor on all learning rates: linear warm-up; then 1 and a linear fall to `min_lr_ratio` over the last
+    `decay_ratio` of the run ("linear"), or half a cosine wave from 1 to `min_lr_ratio` ("cosine")."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
     if config.schedule == "cosine":
         done = max(0, step - config.warmup) / max(1, config.steps - config.warmup)
-        return warm * (config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+        return warm * (config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
     left = 1 - step / config.steps
-    return warm * max(config.floor, min(1.0, left / config.decay if config.decay > 0 else 1.0))
+    return warm * max(config.min_lr_ratio, min(1.0, left / config.decay_ratio if config.decay_ratio > 0 else 1.0))
 
 
 def matrices(module: nn.Module) -> set[str]:
@@ -101,19 +101,19 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
 
 def parameter_groups(module: nn.Module, config: StageConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Groups for AdamW (tensors with more than one dimension are decayed) and for Muon (`matrices`, if
-    `config.matrix_lr`), each with its own rate where `config.lr_scale` says so."""
+    `config.muon_lr`), each with its own rate where `config.lr_scale` says so."""
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     factor: dict[str, float] = {}
     for pattern, value in config.lr_scale.items():
         factor = dict.fromkeys(matching(pattern, trained), value) | factor  # the first pattern that fits counts
-    orthogonal = matrices(module) if config.matrix_lr else set()
+    orthogonal = matrices(module) if config.muon_lr else set()
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     for name, p in trained.items():
         decay = config.weight_decay if p.ndim > 1 else 0.0
         groups.setdefault((name in orthogonal, decay, factor.get(name, 1.0)), []).append(p)
     made = ([], [])
     for (muon, decay, scale), members in groups.items():
-        base = config.matrix_lr if muon else config.lr
+        base = config.muon_lr if muon else config.lr
         made[muon].append({"params": members, "lr": base * scale, "weight_decay": decay})
     return made
 
@@ -152,7 +152,7 @@ class LocalEngine:
             fused = device.type == "cuda"
             self.optimizers.append(torch.optim.AdamW(adam, lr=config.lr, betas=tuple(config.betas), fused=fused))
         if muon:
-            self.optimizers.append(Muon(muon, lr=config.matrix_lr, adjust_lr_fn="match_rms_adamw"))
+            self.optimizers.append(Muon(muon, lr=config.muon_lr, adjust_lr_fn="match_rms_adamw"))
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def step(self, number: int, micro_batches: Iterable[MicroBatch]) -> dict[str, float]:

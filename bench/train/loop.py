@@ -24,7 +24,7 @@ from bench.data.sampler import Sampler
 from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.progress import Progress
 from bench.runtime import resolve_precision
-from bench.train.batches import MicroBatch, MicroBatches, micro_images, stream
+from bench.train.batches import MicroBatch, MicroBatches, micro_batch_size, stream
 from bench.train.checkpoints import clean_up, load_checkpoint, save_checkpoint
 from bench.train.engine import Engine, LocalEngine, LossError, rate
 from bench.train.folders import DONE
@@ -72,7 +72,7 @@ def run_stage(run: Run, device: torch.device) -> Path:
     enter(run.method, run.stage, run.train)
     run.method.to(device).train()
     meter = FlopMeter(peak_flops(device))
-    batches = MicroBatches(run.method.processor, run.order, run.stage, micro_images(run.stage, run.context))
+    batches = MicroBatches(run.method.processor, run.order, run.stage, micro_batch_size(run.stage, run.context))
     engine = make_engine(run, device, batches.per_step, meter)
     train_state = _resume(run, engine)
     logger = MetricsLogger(run.name, run.folder, run.train, run.context, device)
@@ -124,7 +124,7 @@ def _train(
 
 
 def samples_per_step(stage: StageConfig) -> int:
-    return stage.images * stage.per_image
+    return stage.images_per_step * stage.expressions_per_image
 
 
 def _one_step(
@@ -143,7 +143,8 @@ def _one_step(
         raise UserError(_bad_loss(run, str(error), step, error.names)) from None
     names = [name for micro in micro_batches for name in micro.names]
     loss, mean = values["loss"], train_state.mean
-    if run.train.explode and mean is not None and step > run.stage.warmup and loss > run.train.explode * max(1, mean):
+    factor = run.train.loss_spike_factor
+    if factor and mean is not None and step > run.stage.warmup and loss > factor * max(1, mean):
         everyone = [name for of_process in run.context.gather(names) for name in of_process]
         raise UserError(_bad_loss(run, f"the loss jumped from {mean:.3f} to {loss:.3f}", step, everyone))
     train_state.mean = loss if mean is None else MEAN * mean + (1 - MEAN) * loss
@@ -165,11 +166,11 @@ def _count_broken(run: Run, train_state: TrainState, micro_batches: list[MicroBa
         for sentence in micro.broken:
             progress.note(f"replaced an image: {sentence}")
     train_state.broken += sum(run.context.gather(sum(len(micro.broken) for micro in micro_batches)))
-    seen = (train_state.step + 1) * run.stage.images
-    if train_state.broken > run.train.broken_share * max(SEEN, seen):
+    seen = (train_state.step + 1) * run.stage.images_per_step
+    if train_state.broken > run.train.corrupt_ratio * max(SEEN, seen):
         raise UserError(
             f"{run.name}: {train_state.broken} images of {seen} could not be used, more than "
-            f"train.broken_share={run.train.broken_share}; repair the data named above."
+            f"train.corrupt_ratio={run.train.corrupt_ratio}; repair the data named above."
         )
 
 
@@ -210,7 +211,7 @@ def _resume(run: Run, engine: Engine) -> TrainState:
 def _identity(run: Run) -> dict[str, object]:
     """What fixes which samples are in which step; a run may only go on with the same."""
     stage = run.stage
-    grouped = {"group_lengths": stage.group_lengths, "steps": stage.steps} if stage.group_lengths > 1 else {}
+    grouped = {"length_bucketing": stage.length_bucketing, "steps": stage.steps} if stage.length_bucketing > 1 else {}
     return run.order.identity() | grouped
 
 

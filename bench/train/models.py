@@ -22,14 +22,14 @@ def find_models(profile: Profile) -> dict[str, Path]:
 
 
 def find_model(profile: Profile, method: str) -> Path:
-    """The folder of a method's weights: shipped, or trained before with the profile's settings.
+    """The folder of a method's weights: bundled, or trained before with the profile's settings.
 
     Raises UserError if there are none: only `train`, `study` and `reproduce` train.
     """
     stage = profile.models[method]
     found = existing_model(profile, method)
     if found is None:
-        places = [str(stage_folder(profile, stage))] + [str(shipped_model(profile, method))] * profile.ship
+        places = [str(stage_folder(profile, stage))] + [str(bundled_model(profile, method))] * profile.bundled
         raise UserError(
             f"There are no weights of {method} in {' or '.join(places)}; train them with `genseg train {stage}` and "
             "the same profile, or name the folder that has them with runs= or results=."
@@ -45,12 +45,12 @@ def existing_model(profile: Profile, method: str) -> Path | None:
         if found != method:
             raise UserError(f"{checkpoint}: holds a model of {found}, not of {method}; correct models.{method}.")
         return checkpoint
-    places = [shipped_model(profile, method)]
+    places = [bundled_model(profile, method)]
     if profile.results_dir == Path("results", profile.name):  # the usual place, in this folder or with the code
         places.append(asset("results", profile.name, "checkpoints", method))
-    for shipped in places if profile.ship else ():
-        if (shipped / "config.json").is_file():
-            return shipped
+    for bundled in places if profile.bundled else ():
+        if (bundled / "config.json").is_file():
+            return bundled
     return finished_model(profile, profile.models[method])
 
 
@@ -59,11 +59,11 @@ def trained_models(profile: Profile) -> dict[str, str]:
     return {name: stage for name, stage in profile.models.items() if profile.checkpoint_of(name) is None}
 
 
-def shipped_model(profile: Profile, method: str) -> Path:
+def bundled_model(profile: Profile, method: str) -> Path:
     return profile.results_dir / "checkpoints" / method
 
 
-def ship(profile: Profile) -> list[Path]:
+def bundle(profile: Profile) -> list[Path]:
     """Copy the trained models as float16 to results/<profile>/checkpoints, from where `reproduce` takes them, and the
     logs of their training to results/<profile>/logs. Raises UserError if something else is in their place."""
     outputs, folders = Outputs(profile.results_dir), []

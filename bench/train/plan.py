@@ -96,12 +96,13 @@ def plan_stage(profile: Profile, name: str, machine: Machine) -> StagePlan:
             "whole": sum(p.numel() for p in whole),
         }
         costs = _costs(method, stage, share, machine, precision)
-    micro = stage.micro_images or max(1, stage.images // machine.gpus)
-    per_step = stage.images / micro
+    micro = stage.micro_batch_images or max(1, stage.images_per_step // machine.gpus)
+    per_step = stage.images_per_step / micro
     mean = {key: share * costs["masked"][key] + (1 - share) * costs["plain"][key] for key in ("flops", "tokens")}
     batches = stage.steps * per_step
     return StagePlan(
-        name, machine.gpus, counts["all"], counts["trained"], stage.steps, stage.images * stage.per_image,
+        name, machine.gpus, counts["all"], counts["trained"], stage.steps,
+        stage.images_per_step * stage.expressions_per_image,
         mean["tokens"] * batches, mean["flops"] * batches,
         {zero: memory_rows(zero, counts, costs["largest"], machine.gpus) for zero in zero_stages(stage)},
     )  # fmt: skip
@@ -109,7 +110,7 @@ def plan_stage(profile: Profile, name: str, machine: Machine) -> StagePlan:
 
 def zero_stages(stage: StageConfig) -> tuple[int, ...]:
     """The engines that can train a stage."""
-    return (0,) if stage_spec(stage.method, stage.stage).mask_tokenizer or stage.matrix_lr else (0, 1, 2, 3)
+    return (0,) if stage_spec(stage.method, stage.stage).mask_tokenizer or stage.muon_lr else (0, 1, 2, 3)
 
 
 def memory_rows(zero: int, counts: Mapping[str, int], cost: Mapping[str, float], gpus: int) -> dict[str, float]:
@@ -162,8 +163,8 @@ def _costs(
     estimate = method_spec(stage.method).estimate
     if estimate is None:
         raise UserError(f"{stage.method} declares no estimate of its cost, so its stages cannot be planned.")
-    images = stage.micro_images or max(1, stage.images // machine.gpus)
-    samples = images * stage.per_image
+    images = stage.micro_batch_images or max(1, stage.images_per_step // machine.gpus)
+    samples = images * stage.expressions_per_image
     costs = {}
     for key, tiles, masked in (
         ("masked", machine.tiles or None, True), ("plain", machine.tiles or None, False), ("largest", math.inf, True)

@@ -100,7 +100,7 @@ def _train(
     sources = open_mixture(profile, stage)
     refuse_contamination(profile, sources)
     method = resolve(stage_spec(stage.method, stage.stage).trainee).build(config, corpus_of(sources))
-    order = Sampler(sources, stage.images, stage.per_image, stage.seed)
+    order = Sampler(sources, stage.images_per_step, stage.expressions_per_image, stage.seed)
     run = Run(
         name, folder, method, order, stage, profile.train, validate(profile, stage) if validate else None, context
     )

@@ -19,17 +19,17 @@ name: small
 data: {root: DATA, level: easy, train_scenes: 6}
 train: {threads: 1, precision: float32, validate_samples: 2, log_every: 1}
 stages:
-  backbone: {method: boxes, stage: pretrain, steps: 2, images: 2, model: {size: tiny, vocabulary: 320},
+  backbone: {method: boxes, stage: pretrain, steps: 2, images_per_step: 2, model: {size: tiny, vocabulary: 320},
              tasks: {box: 0.8, caption: 0.1, question: 0.1}}
-  tokens: {method: himtok, stage: tokenizer, steps: 2, images: 2, tasks: {segment: 1.0},
+  tokens: {method: himtok, stage: tokenizer, steps: 2, images_per_step: 2, tasks: {segment: 1.0},
            model: {mask_tokenizer_config: {resolution: 64, width: 64, encoder_layers: 1, decoder_layers: 1, heads: 4,
                            ffn_out: 32, codes: 64, pixel_base: 8, pixel_multipliers: [1, 1, 1, 1, 1], pixel_blocks: 1}}}
-  himtok: {method: himtok, stage: align, steps: 2, images: 1, tasks: {segment_box: 1.0},
+  himtok: {method: himtok, stage: align, steps: 2, images_per_step: 1, tasks: {segment_box: 1.0},
            model: {backbone: "stage:backbone", mask_tokenizer: "stage:tokens"}}
-  images: {method: argenseg, stage: tokenizer, steps: 2, images: 2, tasks: {segment: 1.0},
+  images: {method: argenseg, stage: tokenizer, steps: 2, images_per_step: 2, tasks: {segment: 1.0},
              model: {mask_tokenizer_config: {resolution: 32, width: 32, multipliers: [1, 1, 1, 1], blocks: 1, codes: 64,
                              scales: [1, 2, 3, 4]}}}
-  argenseg: {method: argenseg, stage: joint, steps: 2, images: 1, tasks: {segment: 1.0},
+  argenseg: {method: argenseg, stage: joint, steps: 2, images_per_step: 1, tasks: {segment: 1.0},
              model: {backbone: "stage:backbone", mask_tokenizer: "stage:images", init: var}}
 models: {MODELS}
 evaluate: {limit: 8, batch: 3, threads: 1, protocols: [per_expression, per_object_joined]}

@@ -15,8 +15,9 @@ name: guide
 data: {root: DATA, level: easy, train_scenes: 12}
 train: {threads: 1, precision: float32, validate_samples: 2, log_every: 1}
 stages:
-  backbone: {method: boxes, stage: pretrain, steps: 2, images: 2, model: {size: tiny, vocabulary: 320}, tasks: {box: 1}}
-  mask: {method: rectangles, stage: joint, steps: 2, images: 2, tasks: {segment: 1},
+  backbone: {method: boxes, stage: pretrain, steps: 2, images_per_step: 2, tasks: {box: 1},
+             model: {size: tiny, vocabulary: 320}}
+  mask: {method: rectangles, stage: joint, steps: 2, images_per_step: 2, tasks: {segment: 1},
          model: {backbone: "stage:backbone", side: 16}}
 models: {rectangles: mask}
 evaluate: {limit: 6, batch: 3, threads: 1}

@@ -147,12 +147,13 @@ def test_a_file_that_is_no_profile_is_named(path, content):
 @pytest.mark.parametrize(
     "override",
     ["evaluate.batch=0", "evaluate.splits=[]", "evaluate.splits=[val,val]", "evaluate.protocols=[]",
-     "train.threads=0", "train.log_every=0", "stages.base.steps=0", "stages.base.images=0",
-     "stages.base.per_image=-1", "latency.requests=0", "evaluate.threads=-2", "latency.threads=0",
+     "train.threads=0", "train.log_every=0", "stages.base.steps=0", "stages.base.images_per_step=0",
+     "stages.base.expressions_per_image=-1", "latency.requests=0", "evaluate.threads=-2", "latency.threads=0",
      "evaluate.limit=-1", "stages.base.betas=[0.9]", "seed=-1", "data.seed=-1", "stages.base.seed=-1",
      "stages.base.lr=-1", "stages.base.lr=nan", "stages.base.clip=inf", "stages.base.betas=[0.9,1]",
      "seed=" + "9" * 5000,
-     "train.threads=100000", "train.explode=nan", "stages.base.decay=2", "train.zero=4", "evaluate.precision=half",
+     "train.threads=100000", "train.loss_spike_factor=nan", "stages.base.decay_ratio=2", "train.zero=4",
+     "evaluate.precision=half",
      "stages.base.schedule=cosin", "latency.tiles=[2]", "latency.backends=[fats]", "stages.base.tasks.box=-1",
      "evaluate.seed=-3", "train.validate_samples=-1", "stages.base.validate_every=-1", "latency.price=-0.5"],
 )  # fmt: skip
@@ -167,7 +168,7 @@ def test_a_stage_that_cannot_be_a_folder_is_refused(path, name):
 
 
 def test_an_order_of_a_method_without_a_model_is_refused(path):
-    assert "ablation.orders.a is of 'other'" in refusal(path, ["ablation.orders.a.method=other"])
+    assert "ablation.decoding_orders.a is of 'other'" in refusal(path, ["ablation.decoding_orders.a.method=other"])
 
 
 @pytest.mark.parametrize("chain", [["stages.base.model.start=stage:base"], ["stages.base.model.start=stage:mask"]])

@@ -30,8 +30,9 @@ def measure(method: str, processes: int, zero: int) -> tuple[float, float, float
         run = {
             "folder": folder, "method": method, "stage": STAGES[method], "train": {"zero": zero},
             "model": {"vocabulary": 32000},
-            "clock": True, "settings": {"images": IMAGES, "per_image": PER_IMAGE, "micro_images": MICRO_IMAGES,
-                                        "steps": STEPS, "warmup": 1},
+            "clock": True,
+            "settings": {"images_per_step": IMAGES, "expressions_per_image": PER_IMAGE,
+                         "micro_batch_images": MICRO_IMAGES, "steps": STEPS, "warmup": 1},
         }  # fmt: skip
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

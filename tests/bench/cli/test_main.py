@@ -158,12 +158,12 @@ def test_the_resolved_profile_is_shown_before_the_work(genseg, profile, monkeypa
 
 STEPS = {
     "reproduce": ["train", "evaluate", "time", "report"],
-    "study": ["train", "ship", "train", "evaluate", "time", "report"],
+    "study": ["train", "bundle", "train", "evaluate", "time", "report"],
     "train": ["train"], "plan": ["plan"], "eval": ["evaluate"], "ablation": ["ablate", "report"], "latency": ["time"],
     "report": ["report"],
 }  # fmt: skip
 PLACES = {
-    "train": "train.run.train", "ship": "train.models.ship", "evaluate": "evaluate.run.evaluate",
+    "train": "train.run.train", "bundle": "train.models.bundle", "evaluate": "evaluate.run.evaluate",
     "plan": "train.plan.print_plan",
     "time": "latency.run.time_models", "ablate": "experiments.ablation.ablation", "report": "report.run.write_report",
 }  # fmt: skip

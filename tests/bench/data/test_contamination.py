@@ -91,9 +91,9 @@ def test_the_same_image_in_another_dataset_is_refused_until_the_profile_allows_i
     write("refcocog", "umd", {coco(1): "train", coco(2): "train", coco(4): "train", coco(5): "train"})
     assert refusal(check, "masks") == (
         "3 training images of refcocog are in evaluation splits of refcoco (1 in val, 2 in testB), such as "
-        f"coco/{coco(2)}; leave them out, or set data.allow_leak=true to train on them."
+        f"coco/{coco(2)}; leave them out, or set data.allow_contamination=true to train on them."
     )
-    check("masks", "data.allow_leak=true")
+    check("masks", "data.allow_contamination=true")
 
 
 def test_lists_of_captions_and_folders_are_looked_through_too(check):
@@ -135,6 +135,6 @@ def test_the_embedded_dataset_is_not_read(check, squares, monkeypatch):
 
 def test_a_stage_is_refused_before_anything_is_made(check):
     write("refcocog", "umd", {coco(2): "train"})
-    with pytest.raises(UserError, match="set data.allow_leak=true"):
+    with pytest.raises(UserError, match="set data.allow_contamination=true"):
         train_stage(load_profile("own.yaml"), "masks", "", torch.device("cpu"))
     assert {path.name for path in Path("runs").rglob("*") if path.is_file()} == {".lock"}

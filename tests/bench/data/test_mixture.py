@@ -20,13 +20,13 @@ from methods.base import TrainingSample, UserError
 TASKS = {"segment": 1.0, "box": 1.0}
 
 
-def mixture(squares, sizes, amounts, key="repeat", images=2, seed=0, per_image=1) -> Sampler:
+def mixture(squares, sizes, amounts, key="repeat", images=2, seed=0, expressions_per_image=1) -> Sampler:
     return Sampler(
         [
             MixtureComponent(dict.fromkeys(TASKS, squares(size)), TASKS, name=f"s{i}", **{key: amount})
             for i, (size, amount) in enumerate(zip(sizes, amounts, strict=True))
         ],
-        images, per_image, seed,
+        images, expressions_per_image, seed,
     )  # fmt: skip
 
 
@@ -105,8 +105,12 @@ class Fake:
 @settings(max_examples=30, deadline=None)
 @given(amounts, st.integers(0, 6), st.sampled_from([1, 2, 4]), st.integers(0, 3))
 def test_a_resumed_run_on_other_processes_sees_the_rest_and_nothing_else(squares, drawn, start, size, seed):
-    order, other = (mixture(squares, *zip(*drawn, strict=True), images=8, seed=seed, per_image=2) for _ in range(2))
-    stage = StageConfig(method="m", stage="s", steps=7, images=8, per_image=2, micro_images=2, seed=seed)
+    order, other = (
+        mixture(squares, *zip(*drawn, strict=True), images=8, seed=seed, expressions_per_image=2) for _ in range(2)
+    )
+    stage = StageConfig(
+        method="m", stage="s", steps=7, images_per_step=8, expressions_per_image=2, micro_batch_images=2, seed=seed
+    )
     whole = [micro.names for micro in stream(MicroBatches(Fake(), order, stage, 2), DistributedContext(0, 1), 0, 0)]
     parts = MicroBatches(Fake(), other, stage, 2)
     ranks = [[micro.names for micro in stream(parts, DistributedContext(rank, size), start, 0)] for rank in range(size)]

@@ -12,9 +12,11 @@ from bench.data.sampler import MixtureComponent, Sampler
 from methods.base import UserError
 
 
-def order(squares, tasks=None, available=7, images=3, per_image=2, seed=0) -> Sampler:
+def order(squares, tasks=None, available=7, images=3, expressions_per_image=2, seed=0) -> Sampler:
     tasks = tasks or {"box": 1.0}
-    return Sampler([MixtureComponent({task: squares(available) for task in tasks}, tasks)], images, per_image, seed)
+    return Sampler(
+        [MixtureComponent({task: squares(available) for task in tasks}, tasks)], images, expressions_per_image, seed
+    )
 
 
 def facts(drawn) -> list[tuple]:
@@ -49,7 +51,7 @@ def test_seeds_and_steps_differ(squares):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 11), st.integers(1, 5), st.integers(0, 100))
 def test_every_image_is_seen_once_before_any_is_seen_twice(squares, available, images, seed):
-    drawn = order(squares, available=available, images=images, per_image=1, seed=seed)
+    drawn = order(squares, available=available, images=images, expressions_per_image=1, seed=seed)
     steps = -(-3 * available // images)
     seen = [d.example.image_id for step in range(steps) for d in drawn(step)]
     for epoch in range(3):
@@ -58,19 +60,19 @@ def test_every_image_is_seen_once_before_any_is_seen_twice(squares, available, i
 
 
 def test_epochs_differ_in_their_order(squares):
-    drawn = order(squares, available=11, images=11, per_image=1)
+    drawn = order(squares, available=11, images=11, expressions_per_image=1)
     assert len({tuple(d.example.image_id for d in drawn(step)) for step in range(4)}) == 4
 
 
 def test_an_image_shares_no_sample_with_itself_until_all_are_used(squares):
-    drawn = order(squares, per_image=3)
+    drawn = order(squares, expressions_per_image=3)
     for step in range(10):
         samples = drawn(step)
         for start in range(0, len(samples), 3):
             group = samples[start : start + 3]
             assert len({d.example.image_id for d in group}) == 1
             assert len({d.example.ref_id for d in group}) == 3
-    repeated = order(squares, per_image=5)(0)[:5]
+    repeated = order(squares, expressions_per_image=5)(0)[:5]
     assert Counter(d.example.ref_id for d in repeated).most_common()[-1][1] >= 1
     assert len({d.example.ref_id for d in repeated}) == 3
 
@@ -102,7 +104,7 @@ def test_an_image_that_a_task_lacks_is_served_by_another(squares):
 
 
 def test_random_streams_of_images_differ(squares):
-    samples = order(squares, images=5, per_image=1)(0)
+    samples = order(squares, images=5, expressions_per_image=1)(0)
     assert len({int(d.rng.integers(2**60)) for d in samples}) == 5
     assert all(isinstance(d.rng, np.random.Generator) for d in samples)
 

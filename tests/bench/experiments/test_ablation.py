@@ -104,8 +104,8 @@ def test_a_mask_tokenizer_alone_has_its_bound(small):
 def test_single_tokens_give_the_answers_of_whole_scales(small):
     """Real models: the other form is started from the same weights and must write the same tokens."""
     small.ablation.thresholds, small.ablation.box_after = [], []
-    small.ablation.limit, small.ablation.order_limit = 4, 3
-    small.ablation.orders = {"token": OrderConfig("argenseg", {"variant": {"order": "token"}})}
+    small.ablation.limit, small.ablation.decoding_order_limit = 4, 3
+    small.ablation.decoding_orders = {"token": OrderConfig("argenseg", {"variant": {"order": "token"}})}
     records = [r for r in ablation(small) if r.kind == "decoding_order"]
     assert {(r.label, r.n, r.failures) for r in records} == {("argenseg (order=token)", 3, 0)}
     values = {r.metric: r.value for r in records}

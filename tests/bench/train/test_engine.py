@@ -16,8 +16,8 @@ CPU = torch.device("cpu")
 
 
 def stage(**changes) -> StageConfig:
-    return StageConfig(**{"method": "m", "stage": "s", "steps": 100, "lr": 0.1, "warmup": 10, "decay": 0.2,
-                          "floor": 0.1} | changes)  # fmt: skip
+    return StageConfig(**{"method": "m", "stage": "s", "steps": 100, "lr": 0.1, "warmup": 10, "decay_ratio": 0.2,
+                          "min_lr_ratio": 0.1} | changes)  # fmt: skip
 
 
 def test_the_rate_rises_stays_and_falls():
@@ -31,11 +31,11 @@ def test_the_rate_rises_stays_and_falls():
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 300), st.integers(0, 50), st.floats(0, 1), st.floats(0, 1), st.integers(0, 299))
 def test_the_rate_is_a_share(steps, warmup, decay, floor, step):
-    assert 0 <= rate(step % steps, stage(steps=steps, warmup=warmup, decay=decay, floor=floor)) <= 1
+    assert 0 <= rate(step % steps, stage(steps=steps, warmup=warmup, decay_ratio=decay, min_lr_ratio=floor)) <= 1
 
 
 def test_without_warm_up_and_decay_the_rate_is_flat():
-    assert {rate(step, stage(warmup=0, decay=0.0)) for step in range(100)} == {1}
+    assert {rate(step, stage(warmup=0, decay_ratio=0.0)) for step in range(100)} == {1}
 
 
 class Toy(nn.Module):
@@ -185,7 +185,7 @@ def test_matrices_are_those_of_linear_layers_without_the_head():
 
 def test_muon_moves_matrices_alone_and_by_orthogonal_steps():
     muon, adam = (
-        LocalEngine(Net(), stage(matrix_lr=rate, weight_decay=0.0, warmup=1), torch.float32, CPU) for rate in (0.1, 0.0)
+        LocalEngine(Net(), stage(muon_lr=rate, weight_decay=0.0, warmup=1), torch.float32, CPU) for rate in (0.1, 0.0)
     )
     before = {name: p.detach().clone() for name, p in muon.module.named_parameters()}
     for toy in (muon, adam):
@@ -201,7 +201,7 @@ def test_muon_moves_matrices_alone_and_by_orthogonal_steps():
 
 
 def test_muon_learns_and_goes_on_alike_after_a_stop():
-    through, other = (LocalEngine(Net(), stage(matrix_lr=0.02, lr=0.02), torch.float32, CPU) for _ in range(2))
+    through, other = (LocalEngine(Net(), stage(muon_lr=0.02, lr=0.02), torch.float32, CPU) for _ in range(2))
     first = through.step(0, batch())["loss"]
     for step in range(1, 30):
         through.step(step, batch())

@@ -29,9 +29,11 @@ class Fake:
         return {"lengths": [len(sample.ids) for sample in samples]}
 
 
-def batches(squares, group=1, steps=12, images=8, micro=2, seed=0, bad=(), available=20, per_image=2) -> MicroBatches:
-    stage = StageConfig(method="m", stage="s", steps=steps, images=images, group_lengths=group, seed=seed)
-    order = Sampler([MixtureComponent({"box": squares(available)}, {"box": 1.0})], images, per_image, seed)
+def batches(
+    squares, group=1, steps=12, images=8, micro=2, seed=0, bad=(), available=20, expressions_per_image=2
+) -> MicroBatches:
+    stage = StageConfig(method="m", stage="s", steps=steps, images_per_step=images, length_bucketing=group, seed=seed)
+    order = Sampler([MixtureComponent({"box": squares(available)}, {"box": 1.0})], images, expressions_per_image, seed)
     return MicroBatches(Fake(bad), order, stage, micro)
 
 
@@ -70,7 +72,8 @@ def test_a_resumed_run_on_other_processes_sees_the_rest(squares, group, start, s
 
 def test_there_is_less_padding_and_no_trend(squares):
     plain, grouped = (
-        list(stream(batches(squares, group, steps=64, per_image=1), SINGLE_PROCESS, 0, 0)) for group in (1, 8)
+        list(stream(batches(squares, group, steps=64, expressions_per_image=1), SINGLE_PROCESS, 0, 0))
+        for group in (1, 8)
     )
     assert padding(grouped) < 0.4 * padding(plain)
     longest = [max(micro.batch["lengths"]) for micro in grouped]
@@ -94,8 +97,9 @@ def test_workers_prepare_the_same(squares):
 
 def test_a_grouped_run_goes_on_and_refuses_another_window(build, squares, tmp_path):
     def make(folder, **changes) -> Run:
-        stage = StageConfig(**{"method": "boxes", "stage": "pretrain", "steps": 6, "images": 2, "micro_images": 1,
-                               "group_lengths": 4, "warmup": 2} | changes)  # fmt: skip
+        stage = StageConfig(**{"method": "boxes", "stage": "pretrain", "steps": 6, "images_per_step": 2,
+                               "micro_batch_images": 1,
+                               "length_bucketing": 4, "warmup": 2} | changes)  # fmt: skip
         order = Sampler([MixtureComponent({"box": squares(5)}, {"box": 1.0})], 2, 2, 0)
         train = TrainConfig(threads=1, precision="float32", log_every=1, save_minutes=1e9)
         return Run("test", tmp_path / folder, build("boxes"), order, stage, train)
@@ -115,7 +119,10 @@ def test_a_grouped_run_goes_on_and_refuses_another_window(build, squares, tmp_pa
     run.method.loss = dying
     with pytest.raises(KeyboardInterrupt):
         run_stage(run, cpu)
-    for change, told in (({"group_lengths": 1}, "group_lengths = 4, now it is None"), ({"steps": 9}, "steps = 6")):
+    for change, told in (
+        ({"length_bucketing": 1}, "length_bucketing = 4, now it is None"),
+        ({"steps": 9}, "steps = 6"),
+    ):
         with pytest.raises(UserError, match=f"the checkpoint was made with {told}"):
             run_stage(make("killed", **change), cpu)
     run_stage(make("killed"), cpu)

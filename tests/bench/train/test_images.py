@@ -35,8 +35,8 @@ stages:
       adversarial: {start: 1, width: 32, layers: 2}
     tasks: {segment: 1.0}
     steps: 6
-    images: 4
-    per_image: 1
+    images_per_step: 4
+    expressions_per_image: 1
     warmup: 1
 """
 

@@ -37,8 +37,8 @@ def make(build, squares, tmp_path):
                 "method": name,
                 "stage": stage,
                 "steps": 7,
-                "images": 2,
-                "per_image": 2,
+                "images_per_step": 2,
+                "expressions_per_image": 2,
                 "lr": 1e-3,
                 "warmup": 2,
                 "validate_every": 2,
@@ -46,7 +46,7 @@ def make(build, squares, tmp_path):
             | settings  # fmt: skip
         )
         component = MixtureComponent({task: squares(3)}, {task: 1.0})
-        order = Sampler([component], config.images, config.per_image, config.seed)
+        order = Sampler([component], config.images_per_step, config.expressions_per_image, config.seed)
         train = TrainConfig(threads=1, precision="float32", log_every=1, save_minutes=1e9)
         return Run(f"{name}-{stage}", tmp_path / folder, build(name, **parts), order, config, train, validate)
 
@@ -118,7 +118,7 @@ def test_logs_that_were_born_after_the_checkpoint_are_cut(make, noted):
 
 
 def test_killed_and_resumed_with_muon(make):
-    muon = {"matrix_lr": 0.02}
+    muon = {"muon_lr": 0.02}
     run_stage(make("boxes", "pretrain", "whole", **muon), CPU)
     run_and_die(make("boxes", "pretrain", "killed", **muon), save_at=3, die_at=6)
     run = make("boxes", "pretrain", "killed", **muon)

@@ -81,7 +81,8 @@ def test_parameters_are_those_of_a_real_model(name, stage, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(
         f"name: own\nsize: nano\ndata: {{root: x}}\nstages:\n  a:\n    method: {name}\n    stage: {stage}\n"
-        f"    model: {parts}\n    tasks: {{segment: 1}}\n    steps: 10\n    images: 8\n    freeze: ['*lm_head*']\n"
+        f"    model: {parts}\n    tasks: {{segment: 1}}\n    steps: 10\n    images_per_step: 8\n"
+        f"    freeze: ['*lm_head*']\n"
     )
     plan = plan_stage(load_profile(path), "a", Machine(gpus=2))
     method = build(name, stage)
@@ -133,7 +134,7 @@ def test_recipes_are_valid_at_every_size(name, size):
     for stage in profile.stages.values():
         assert stage.stage in method_spec(stage.method).stages
         if stage.stage != "tokenizer":
-            assert stage.images % (8 * stage.micro_images) == 0
+            assert stage.images_per_step % (8 * stage.micro_batch_images) == 0
             assert stage.warmup == round(0.03 * stage.steps)
 
 

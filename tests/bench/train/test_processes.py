@@ -16,7 +16,14 @@ from safetensors.torch import load_file
 WORKER = Path(__file__).with_name("worker.py")
 ROOT = Path(__file__).parents[3]
 STAGES = {"himtok": "align", "argenseg": "joint"}
-SETTINGS = {"images": 4, "per_image": 2, "micro_images": 1, "steps": 20, "lr": 1e-3, "warmup": 2}
+SETTINGS = {
+    "images_per_step": 4,
+    "expressions_per_image": 2,
+    "micro_batch_images": 1,
+    "steps": 20,
+    "lr": 1e-3,
+    "warmup": 2,
+}
 FEW = {"steps": 12}
 
 

@@ -12,7 +12,7 @@ from bench.config import StageConfig, TrainConfig
 from bench.data.sampler import MixtureComponent, Sampler
 from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.train import batches
-from bench.train.batches import MicroBatches, micro_images, stream
+from bench.train.batches import MicroBatches, micro_batch_size, stream
 from bench.train.checkpoints import checkpoints
 from bench.train.engine import freeze, parameter_groups, rate
 from bench.train.loop import Run, run_stage
@@ -28,10 +28,11 @@ def make(build, squares, tmp_path):
     """make(**settings) -> a Run of the backbone on three images, in a folder of its own."""
 
     def made(folder="run", train=None, data=None, **settings) -> Run:
-        config = StageConfig(**{"method": "boxes", "stage": "pretrain", "steps": 6, "images": 2, "per_image": 2,
+        config = StageConfig(**{"method": "boxes", "stage": "pretrain", "steps": 6, "images_per_step": 2,
+                                "expressions_per_image": 2,
                                 "warmup": 2, "lr": 1e-3} | settings)  # fmt: skip
         component = MixtureComponent({"box": data or squares(3)}, {"box": 1.0})
-        order = Sampler([component], config.images, config.per_image, config.seed)
+        order = Sampler([component], config.images_per_step, config.expressions_per_image, config.seed)
         settings = TrainConfig(**{"threads": 1, "precision": "float32", "log_every": 1, "save_minutes": 1e9}
                                | (train or {}))  # fmt: skip
         return Run("test", tmp_path / folder, build("boxes"), order, config, settings)
@@ -66,8 +67,8 @@ def test_broken_images_are_replaced_counted_and_named(make, squares, capsys):
 
 
 def test_too_many_broken_images_stop_the_run(make, squares, monkeypatch):
-    run = make(data=Damaged(squares(3), 1), train={"broken_share": 0.002})
-    with pytest.raises(UserError, match=r"test: [3-9] images of \d+ could not be used, more than train.broken_share"):
+    run = make(data=Damaged(squares(3), 1), train={"corrupt_ratio": 0.002})
+    with pytest.raises(UserError, match=r"test: [3-9] images of \d+ could not be used, more than train.corrupt_ratio"):
         run_stage(run, CPU)
 
 
@@ -110,7 +111,7 @@ def test_an_exploding_loss_stops_with_its_samples(make):
     run.method.loss = exploding
     with pytest.raises(UserError, match=r"the loss jumped from \d.* to \d.* at step 3; lower lr .*squares:\d-"):
         run_stage(run, CPU)
-    calm = make("calm", train={"explode": 0.0}, warmup=1)
+    calm = make("calm", train={"loss_spike_factor": 0.0}, warmup=1)
     loss, calls = calm.method.loss, []
     calm.method.loss = exploding
     run_stage(calm, CPU)
@@ -140,7 +141,7 @@ def test_a_checkpoint_of_other_data_is_refused(make, squares):
 def test_micro_batches_are_accumulated(make):
     """One micro-batch of four samples or two of two: the same mean where every sample has as many learned tokens."""
     run_stage(make("whole"), CPU)
-    run_stage(make("parts", micro_images=1), CPU)
+    run_stage(make("parts", micro_batch_images=1), CPU)
     logs = [
         [json.loads(line) for line in (make(name).folder / "train.jsonl").read_text().splitlines()]
         for name in ("whole", "parts")
@@ -150,8 +151,10 @@ def test_micro_batches_are_accumulated(make):
 
 
 def test_processes_share_the_micro_batches_of_each_step(make):
-    run = make(images=4, micro_images=1)
-    parts = MicroBatches(run.method.processor, run.order, run.stage, micro_images(run.stage, DistributedContext(0, 2)))
+    run = make(images_per_step=4, micro_batch_images=1)
+    parts = MicroBatches(
+        run.method.processor, run.order, run.stage, micro_batch_size(run.stage, DistributedContext(0, 2))
+    )
     whole = [micro.names for micro in stream(parts, SINGLE_PROCESS, 3, 0)]
     shared = [[micro.names for micro in stream(parts, DistributedContext(rank, 2), 3, 0)] for rank in (0, 1)]
     assert len(whole) == 3 * 4
@@ -159,7 +162,7 @@ def test_processes_share_the_micro_batches_of_each_step(make):
 
 
 def test_workers_prepare_the_same(make):
-    run = make(micro_images=1)
+    run = make(micro_batch_images=1)
     parts = MicroBatches(run.method.processor, run.order, run.stage, 1)
     alone, helped = list(stream(parts, SINGLE_PROCESS, 0, 0)), list(stream(parts, SINGLE_PROCESS, 0, 2))
     assert [micro.names for micro in alone] == [micro.names for micro in helped]
@@ -169,13 +172,14 @@ def test_workers_prepare_the_same(make):
 @pytest.mark.parametrize(("images", "micro", "size"), [(4, 3, 1), (4, 2, 4), (2, 0, 3)])
 def test_steps_that_cannot_be_dealt_are_refused(images, micro, size):
     with pytest.raises(UserError, match=f"{images} images per step cannot be dealt to {size} processes"):
-        micro_images(
-            StageConfig(method="m", stage="s", steps=1, images=images, micro_images=micro), DistributedContext(0, size)
+        micro_batch_size(
+            StageConfig(method="m", stage="s", steps=1, images_per_step=images, micro_batch_images=micro),
+            DistributedContext(0, size),
         )
 
 
 def test_the_seed_of_a_micro_batch_is_its_own(make):
-    run = make(micro_images=1)
+    run = make(micro_batch_images=1)
     seeds = [
         micro.seed
         for micro in stream(MicroBatches(run.method.processor, run.order, run.stage, 1), SINGLE_PROCESS, 0, 0)
@@ -225,7 +229,7 @@ def test_a_tokenizer_is_not_trained_with_zero(build):
 
 
 def test_the_cosine_falls_from_the_warm_up_to_the_floor():
-    config = StageConfig(method="m", stage="s", steps=110, warmup=10, schedule="cosine", floor=0.1)
+    config = StageConfig(method="m", stage="s", steps=110, warmup=10, schedule="cosine", min_lr_ratio=0.1)
     found = [rate(step, config) for step in range(110)]
     assert found[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert found[10] == 1

@@ -24,16 +24,18 @@ data: {root: data, train_scenes: 5}
 runs: runs
 train: {threads: 1, precision: float32, validate_samples: 2, log_every: 1}
 stages:
-  first: {method: boxes, stage: pretrain, steps: 4, images: 1, per_image: 1, warmup: 1, tasks: {box: 1.0},
+  first: {method: boxes, stage: pretrain, steps: 4, images_per_step: 1, expressions_per_image: 1, warmup: 1,
+          tasks: {box: 1.0},
           model: {size: tiny, vocabulary: 320}}
-  second: {method: himtok, stage: align, steps: 1, images: 1, per_image: 1, warmup: 1, tasks: {segment: 1.0},
+  second: {method: himtok, stage: align, steps: 1, images_per_step: 1, expressions_per_image: 1, warmup: 1,
+          tasks: {segment: 1.0},
            model: {backbone: "stage:first",
                    mask_tokenizer_config:
                      {resolution: 64, width: 64, encoder_layers: 1, decoder_layers: 1, heads: 4, ffn_out: 32,
                       codes: 64, pixel_base: 8, pixel_multipliers: [1, 1, 1, 1, 1], pixel_blocks: 1}}}
 """
 SAME = ["train.threads=2", "train.log_every=3", "train.save_minutes=9", "train.validate_samples=0", "train.workers=1",
-        "train.explode=0", "data.workers=2", "data.root=elsewhere", "stages.first.validate_every=2",
+        "train.loss_spike_factor=0", "data.workers=2", "data.root=elsewhere", "stages.first.validate_every=2",
         "evaluate.limit=3"]  # fmt: skip
 OTHER = {
     "seed=7": "stages.first.seed = 0 (now 7)",
@@ -41,7 +43,7 @@ OTHER = {
     "stages.first.steps=9": "stages.first.steps = 4 (now 9)",
     "stages.first.weights.text=2": "stages.first.weights.text = null (now 2.0)",
     "stages.first.model.vocabulary=330": "stages.first.model.vocabulary = 320 (now 330)",
-    "stages.first.micro_images=1": "stages.first.micro_images = 0 (now 1)",
+    "stages.first.micro_batch_images=1": "stages.first.micro_batch_images = 0 (now 1)",
     "train.precision=bfloat16": 'train.precision = "float32" (now "bfloat16")',
     "data.train_scenes=6": "data.train_scenes = 5 (now 6)",
     "data.level=full": 'data.level = "easy" (now "full")',

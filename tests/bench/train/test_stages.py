@@ -28,7 +28,7 @@ data: {root: data}
 runs: runs
 train: {threads: 1, precision: float32, validate_samples: 4, log_every: 1}
 stages:
-  backbone: {method: boxes, stage: pretrain, steps: 2, images: 1, warmup: 1, tasks: {box: 1.0},
+  backbone: {method: boxes, stage: pretrain, steps: 2, images_per_step: 1, warmup: 1, tasks: {box: 1.0},
              model: {size: tiny, vocabulary: 320}}
   tokens: {method: himtok, stage: tokenizer, steps: 1, tasks: {segment: 1.0}}
   align: {method: himtok, stage: align, steps: 1, tasks: {segment: 2.0, caption: 1.0, question: 1.0},

@@ -47,7 +47,12 @@ def prepare(backbone: str, given: dict, context) -> Run:
     train = TrainConfig(**{"threads": 1, "precision": "float32", "log_every": 1, "save_minutes": 1e9} | given["train"])
     tasks = {"box": 1.0} if given["method"] == "boxes" else {"segment": 0.8, "box": 0.2}
     data = conftest.Squares(6)
-    order = Sampler([MixtureComponent(dict.fromkeys(tasks, data), tasks)], stage.images, stage.per_image, stage.seed)
+    order = Sampler(
+        [MixtureComponent(dict.fromkeys(tasks, data), tasks)],
+        stage.images_per_step,
+        stage.expressions_per_image,
+        stage.seed,
+    )
     method = build(given["method"], backbone, given.get("parts", {}))
     validate = squares_seen if given.get("validate") else None
     return Run("test", Path(given["folder"]), method, order, stage, train, validate, context)
@@ -72,7 +77,9 @@ def live_bytes() -> int:
 def arm(run: Run, given: dict) -> None:
     """Let the run meet what the test asks for at a step's first loss."""
     loss, calls = run.method.loss, []
-    per_step = max(1, run.stage.images // (run.stage.micro_images or run.stage.images) // run.context.size)
+    per_step = max(
+        1, run.stage.images_per_step // (run.stage.micro_batch_images or run.stage.images_per_step) // run.context.size
+    )
     mark = run.folder / "killed"
 
     def watched(batch):
