@@ -64,7 +64,8 @@ class DataConfig:
     test_seed: int = setting(0, 0, SEEDS)
     workers: int = setting(1, 1, 1024)  # processes that draw scenes
     allow_contamination: bool = False  # train on images that an evaluation split of `dataset` holds too
-    skip_missing: bool = False  # train without those sources of the mixture that are not on this disk
+    # do without those sources of the mixture, and those datasets of `evaluate`, that are not on this disk
+    skip_missing: bool = False
     mixture: dict[str, SourceConfig] = field(default_factory=dict)
 
 
@@ -128,7 +129,24 @@ class TrainConfig:
 
 
 @dataclass
+class BenchmarkConfig:
+    """A dataset among several that a profile evaluates on. What is not said is as `data` and `evaluate` have it."""
+
+    dataset: str = ""  # a card of datasets/; the benchmark's own name
+    root: str = setting("", path=True)  # data.root
+    images: str = setting("", path=True)  # data.images, where the root is data.root
+    split_by: str = ""  # data.split_by, for the dataset of that name
+    options: dict[str, Any] = field(default_factory=dict)  # what else its reader is told: {ask: all}
+    splits: list[str] = field(default_factory=list)
+    protocols: list[str] = setting(choices=PROTOCOLS, factory=list)
+    limit: int = setting(0, 0, MANY)
+    batch: int = setting(0, 0, 10**6)
+
+
+@dataclass
 class EvaluateConfig:
+    # name -> one of several datasets, in the order in which they are evaluated; none: data.dataset alone
+    datasets: dict[str, BenchmarkConfig] = field(default_factory=dict)
     splits: list[str] = field(default_factory=lambda: ["val"])
     protocols: list[str] = setting(choices=PROTOCOLS, factory=lambda: ["per_expression"])
     limit: int = setting(0, 0, MANY)  # expressions per split, 0 for all

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from bench.config import Profile
-from bench.data.splits import open_split
+from bench.data.splits import open_split, own_benchmark
 from bench.refmoji.prepare import prepare_data
 from bench.report.sheet import ANSWER, overlay
 from bench.segment import check_expression, describe, knowledge, load, request_of, timed
@@ -29,7 +29,7 @@ def serve(profile: Profile, port: int) -> None:
     gradio = _gradio()
     prepare_data(profile, train=False)
     models = {name: load(name, folder) for name, folder in find_models(profile).items()}
-    shown = examples(open_split(profile, "val"))
+    shown = examples(open_split(own_benchmark(profile), "val"))
     page = build(gradio, models, shown, profile)
     try:
         page.launch(

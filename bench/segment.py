@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from bench.config import EvaluateConfig, Profile
-from bench.data.splits import is_embedded
+from bench.data.mixture import embedded
 from bench.images import check_free, write_image
 from bench.report.sheet import ANSWER, draw_answers, overlay
 from bench.runtime import device_of
@@ -63,7 +63,7 @@ def describe(prediction: Prediction) -> Iterator[str]:
 
 def knowledge(profile: Profile) -> Iterator[str]:
     """A line on what the profile's models can know, if they have seen nothing but scenes that were drawn here."""
-    if is_embedded(profile) and not profile.data.mixture and not profile.size:
+    if embedded(profile.data.dataset) and not profile.data.mixture and not profile.size:
         yield (
             f"note: the models of profile {profile.name} have seen synthetic scenes of {profile.data.dataset} only; "
             "on a photograph their masks mean nothing"

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.config import PROTOCOLS, Profile
-from bench.data.splits import named, open_split
+from bench.data.readers.places import NotThere
+from bench.data.splits import Benchmark, benchmarks_of, open_split, own_benchmark
 from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.evaluate.answers import id_key
 from bench.evaluate.baselines import BASELINES, applies
@@ -37,15 +38,16 @@ from bench.records import RECONSTRUCTION, Record, read_records, write_records
 from bench.refmoji.prepare import prepare_data
 from bench.runtime import digest, load_model, provenance
 from methods.base import Decoding, MaskTokenizer, Model
-from methods.files import read_lines, write_atomic
+from methods.files import printable, read_lines, write_atomic
 
 
 @dataclass(frozen=True)
 class Written:
     """A predictions file, its dataset, and what its records say beside the figures. kind: "answers" of a method, its
-    "reconstructions" of the ground truth, or a "baseline"."""
+    "reconstructions" of the ground truth, or a "baseline"; place: of its records among the files."""
 
     path: Path
+    place: str
     dataset: Any
     facts: dict[str, Any]
     kind: str
@@ -55,7 +57,8 @@ class Written:
 def evaluate(
     profile: Profile, models: Mapping[str, Path], context: DistributedContext = SINGLE_PROCESS
 ) -> list[Record]:
-    """Predictions, scores and records of every method, mask tokenizer and baseline on every split, a file each.
+    """Predictions, scores and records of every method, mask tokenizer and baseline on every split of every benchmark, a
+    file each.
 
     models: method -> the folder of its weights. Records of other splits and protocols stay, unless they belong to
     weights that are no longer the profile's. Of many processes each makes its share of the predictions; the first
@@ -69,38 +72,73 @@ def evaluate(
         context.leave()
     if not context.first:
         return []
-    records = [record for each in written for record in _records(profile, each)]
-    _keep(profile, records)
-    return records
+    found: dict[str, list[Record]] = {}
+    for each in written:
+        found.setdefault(each.place, []).extend(_records(profile, each))
+    _keep(profile, found)
+    return [record for records in found.values() for record in records]
 
 
 def predict(profile: Profile, models: Mapping[str, Path], context: DistributedContext) -> list[Written]:
     """The predictions of every method, mask tokenizer and baseline on every split."""
-    datasets = {split: checked_split(profile, split) for split in profile.evaluate.splits}
-    task = next(iter(datasets.values())).task
-    for protocol, name in product(profile.evaluate.protocols, models):
-        protocol_of(protocol, task, name)  # refuses what cannot be asked before a model is loaded
+    opened = _opened(profile, context)
+    asked = [protocols_of(benchmark, dataset.task, models) for benchmark, dataset in opened]
     written: list[Written] = []
     for name, folder in models.items():
         other = profile.mask_tokenizer_of(name)
         model = load_model(name, folder, profile.evaluate.precision, other)
         weights = digest(folder, other)
-        for split, dataset in datasets.items():
-            written += _predict_model(profile, name, model, weights, split, dataset, context)
+        for (benchmark, dataset), protocols in zip(opened, asked, strict=True):
+            if name in protocols:
+                settings = replace(benchmark.settings, protocols=protocols[name])
+                own = replace(benchmark, settings=settings)
+                written += _predict_model(profile, name, model, weights, own, dataset, context)
     for name in BASELINES:
-        for split, dataset in datasets.items():
+        for benchmark, dataset in opened:
             if applies(name, dataset):
-                identity, place = {"method": name, "data": dataset.digest()}, named(profile, split)
+                identity, place = {"method": name, "data": dataset.digest()}, benchmark.place(dataset.split)
                 folder = predictions_dir(profile)
-                paths = predict_baseline(name, identity, dataset, place, profile.evaluate, folder, context)
-                written += [Written(path, dataset, {"method": name}, "baseline") for path in paths.values()]
+                paths = predict_baseline(name, identity, dataset, place, benchmark.settings, folder, context)
+                written += [Written(path, place, dataset, {"method": name}, "baseline") for path in paths.values()]
     return written
 
 
+def _opened(profile: Profile, context: DistributedContext) -> list[tuple[Benchmark, Any]]:
+    """Every split of every benchmark, usable. Those that are not on this disk are left out and told if the profile says
+    so; raises NotThere if none is left."""
+    opened: list[tuple[Benchmark, Any]] = []
+    absent: list[NotThere] = []
+    for benchmark in benchmarks_of(profile):
+        for split in benchmark.settings.splits:
+            try:
+                opened.append((benchmark, checked_split(benchmark, split)))
+            except NotThere as error:
+                if not profile.data.skip_missing:
+                    raise
+                absent.append(error)
+    for error in absent if context.first else ():
+        print(f"Left out: {printable(error)}", file=sys.stderr)
+    if absent and not opened:
+        raise absent[0]
+    return opened
+
+
+def protocols_of(benchmark: Benchmark, task: str, models: Iterable[str]) -> dict[str, list[str]]:
+    """Method -> the benchmark's protocols by which it can be asked, of the methods that have one. Raises UserError for
+    a protocol by which none can."""
+    models = list(models)
+    for protocol in benchmark.settings.protocols:
+        if models and not any(asks(protocol, task, name) for name in models):
+            protocol_of(protocol, task, models[0])
+    found = {name: [p for p in benchmark.settings.protocols if asks(p, task, name)] for name in models}
+    return {name: protocols for name, protocols in found.items() if protocols}
+
+
 def _predict_model(
-    profile: Profile, name: str, model: Model, weights: str, split: str, dataset: Any, context: DistributedContext
-) -> list[Written]:
-    place, folder, config = named(profile, split), predictions_dir(profile), profile.evaluate
+    profile: Profile, name: str, model: Model, weights: str, benchmark: Benchmark, dataset: Any,
+    context: DistributedContext,
+) -> list[Written]:  # fmt: skip
+    place, folder, config = benchmark.place(dataset.split), predictions_dir(profile), benchmark.settings
     identity = {"method": name, "weights": weights, "data": dataset.digest()}
     facts = provenance(profile, name, weights, config.precision, model)
     written = []
@@ -108,29 +146,31 @@ def _predict_model(
         asked, told = _under(rule, config.temperature)
         way = Decoding(rule=rule, temperature=config.temperature)
         paths = predict_method(model, identity | asked, dataset, place, config, folder, decoding=way, context=context)
-        written += [Written(path, dataset, facts | told, "answers", protocol) for protocol, path in paths.items()]
+        written += [
+            Written(path, place, dataset, facts | told, "answers", protocol) for protocol, path in paths.items()
+        ]
     if model.mask_tokenizer is not None and dataset.task not in PLAIN:
-        written += _reconstructed(profile, model.mask_tokenizer, identity, dataset, folder, facts, context)
+        written += _reconstructed(benchmark, model.mask_tokenizer, identity, dataset, folder, facts, context)
     return written
 
 
 def _reconstructed(
-    profile: Profile, mask_tokenizer: MaskTokenizer, identity: dict[str, Any], dataset: Any, folder: Path,
+    benchmark: Benchmark, mask_tokenizer: MaskTokenizer, identity: dict[str, Any], dataset: Any, folder: Path,
     facts: dict[str, Any], context: DistributedContext = SINGLE_PROCESS,
 ) -> list[Written]:  # fmt: skip
-    place = named(profile, dataset.split)
-    paths = predict_reconstructions(mask_tokenizer, identity, dataset, place, profile.evaluate, folder, context)
+    place = benchmark.place(dataset.split)
+    paths = predict_reconstructions(mask_tokenizer, identity, dataset, place, benchmark.settings, folder, context)
     facts = facts | {"kind": RECONSTRUCTION, "protocol": ""}
-    return [Written(path, dataset, facts | {"tokens": n}, "reconstructions") for n, path in paths.items()]
+    return [Written(path, place, dataset, facts | {"tokens": n}, "reconstructions") for n, path in paths.items()]
 
 
 def score_reconstructions(
     profile: Profile, mask_tokenizer: MaskTokenizer, identity: dict[str, Any], dataset: Any, folder: Path,
     facts: dict[str, Any],
 ) -> list[Record]:  # fmt: skip
-    """Records of the reconstruction bound at each number of tokens. folder: of the predictions; facts: the records'
-    other fields."""
-    written = _reconstructed(profile, mask_tokenizer, identity, dataset, folder, facts)
+    """Records of the reconstruction bound on `data`'s own dataset at each number of tokens. folder: of the predictions;
+    facts: the records' other fields."""
+    written = _reconstructed(own_benchmark(profile), mask_tokenizer, identity, dataset, folder, facts)
     return [record for each in written for record in _records(profile, each)]
 
 
@@ -146,19 +186,23 @@ def _records(profile: Profile, written: Written) -> list[Record]:
     return records
 
 
-def _keep(profile: Profile, records: Sequence[Record]) -> None:
-    """Write the records of each split, with earlier ones of the same weights under protocols that were not asked now;
+def _keep(profile: Profile, found: Mapping[str, Sequence[Record]]) -> None:
+    """Write the records of each place, with earlier ones of the same weights under protocols that were not asked now;
     files of other weights go."""
-    folder, weights = profile.results_dir / "records", {(record.method, record.checkpoint) for record in records}
+    folder, weights = profile.results_dir / "records", _weights(record for now in found.values() for record in now)
     for path in folder.glob("scores-*.jsonl"):
-        if not {(record.method, record.checkpoint) for record in read_records(path)} <= weights:
+        if not _weights(read_records(path)) <= weights:
             path.unlink()
-    for split in profile.evaluate.splits:
-        path = folder / f"scores-{named(profile, split)}.jsonl"
-        now = [record for record in records if record.split == split]
+    for place, now in found.items():
+        path = folder / f"scores-{place}.jsonl"
         asked = {record.protocol for record in now}
         earlier = read_records(path) if path.exists() else []
         write_records(path, [*now, *(r for r in earlier if r.protocol in set(PROTOCOLS) - asked)])
+
+
+def _weights(records: Iterable[Record]) -> set[tuple[str, str]]:
+    """The methods and the digests of their weights; baselines have none."""
+    return {(record.method, record.checkpoint) for record in records if record.checkpoint}
 
 
 def shown(records: Sequence[Record]) -> list[Record]:
@@ -207,12 +251,12 @@ def scores_of(profile: Profile, path: Path) -> Path:
     return profile.runs_dir / "scores" / path.relative_to(predictions_dir(profile))
 
 
-def checked_split(profile: Profile, split: str) -> Any:
-    """The same, when all that its questions and their scores need has been found usable: before the first prediction,
-    so that none is made in vain."""
-    dataset = open_split(profile, split)
-    rules = [ALIASES.get(protocol, "joined") for protocol in profile.evaluate.protocols]
-    questions = [question for rule in rules for question in plan(dataset, rule, profile.evaluate.limit)]
+def checked_split(benchmark: Benchmark, split: str) -> Any:
+    """A split, when all that its questions and their scores need has been found usable: before the first prediction, so
+    that none is made in vain."""
+    dataset = open_split(benchmark, split)
+    rules = [ALIASES.get(protocol, "joined") for protocol in benchmark.settings.protocols]
+    questions = [question for rule in rules for question in plan(dataset, rule, benchmark.settings.limit)]
     dataset.check(objects_of(dataset, questions))
     return dataset
 

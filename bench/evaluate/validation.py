@@ -10,7 +10,7 @@ import torch
 from bench.config import Profile, StageConfig
 from bench.data.boxes import box_iou
 from bench.data.cards import load_card
-from bench.data.splits import open_split
+from bench.data.splits import open_split, own_benchmark
 from bench.evaluate.plan import plan
 from bench.evaluate.runner import round_trip
 from bench.evaluate.shapes import shape_ious, shape_test
@@ -32,7 +32,7 @@ def validation(profile: Profile, stage: StageConfig) -> Measure | None:
     split, count = profile.train.validate_split, profile.train.validate_samples
     if not count or split not in load_card(profile.data.dataset).splits:
         return None
-    dataset = open_split(profile, split)
+    dataset = open_split(own_benchmark(profile), split)
     questions = plan(dataset, "per_expression", 3 * count)[::3][:count]
     dataset.check([question.index for question in questions])
     alone = stage_spec(stage.method, stage.stage).mask_tokenizer

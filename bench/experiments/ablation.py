@@ -25,7 +25,7 @@ import torch
 
 from bench.config import Profile
 from bench.data.perception import PerceptionSet
-from bench.data.splits import named
+from bench.data.splits import own_benchmark
 from bench.evaluate.perception import ask, likeliest, score, summary
 from bench.evaluate.plan import objects_of, plan
 from bench.evaluate.run import checked_split, predictions_dir, score_reconstructions, scores_of, shown
@@ -53,7 +53,7 @@ def ablation(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
     prepare_data(profile, train=False)
     torch.set_num_threads(profile.evaluate.threads)
     profile = replace(profile, evaluate=replace(profile.evaluate, limit=profile.ablation.limit))
-    stem = profile.results_dir / "records" / named(profile, "ablation")
+    stem = profile.results_dir / "records" / own_benchmark(profile).place("ablation")
     records: list[Record] = []
     mask_tokenizers: dict[str, torch.nn.Module | None] = {}
     scores: Scores = {}
@@ -124,7 +124,8 @@ class Subject:
         self.method = kind.from_pretrained(folder).to(device_of())
         self.masks = self.method.mask_tokenizer
         self.weights = digest(folder)
-        self.dataset, self.place = checked_split(profile, SPLIT), named(profile, SPLIT)
+        benchmark = own_benchmark(profile)
+        self.dataset, self.place = checked_split(benchmark, SPLIT), benchmark.place(SPLIT)
         self.facts = provenance(profile, name, self.weights, profile.evaluate.precision, self.method)
 
     def token_budgets(self) -> list[Record]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bench.config import Profile
-from bench.data.splits import named, open_split
+from bench.data.splits import open_split, own_benchmark
 from bench.evaluate.plan import plan
 from bench.evaluate.predictions import stamp_of
 from bench.latency import int8, untrained
@@ -40,24 +40,22 @@ def time_models(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
     prepare_data(profile, train=False)
     config = profile.latency
     torch.set_num_threads(config.threads)
-    dataset = open_split(profile, "val")
+    benchmark = own_benchmark(profile)
+    dataset = open_split(benchmark, "val")
     questions = plan(dataset, "per_expression")
     requests = [Request(dataset[q.index].image, q.expressions) for q in questions[: config.requests]]
     weights = int8.VARIANT if config.int8 else {}
-    path = profile.results_dir / "records" / f"{named(profile, 'latency')}{'-int8' * config.int8}.jsonl"
-    stamps = {
-        name: _stamps(
-            profile, device_of(), method=name, weights=digest(folder), backbone=profile.name, data=dataset.digest()
-        )
-        for name, folder in models.items()
-    }
+    path = profile.results_dir / "records" / f"{benchmark.place('latency')}{'-int8' * config.int8}.jsonl"
+    told = {"backbone": profile.name, "data": dataset.digest()}
+    digests = {name: digest(folder, profile.mask_tokenizer_of(name)) for name, folder in models.items()}
+    stamps = {name: _stamps(profile, device_of(), method=name, weights=each, **told) for name, each in digests.items()}
     done = {name: _kept(path) & set(either) for name, either in stamps.items()}
     records = [r for r in read_records(path) if done.get(r.method)] if any(done.values()) else []
     for name, folder in models.items():
         if done[name]:
             continue
-        method = load_model(name, folder, config.precision)
-        facts = provenance(profile, name, digest(folder), config.precision, method)
+        method = load_model(name, folder, config.precision, profile.mask_tokenizer_of(name))
+        facts = provenance(profile, name, digests[name], config.precision, method)
         facts |= {"note": f"{config.threads} threads, {config.warmup} warm-ups"}
         precision = resolve_precision(config.precision, method.device)
         facts |= {"dataset": profile.data.dataset, "split": "val", "variant": weights}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.config import Profile
 from bench.data.mixture import component_configs, embedded, train_root
-from bench.data.splits import eval_root, is_embedded
+from bench.data.splits import own_benchmark
 from bench.refmoji.build import build
 
 SEALED = "test"  # the split that is drawn when all choices have been made
@@ -13,9 +13,9 @@ SEALED = "test"  # the split that is drawn when all choices have been made
 def prepare_data(profile: Profile, train: bool) -> None:
     """Build the embedded dataset's splits that the profile needs, if they are missing."""
     data = profile.data
-    if is_embedded(profile):
+    if embedded(data.dataset):
         splits = [SEALED] if data.test_seed else None
-        build(data.level, eval_root(profile), splits, seed=data.test_seed, workers=data.workers)
+        build(data.level, own_benchmark(profile).root, splits, seed=data.test_seed, workers=data.workers)
     for source in component_configs(profile).values() if train else ():
         if embedded(source.dataset):
             build(

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.config import Profile
 from bench.data.cards import of_label
-from bench.data.splits import open_split
+from bench.data.splits import benchmarks_of, open_split, own_benchmark
 from bench.report.build import build
 from bench.train.folders import keep_log, model_of_stage
 
@@ -18,8 +18,11 @@ def write_report(profile: Profile) -> list[Path]:
     but for those whose whole logs are bundled."""
 
     def opened(dataset: str, split: str) -> Any:
-        name, split_by = of_label(dataset)
-        return open_split(replace(profile, data=replace(profile.data, dataset=name, split_by=split_by)), split)
+        known = {benchmark.label: benchmark for benchmark in (own_benchmark(profile), *benchmarks_of(profile))}
+        if dataset in known:
+            return open_split(known[dataset], split)
+        name, split_by = of_label(dataset)  # of an earlier run
+        return open_split(replace(own_benchmark(profile), dataset=name, split_by=split_by), split)
 
     written = build(profile.results_dir, profile.runs_dir, opened)
     for stage in profile.stages:
