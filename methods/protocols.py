@@ -27,8 +27,8 @@ REPAIR = "see methods/protocols.py for the form"
 class TaskProtocol:
     """How one task is asked and read under a protocol. What is not said is left to the method and its checkpoint.
 
-    want: what is asked; empty, what the benchmark scores. sentences: a sample's sentences are asked "each" by itself,
-    all "joined" in one question, or the "first" alone.
+    want: what is asked; empty, what the benchmark scores; of either, only what the method offers. sentences: a sample's
+    sentences are asked "each" by itself, all "joined" in one question, or the "first" alone.
     question: the user's words, with {sentences} for the sample's, each of them written as `sentence` (its slots:
     {sentence} and {number}, from 1 on); `question_of` has other words for samples whose facts say so (their "kind").
     repeat: how often the sentences are written. Without a question the method asks in its own words.
@@ -74,11 +74,16 @@ class TaskProtocol:
         self, image: Any, sentences: Sequence[str], want: tuple[str, ...], size: tuple[int, int] | None = None,
         facts: Mapping[str, Any] | None = None, tokens: int | None = None,
     ) -> Request:  # fmt: skip
-        """The request about these sentences; size: (H, W) of the ground truth where it may not be the image's."""
+        """The request about these sentences. want: as `wanted` gives it; size: (H, W) of the ground truth where it may
+        not be the image's."""
         options = RequestOptions(
             self.words(sentences, facts or {}), size, self.tiles, self.letterbox, self.mask_resize, self.box
         )
-        return Request(image, tuple(sentences), self.want or want, tokens, self.sentences == "joined", options=options)
+        return Request(image, tuple(sentences), want, tokens, self.sentences == "joined", options=options)
+
+    def wanted(self, scored: tuple[str, ...], offered: tuple[str, ...]) -> tuple[str, ...]:
+        """What a request asks of a method. scored: by the benchmark; offered: MethodSpec.wants."""
+        return tuple(each for each in self.want or scored if each in offered)
 
     def decoding(self, given: Decoding) -> Decoding | None:
         """The evaluation's way of decoding under this protocol; None if the protocol has another rule."""

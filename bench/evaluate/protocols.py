@@ -18,9 +18,22 @@ def _tables(method: str) -> dict[str, dict[str, TaskProtocol]]:
     return load_protocols(OURS) | (load_protocols(own) if own else {})
 
 
-def asks(name: str, task: str, method: str) -> bool:
-    """Whether a method, or a baseline, is asked a task under a protocol."""
-    return task in _tables(method).get(name, {})
+def asks(name: str, task: str, method: str, scored: tuple[str, ...] = ()) -> bool:
+    """Whether a method, or a baseline, is asked a task under a protocol. scored: what the benchmark scores, of which a
+    method has to offer something."""
+    rule = _tables(method).get(name, {}).get(task)
+    return rule is not None and (not scored or bool(rule.wanted(scored, method_spec(method).wants)))
+
+
+def wanted_of(rule: TaskProtocol, scored: tuple[str, ...], method: str) -> tuple[str, ...]:
+    """What a method is asked for under a protocol's rule, where `scored` is what the benchmark scores. Raises UserError
+    if it offers nothing of it."""
+    offered = method_spec(method).wants
+    found = rule.wanted(scored, offered)
+    if not found:
+        asked = " and ".join(rule.want or scored)
+        raise UserError(f"{method} answers with {' or '.join(offered)}, but {asked} is asked for; leave it out.")
+    return found
 
 
 def protocol_of(name: str, task: str, method: str) -> TaskProtocol:

@@ -30,7 +30,7 @@ from bench.evaluate.plain_tasks import PLAIN, plain_records, score_plain
 from bench.evaluate.plan import ALIASES, objects_of, plan
 from bench.evaluate.predictions import stamp_of
 from bench.evaluate.printed import printed_records
-from bench.evaluate.protocols import asks, protocol_of
+from bench.evaluate.protocols import asks, protocol_of, wanted_of
 from bench.evaluate.runner import predict_baseline, predict_method, predict_reconstructions
 from bench.evaluate.scoring import score_predictions, to_records
 from bench.outputs import check_lines
@@ -82,7 +82,7 @@ def evaluate(
 def predict(profile: Profile, models: Mapping[str, Path], context: DistributedContext) -> list[Written]:
     """The predictions of every method, mask tokenizer and baseline on every split."""
     opened = _opened(profile, context)
-    asked = [protocols_of(benchmark, dataset.task, models) for benchmark, dataset in opened]
+    asked = [protocols_of(benchmark, dataset.task, dataset.wants, models) for benchmark, dataset in opened]
     written: list[Written] = []
     for name, folder in models.items():
         other = profile.mask_tokenizer_of(name)
@@ -123,14 +123,16 @@ def _opened(profile: Profile, context: DistributedContext) -> list[tuple[Benchma
     return opened
 
 
-def protocols_of(benchmark: Benchmark, task: str, models: Iterable[str]) -> dict[str, list[str]]:
-    """Method -> the benchmark's protocols by which it can be asked, of the methods that have one. Raises UserError for
-    a protocol by which none can."""
+def protocols_of(
+    benchmark: Benchmark, task: str, scored: tuple[str, ...], models: Iterable[str]
+) -> dict[str, list[str]]:
+    """Method -> the benchmark's protocols by which it can be asked for something of what is `scored`, of the methods
+    that have one. Raises UserError for a protocol by which none can."""
     models = list(models)
     for protocol in benchmark.settings.protocols:
-        if models and not any(asks(protocol, task, name) for name in models):
-            protocol_of(protocol, task, models[0])
-    found = {name: [p for p in benchmark.settings.protocols if asks(p, task, name)] for name in models}
+        if models and not any(asks(protocol, task, name, scored) for name in models):
+            wanted_of(protocol_of(protocol, task, models[0]), scored, models[0])
+    found = {name: [p for p in benchmark.settings.protocols if asks(p, task, name, scored)] for name in models}
     return {name: protocols for name, protocols in found.items() if protocols}
 
 

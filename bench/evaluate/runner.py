@@ -17,7 +17,7 @@ from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.evaluate import baselines
 from bench.evaluate.plan import Question, objects_of, plan
 from bench.evaluate.predictions import line, stamp_of, write_predictions
-from bench.evaluate.protocols import asks, protocol_of
+from bench.evaluate.protocols import asks, protocol_of, wanted_of
 from bench.records import RECONSTRUCTION
 from bench.runtime import answering_in, resolve_precision
 from methods.base import DEFAULT, Decoding, Example, MaskTokenizer, Model, Prediction, Request, open_image
@@ -28,7 +28,7 @@ from methods.protocols import TaskProtocol
 class Asked:
     """How a method is asked under one protocol.
 
-    want: what is asked where the protocol does not say. tokens: mask tokens to write, where not all."""
+    want: what is asked. tokens: mask tokens to write, where not all."""
 
     protocol: str
     rule: TaskProtocol
@@ -60,6 +60,7 @@ def predict_method(
     identity: what the answers depend on beside the configuration (name, digests of weights and data, `tokens` where
     masks are to be written with fewer than all, and `rule` and `temperature` of decoding where not official). split: as
     the files' names have it. want: what is asked where the protocol does not say; by default what the dataset scores.
+    The method is asked for those of it that it offers.
     decoding: a protocol with another rule is left out. rules: of the protocols, where they are not the known ones.
     """
     precision, paths = resolve_precision(config.precision, method.device), {}
@@ -69,7 +70,8 @@ def predict_method(
         way = rule.decoding(decoding)
         if way is None:
             continue
-        asked = Asked(protocol, rule, want or dataset.wants, tokens, way, precision)
+        wanted = wanted_of(rule, want or dataset.wants, identity["method"])
+        asked = Asked(protocol, rule, wanted, tokens, way, precision)
         stamp = stamp_of(
             **identity, split=split, protocol=protocol, limit=config.limit, batch=config.batch,
             precision=str(precision), asked=asked.want, told=asdict(rule),

@@ -133,8 +133,10 @@ class Subject:
         return [r for n in counts for r in self._ask({}, ("mask",), n, told=n)]
 
     def boxes_after(self) -> list[Record]:
-        """The box after 0, some and all mask tokens, for methods that can write fewer than all."""
+        """The box after 0, some and all mask tokens, for methods that write boxes and can write fewer tokens."""
         records: list[Record] = []
+        if "box" not in method_spec(self.name).wants:
+            return records
         for count in self.profile.ablation.box_after:
             if count == 0:
                 records += self._ask({"box_after": 0}, ("box",))

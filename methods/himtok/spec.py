@@ -19,7 +19,7 @@ SPEC = MethodSpec(
         "align": StageSpec(MODEL, ModelStage, TASKS, losses=("text", "mask", "hierarchy", "prefix")),
         "tune": StageSpec(MODEL, ModelStage, TASKS, losses=("text",)),
     },
-    wants=("mask", "box", "choice", "choices"),
+    wants=("mask", "box", "choice", "choices", "text"),
     given=("mask", "box", "points"),
     adaptive_length="methods.himtok.adaptive_length:length_curve",
     int8=True,

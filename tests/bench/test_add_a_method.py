@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from bench.config import EvaluateConfig
+from bench.evaluate.runner import predict_method
 from bench.records import read_records
 from methods.base import Request
+from methods.files import read_lines
 from methods.registry import METHODS, method_class
 
 PROFILE = """
@@ -65,6 +68,14 @@ def test_answers_come_back_from_a_saved_model(model, examples, script, tmp_path)
     assert [p.token_ids for p in found] == [p.token_ids for p in again]
 
 
+def test_it_is_asked_only_for_what_it_declares(model, squares, script, tmp_path):
+    script(model, {"\n": model.start, model.end: "<|im_end|>"})
+    dataset, config = squares(1), EvaluateConfig(protocols=["per_expression"], batch=4)
+    dataset.wants = ("mask", "box")
+    (path,) = predict_method(model, {"method": "rectangles"}, dataset, "val", config, tmp_path).values()
+    assert {(row["failure"], row["box"]) for _, row in read_lines(path)} == {(None, None)}
+
+
 @pytest.mark.slow
 def test_every_command_serves_it(genseg, folder, easy_root, goldens):
     (folder / "guide.yaml").write_text(PROFILE.replace("DATA", str(easy_root)))
@@ -73,5 +84,6 @@ def test_every_command_serves_it(genseg, folder, easy_root, goldens):
         assert result.code == 0, (command, result.complaint)
     assert genseg("parity", goldens / "metrics").code == 0
     records = read_records(folder / "results/guide/records/scores-val.jsonl")
-    assert {"ciou", "giou"} <= {r.metric for r in records if r.method == "rectangles"}
+    metrics = {r.metric for r in records if r.method == "rectangles"}
+    assert {"ciou", "giou"} <= metrics and not any(metric.startswith("acc@") for metric in metrics)
     assert "| rectangles" in (folder / "results/guide/tables/main.md").read_text()

@@ -57,11 +57,16 @@ def test_a_method_is_asked_what_it_can_answer():
                      "mask-perception: {splits: [test]}}")
     )  # fmt: skip
     models = ["himtok", "argenseg"]
-    assert protocols_of(both, "segment", models) == dict.fromkeys(models, ["official", "shared"])
-    assert protocols_of(reason, "reason", models) == {"himtok": ["official", "shared"], "argenseg": ["shared"]}
-    assert protocols_of(perceive, "perceive", models) == {"himtok": ["official"]}
+    assert protocols_of(both, "segment", ("mask",), models) == dict.fromkeys(models, ["official", "shared"])
+    told = protocols_of(reason, "reason", ("mask",), models)
+    assert told == {"himtok": ["official", "shared"], "argenseg": ["shared"]}
+    assert protocols_of(perceive, "perceive", ("text",), models) == {"himtok": ["official"]}
     with pytest.raises(UserError, match="Protocol official of argenseg has no task 'perceive'"):
-        protocols_of(perceive, "perceive", ["argenseg"])
+        protocols_of(perceive, "perceive", ("text",), ["argenseg"])
+    (shared,) = benchmarks_of(profile_with("{refcoco: {protocols: [shared]}}"))
+    assert protocols_of(shared, "segment", ("text",), models) == {"himtok": ["shared"]}
+    with pytest.raises(UserError, match="argenseg answers with mask or box, but text is asked for"):
+        protocols_of(shared, "segment", ("text",), ["argenseg"])
 
 
 def test_what_is_not_on_this_disk_is_left_out_if_the_profile_says_so(easy_root, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Protocols as data: what each asks, in whose words."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ from PIL import Image
 
 from bench.data.cards import open_dataset
 from bench.evaluate.plan import Question, plan
-from bench.evaluate.protocols import protocol_of
+from bench.evaluate.protocols import protocol_of, wanted_of
 from bench.evaluate.runner import requests_of
 from methods.base import USUAL_OPTIONS, Decoding, Example, UserError
 from methods.protocols import TaskProtocol, load_protocols
+from methods.registry import METHODS
 
 SENTENCES = ("  the one you'd pick first", "left {guy}")
 
@@ -71,8 +73,17 @@ def test_a_protocol_with_a_rule_is_no_evaluation_by_another():
 
 
 def test_what_the_protocol_wants_counts_more_than_what_the_dataset_has():
-    request = protocol_of("official", "segment", "himtok").request("image", ("it",), ("mask", "box"))
-    assert request.want == ("mask",)
+    assert wanted_of(protocol_of("official", "segment", "himtok"), ("mask", "box"), "himtok") == ("mask",)
+    assert wanted_of(TaskProtocol(), ("mask", "box"), "himtok") == ("mask", "box")
+
+
+def test_a_method_is_asked_for_nothing_that_it_does_not_offer(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    monkeypatch.setitem(METHODS, "rectangles", "rectangles.spec:SPEC")
+    assert wanted_of(TaskProtocol(), ("mask", "box"), "rectangles") == ("mask",)
+    assert wanted_of(TaskProtocol(want=("box", "mask")), ("box",), "rectangles") == ("mask",)
+    with pytest.raises(UserError, match="rectangles answers with mask, but box is asked for"):
+        wanted_of(TaskProtocol(), ("box",), "rectangles")
 
 
 def test_images_are_read_as_the_protocol_says_and_once(tmp_path):
