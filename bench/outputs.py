@@ -38,6 +38,15 @@ def _first_object(path: Path) -> Mapping[str, Any]:
         return {}
 
 
+def check_new(*paths: Path) -> None:
+    """Raise UserError for the first of these places that is not empty."""
+    for path in paths:
+        with writing(path):
+            there = os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
+        if there:
+            raise UserError(f"{printable(path)}: is there already and would be replaced; give another name.")
+
+
 class Outputs:
     """A folder of results. Two processes may write to it at once, if not the same files."""
 

@@ -1,4 +1,4 @@
-"""`genseg score` and `genseg compare`: files of predictions, without torch."""
+"""`genseg score`, `compare` and `exchange`: files of predictions, without torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.cli.words import Commands, add_command, none_left, path_of, settings_of, whole_of
+from methods.files import printable
 
 
 def add_to(commands: Commands) -> None:
@@ -16,6 +17,10 @@ def add_to(commands: Commands) -> None:
     compare = add_command(commands, "compare", text, run_compare)
     compare.add_argument("first", type=path_of)
     compare.add_argument("second", type=path_of)
+    text = "predictions in another form: .jsonl, .json (COCO results) or a folder of PNG masks"
+    exchange = add_command(commands, "exchange", text, run_exchange)
+    exchange.add_argument("predictions", type=path_of)
+    exchange.add_argument("target", type=path_of)
 
 
 def run_score(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -28,6 +33,13 @@ def run_compare(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.evaluate.commands import compare_files
 
     compare_files(options.first, options.second, _place(settings_of(words)))
+
+
+def run_exchange(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from bench.evaluate.commands import exchange_file
+
+    for path in exchange_file(options.predictions, options.target, _place(settings_of(words))):
+        print(printable(path))
 
 
 def _place(values: dict[str, str]) -> Any:

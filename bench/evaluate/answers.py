@@ -18,7 +18,7 @@ ALL = -1  # the sent_id of an answer to all sentences of a reference at once
 JOINT = " | "  # between the sentences of such a line's expression
 UNITS = {"per_expression": True, "per_object_joined": False}  # protocol -> whether it asks for single sentences
 NEEDED = ("ref_id", "image_id")
-Numbered = tuple[int, Mapping[str, Any]]  # number of a line, its object
+Located = tuple[str, Mapping[str, Any]]  # where a line stands ("p.jsonl, line 3"), its object
 
 
 def id_key(value: Any) -> str:
@@ -30,7 +30,7 @@ def id_key(value: Any) -> str:
     return whole if point and whole.lstrip("-").isdigit() and not rest.strip("0") else text
 
 
-def match(lines: Sequence[Numbered], dataset: Dataset, path: object) -> list[tuple[int, dict[str, Any]]]:
+def match(lines: Sequence[Located], dataset: Dataset) -> list[tuple[int, dict[str, Any]]]:
     """Lines of predictions -> (index of the sample, the line with the dataset's ref_id and image_id and with sent_id as
     a number, ALL for all sentences at once), in order.
 
@@ -39,10 +39,9 @@ def match(lines: Sequence[Numbered], dataset: Dataset, path: object) -> list[tup
     """
     infos = [dataset.info(index) for index in range(len(dataset))]
     places = {id_key(info.ref_id): index for index, info in enumerate(infos)}
-    taken: dict[tuple[int, int], int] = {}
+    taken: dict[tuple[int, int], str] = {}
     found = []
-    for at, row in lines:
-        where = f"{path}, line {at}"
+    for where, row in lines:
         check_ids(row, where)
         index = places.get(id_key(row["ref_id"]))
         if index is None:
@@ -53,12 +52,12 @@ def match(lines: Sequence[Numbered], dataset: Dataset, path: object) -> list[tup
         sentence = _sentence(row, info, free, where)
         if (index, sentence) in taken:
             raise UserError(
-                f"{where}: reference {info.ref_id} was already predicted in line {taken[index, sentence]}; "
+                f"{where}: reference {info.ref_id} was already predicted in {_short(taken[index, sentence])}; "
                 f"keep one of them."
             )
-        taken[index, sentence] = at
+        taken[index, sentence] = where
         found.append((index, {**row, "ref_id": info.ref_id, "image_id": info.image_id, "sent_id": sentence}))
-    return _of_one_kind(found, infos, [at for at, _ in lines], path)
+    return _of_one_kind(found, infos, [where for where, _ in lines])
 
 
 def check_ids(row: Mapping[str, Any], where: str) -> None:
@@ -107,29 +106,34 @@ def _sentence(row: Mapping[str, Any], info: SampleInfo, free: Sequence[int], whe
     )
 
 
+def _short(where: str) -> str:
+    """ "p.jsonl, line 3" -> "line 3": a second place in the same file."""
+    return where.rpartition(", ")[2]
+
+
 def _plain(words: Any) -> str:
     return " ".join(str(words).casefold().split())
 
 
 def _of_one_kind(
-    found: list[tuple[int, dict[str, Any]]], infos: Sequence[SampleInfo], numbers: Sequence[int], path: object
+    found: list[tuple[int, dict[str, Any]]], infos: Sequence[SampleInfo], places: Sequence[str]
 ) -> list[tuple[int, dict[str, Any]]]:
     """The same lines, all of them to single sentences or all to whole references: for a reference of one sentence
     both are the same, for others a mixture is refused, and so is a protocol that asks otherwise."""
     kinds: dict[bool, int] = {}  # whether single sentences are answered -> the first such line
-    for at, (index, row) in zip(numbers, found, strict=True):
+    for at, (index, row) in enumerate(found):
         single, alone = row["sent_id"] != ALL, len(infos[index].positions) == 1
         asked = UNITS.get(str(row.get("protocol")))
         if asked not in (None, single) and not alone:
             told = "names no sentence; write sent_id or expression" if asked else "names one; write sent_id -1 or none"
-            raise UserError(f"{path}, line {at}: protocol {row['protocol']} but the line {told}.")
+            raise UserError(f"{places[at]}: protocol {row['protocol']} but the line {told}.")
         if not alone or asked is not None:
             kinds.setdefault(single if asked is None else asked, at)
     if len(kinds) > 1:
         raise UserError(
-            f"{path}, line {max(kinds.values())}: answers "
+            f"{places[max(kinds.values())]}: answers "
             f"{'a single sentence' if kinds[True] > kinds[False] else 'all'}, "
-            f"but line {min(kinds.values())} does not; keep answers to single sentences and to all apart."
+            f"but {_short(places[min(kinds.values())])} does not; keep answers to single sentences and to all apart."
         )
     single = next(iter(kinds), any(row["sent_id"] != ALL for _, row in found))
     for index, row in found:

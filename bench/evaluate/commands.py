@@ -13,6 +13,7 @@ from rich.table import Table
 from bench.config import load_profile
 from bench.data.cards import load_card, of_label, open_dataset
 from bench.data.dataset import Dataset
+from bench.evaluate.exchange import is_results, read_answers, write_answers
 from bench.evaluate.plain_tasks import PLAIN, plain_records, score_plain
 from bench.evaluate.scoring import (
     UNANSWERED,
@@ -28,7 +29,7 @@ from bench.outputs import check_lines
 from bench.records import BASELINE, SCORE, Record, write_records
 from bench.terminal import cell
 from methods.base import UserError
-from methods.files import printable, read_lines, read_text, write_lines
+from methods.files import printable, read_lines, write_lines
 
 SCORES = ("intersection", "figures")  # of which a line of scores has one
 SCORED = ("masks", "boxes", "choices")  # what datasets serve whose answers have scores
@@ -116,12 +117,9 @@ def compare_files(first: Path, second: Path, place: Place = FOUND) -> dict[str, 
 def scores_of(path: Path, place: Place) -> tuple[Sequence[Mapping[str, Any]], Dataset | None]:
     """The scores of a file: read if it holds them, else computed from its masks and the dataset, which is returned
     too. Questions without an answer are among them."""
-    text = read_text(path, "give a JSON-lines file")
-    if text.lstrip().startswith("["):
-        raise UserError(
-            f"{printable(path)}: holds one JSON list, as COCO results do, not JSON lines; write an object per line "
-            f"with ref_id, sent_id, image_id and mask (run lengths)."
-        )
+    if path.is_dir() or is_results(path):
+        dataset = _truth_of({}, str(path), place)
+        return _scored(path, dataset, place.limit), dataset
     lines = read_lines(path)
     if not lines:
         raise UserError(f"{path}: empty; write the predictions again with `genseg eval`.")
@@ -130,15 +128,38 @@ def scores_of(path: Path, place: Place) -> tuple[Sequence[Mapping[str, Any]], Da
         return _read_scores(lines, path), None
     if "figures" in row:
         raise UserError(f"{path}: holds scores already; give the file of predictions.")
+    dataset = _truth_of(row, f"{path}, line {number}", place)
+    return _scored(path, dataset, place.limit), dataset
+
+
+def _truth_of(row: Mapping[str, Any], where: str, place: Place) -> Dataset:
+    """The ground truth of predictions, checked: of the split that is given, else of the one that their line names."""
     name, split = place.dataset or row.get("dataset"), place.split or row.get("split")
     if not isinstance(name, str) or not isinstance(split, str) or not name or not split:
-        raise UserError(f"{path}, line {number}: names no dataset or split; give dataset=NAME split=NAME root=FOLDER.")
+        raise UserError(f"{where}: names no dataset or split; give dataset=NAME split=NAME root=FOLDER.")
     dataset = open_truth(name, split, place)
     dataset.check()
+    return dataset
+
+
+def _scored(path: Path, dataset: Dataset, limit: int) -> list[dict[str, Any]]:
+    """The lines of scores of a file or folder of predictions, with those of questions that it does not answer."""
     if dataset.task in PLAIN:
-        return score_plain(path, dataset, place.limit), dataset
+        return score_plain(path, dataset, limit)
     rows = score_predictions(path, dataset, foreign=True)
-    return [*rows, *unanswered(rows, dataset, place.limit)], dataset
+    return [*rows, *unanswered(rows, dataset, limit)]
+
+
+def exchange_file(path: Path, target: Path, place: Place = FOUND) -> list[Path]:
+    """Write the predictions of a file or folder in the form that the target's name asks for, as `write_answers` says;
+    returns what was written."""
+    lines = [] if path.is_dir() or is_results(path) else read_lines(path)
+    first = lines[0][1] if lines else {}
+    if "figures" in first:
+        raise UserError(f"{path}: holds scores; give the file of predictions.")
+    dataset = _truth_of(first, str(path), place)
+    score_predictions(path, dataset, foreign=True)  # refuses what no score could be computed of
+    return write_answers(read_answers(path, dataset), dataset, target)
 
 
 def _read_scores(lines: Sequence[tuple[int, dict[str, Any]]], path: Path) -> list[Mapping[str, Any]]:

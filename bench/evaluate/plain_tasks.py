@@ -11,13 +11,14 @@ import numpy as np
 from bench.data.boxes import box_iou
 from bench.data.dataset import Dataset
 from bench.evaluate.answers import ALL, match
+from bench.evaluate.exchange import located
 from bench.evaluate.letters import read_letters
 from bench.evaluate.plan import objects_of, plan
 from bench.evaluate.scoring import UNANSWERED
 from bench.evaluate.statistics import Terms, ratio_intervals
 from bench.records import Record
 from methods.base import Example, UserError
-from methods.files import fits, read_lines
+from methods.files import fits
 
 PLAIN = ("ground", "perceive")
 THRESHOLDS = (0.5, 0.7, 0.9)
@@ -42,11 +43,11 @@ def score_plain(path: Path | str, dataset: Dataset, limit: int | None = None) ->
     Raises UserError, naming the line, for a question that the dataset lacks or that is answered twice, and for a box or
     a text that is none.
     """
-    lines = read_lines(path)
-    pairs = match(lines, dataset, path)
-    for number, row in lines:
+    lines = located(path)
+    pairs = match(lines, dataset)
+    for where, row in lines:
         if not fits(row.get("box"), list[float] | None) or not isinstance(row.get("text", ""), str):
-            raise UserError(f"{path}, line {number}: box is to be four numbers or null, and text a text.")
+            raise UserError(f"{where}: box is to be four numbers or null, and text a text.")
     answered = {index for index, _ in pairs}
     asked = [] if limit is None else objects_of(dataset, plan(dataset, "joined", limit))
     for index in sorted(set(asked) - answered):

@@ -21,6 +21,7 @@ from bench.data import rle
 from bench.data.boxes import PIXELS, other_form
 from bench.data.dataset import Dataset, SampleInfo
 from bench.evaluate.answers import ALL, check_ids, id_key, match
+from bench.evaluate.exchange import read_answers
 from bench.evaluate.metrics import SampleScore, score, support
 from bench.evaluate.metrics.registry import note_of
 from bench.evaluate.plan import plan
@@ -28,25 +29,25 @@ from bench.evaluate.predictions import line
 from bench.evaluate.statistics import Difference, differences, intervals
 from bench.records import Record
 from methods.base import Box, Example, Prediction, UserError
-from methods.files import fits, quoted, read_lines
+from methods.files import fits, quoted
 
 UNANSWERED = "no answer"  # the failure of a question that no line answers
 PLACE = ("dataset", "split", "protocol")
 
 
-def score_predictions(path: Path | str, dataset: Dataset, foreign: bool = False) -> list[dict[str, Any]]:
-    """Score every line of a predictions file against the dataset, in the file's order; ids are the dataset's then.
+def score_predictions(path: Path, dataset: Dataset, foreign: bool = False) -> list[dict[str, Any]]:
+    """Score every answer of a file or folder (any form of `exchange`) against the dataset, in order; ids are then the
+    dataset's.
 
     foreign: the file may come from other code, so that its boxes are searched for another form than x1, y1, x2, y2 in
     pixels. Raises UserError, naming the line, for a malformed line, a question that the dataset lacks or that is
     answered twice, a mask of another size than the image, or boxes of another form.
     """
-    lines = read_lines(path)
+    lines = read_answers(path, dataset)
     box_asked = any(row.get("box") is not None for _, row in lines)
     boxes: list[tuple[Box, Box, tuple[int, int]]] = []
     rows = []
-    for (number, _), (index, row) in zip(lines, match(lines, dataset, path), strict=True):
-        where = f"{path}, line {number}"
+    for (where, _), (index, row) in zip(lines, match(lines, dataset), strict=True):
         if "mask" not in row:
             raise UserError(f"{where}: no 'mask'; write its run lengths, or null if there was no answer.")
         example = dataset[index]

@@ -34,7 +34,10 @@ def line(reference=10, image=1, **more):
 
 
 def matched(*rows):
-    return [(index, row["sent_id"]) for index, row in match(list(enumerate(rows, 1)), Asked(), "p.jsonl")]
+    return [
+        (index, row["sent_id"])
+        for index, row in match([(f"p.jsonl, line {number}", row) for number, row in enumerate(rows, 1)], Asked())
+    ]
 
 
 @pytest.mark.parametrize("sentence", [1, 1.0, "1", "1.0", " 1"])
@@ -42,7 +45,7 @@ def matched(*rows):
 def test_all_forms_of_an_id_are_one(sentence, reference, image):
     if sentence == "1.0":
         sentence = float(sentence)
-    rows = match([(1, line(reference, image, sent_id=sentence))], Asked(), "p.jsonl")
+    rows = match([("p.jsonl, line 1", line(reference, image, sent_id=sentence))], Asked())
     assert [(row["ref_id"], row["image_id"], row["sent_id"]) for _, row in rows] == [(10, 1, 1)]
 
 

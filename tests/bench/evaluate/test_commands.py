@@ -167,11 +167,23 @@ def test_a_file_that_no_scoring_wrote_is_not_replaced(answers, tmp_path):
         score_file(tmp_path / "a.jsonl", Place(answers / DATA))
 
 
-@pytest.mark.parametrize("text", ["[]", ' [{"image_id": 1}]', '[\n{"image_id": 1,\n"score": 1.0}\n]'])
-def test_coco_results_are_told_from_json_lines(tmp_path, text):
-    (tmp_path / "segm.json").write_text(text)
-    with pytest.raises(UserError, match="one JSON list, as COCO results do, not JSON lines"):
+def test_coco_results_need_the_name_of_a_split(tmp_path):
+    (tmp_path / "segm.json").write_text('[\n{"image_id": 1,\n"score": 1.0}\n]')
+    with pytest.raises(UserError, match="segm.json: names no dataset or split; give dataset=NAME split=NAME"):
         score_file(tmp_path / "segm.json")
+
+
+def test_other_forms_of_predictions_score_alike(answers, tmp_path, genseg):
+    """Written in every form, read back and scored by the command line."""
+    asked = ("dataset=refmoji", "split=train", f"root={answers / DATA}")
+    before = {record.metric: record.value for record in score_file(answers / "half.jsonl", Place(answers / DATA))}
+    for name in ("results.json", "masks", "lines.jsonl"):
+        assert genseg("exchange", answers / "half.jsonl", tmp_path / name, *asked).code == 0
+        assert genseg("score", tmp_path / name, *asked).code == 0
+        stem = "lines." if name == "lines.jsonl" else f"{name}-"
+        after = {record.metric: record.value for record in read_records(tmp_path / f"{stem}records.jsonl")}
+        assert after == before
+    assert "is there already" in genseg("exchange", answers / "half.jsonl", tmp_path / "masks", *asked).complaint
 
 
 def test_what_was_scored_can_be_compared(answers, tmp_path):
