@@ -392,7 +392,8 @@ class MethodSpec:
     reference_checks: modules with `recognises(folder)` and `check(folder)` for reference vectors.
     convert: function (source, target) between official checkpoints and ours. official: function (folder, settings,
     mask_tokenizer) -> config.json and tensors in our layout, of an official folder with these settings in its
-    config.json and perhaps the file of another mask tokenizer. architectures: names in an official config.json.
+    config.json and perhaps the file of another mask tokenizer; or of an official file of a mask tokenizer alone,
+    which has no settings. architectures: names in an official config.json.
     reference_model: function folder -> the model of reference runs of the official evaluation, where it is more than
     the folder's checkpoint/.
     protocols: file of the evaluation protocols that are the method's own ("official"; see methods/protocols.py).

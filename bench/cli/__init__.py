@@ -29,13 +29,14 @@ from bench.cli import (
     reproduce,
     score,
     segment,
+    tokens,
     train,
 )  # fmt: skip
 from methods.base import UserError
 from methods.files import printable
 
-COMMANDS = (reproduce, train, plan, evaluate, ablation, latency, report, data, segment, generate, demo, convert, score,
-            parity, doctor, gpu_check)  # as help lists them  # fmt: skip
+COMMANDS = (reproduce, train, plan, evaluate, ablation, latency, report, data, segment, generate, demo, convert,
+            tokens, score, parity, doctor, gpu_check)  # as help lists them  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

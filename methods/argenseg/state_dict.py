@@ -56,8 +56,11 @@ def convert(source: Path, target: Path) -> Path:
 def official(
     source: Path, settings: Mapping[str, Any], mask_tokenizer: Path | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """MethodSpec.official: an official folder as it is read without a conversion. The official evaluation does not use
+    """MethodSpec.official: an official folder (or the file of a mask tokenizer alone) as it is read
+    without a conversion. The official evaluation does not use
     the checkpoint's own VQ-VAE, which was rounded to bfloat16, but VAR's file in float32."""
+    if source.is_file():
+        return tokenizer_to_ours(io.read_file(source), source)
     tensors = io.read_tensors(source)
     if mask_tokenizer is not None:
         tensors = io.replaced(tensors, OFFICIAL_TOKENIZER, io.read_file(mask_tokenizer))

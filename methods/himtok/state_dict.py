@@ -56,7 +56,10 @@ def convert(source: Path, target: Path) -> Path:
 def official(
     source: Path, settings: Mapping[str, Any], mask_tokenizer: Path | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """MethodSpec.official: an official folder as it is read without a conversion."""
+    """MethodSpec.official: an official folder (or the file of a mask tokenizer alone) as it is read
+    without a conversion."""
+    if source.is_file():
+        return tokenizer_to_ours(io.read_file(source), source)
     tensors = io.read_tensors(source)
     if mask_tokenizer is not None:
         tensors = io.replaced(tensors, OFFICIAL_TOKENIZER, io.read_file(mask_tokenizer))

@@ -171,11 +171,14 @@ def load_part(folder: Path, method: str, prefix: str, build: Callable[[Mapping[s
 
 
 def read(folder: Path, name: str, mask_tokenizer: Path | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """config.json and the tensors of a folder in our layout or an official one. mask_tokenizer: an official file whose
-    tensors stand in place of the folder's, which then needs none.
+    """config.json and the tensors of a folder in our layout or an official one, or of an official file of a mask
+    tokenizer alone. mask_tokenizer: an official file whose tensors stand in place of the folder's, which then needs
+    none.
 
     Raises UserError if it is not one of method `name`.
     """
+    if folder.is_file():
+        return resolve(method_spec(name).official)(folder, {}, None)
     config = read_settings(folder)
     found = config.get("method")
     if found is None and str(config.get("model_type")).startswith("internvl"):
