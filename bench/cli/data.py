@@ -30,14 +30,14 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def _list(name: str, values: dict[str, str]) -> None:
-    from bench import datasets
+    from bench.cli.datasets import list_cards
 
     none_left(values)
-    datasets.list_cards()
+    list_cards()
 
 
 def _build(name: str, values: dict[str, str]) -> None:
-    from bench import datasets
+    from bench.cli.datasets import build
     from bench.data.cards import load_card
 
     if name != "refmoji":
@@ -47,36 +47,36 @@ def _build(name: str, values: dict[str, str]) -> None:
     splits = values.pop("splits").split(",") if "splits" in values else None
     numbers = {key: whole_of(values, key, *bounds) for key, bounds in BUILD_NUMBERS.items()}
     none_left(values)
-    datasets.build(level=level, root=root, splits=splits, **numbers)
+    build(level=level, root=root, splits=splits, **numbers)
 
 
 def _check(name: str, values: dict[str, str]) -> None:
-    from bench import datasets
+    from bench.cli.datasets import check
 
     root, where = _root(name, values), _where(values)
     none_left(values)
-    datasets.check(root, name, **where)
+    check(root, name, **where)
 
 
 def _show(name: str, values: dict[str, str]) -> None:
-    from bench import datasets
+    from bench.cli.datasets import show
 
     root, where = _root(name, values), _where(values)
     split, out = values.pop("split", None), path_of(values.pop("out", "sheet.png"))
     count = whole_of(values, "count", 24, 1, 10_000)
     none_left(values)
-    datasets.show(root, split, out, count, name, **where)
+    show(root, split, out, count, name, **where)
 
 
 def _export(name: str, values: dict[str, str]) -> None:
-    from bench import datasets
+    from bench.cli.datasets import export_rows
     from bench.data.export import FORMS
 
     root, where = _root(name, values), _where(values)
     form, out = values.pop("form", FORMS[0]), path_of(values.pop("out", f"{name}-rows"))
     split, limit = values.pop("split", None), whole_of(values, "limit", 0, 0, 10**9)
     none_left(values)
-    datasets.export_rows(root, split, form, out, limit, name, **where)
+    export_rows(root, split, form, out, limit, name, **where)
 
 
 def _root(name: str, values: dict[str, str]) -> Path:

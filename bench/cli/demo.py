@@ -14,6 +14,6 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> None:
-    from bench.demo import serve
+    from bench.inference.demo import serve
 
     serve(profile_of(words), options.port)

@@ -23,7 +23,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> None:
-    from bench.generate import generate_file
+    from bench.inference.generate import generate_file
 
     profile = profile_of(words)
     method = method_of(options, profile, lambda spec: spec.image_generation)

@@ -14,7 +14,7 @@ from methods.files import printable
 
 def add_to(commands: Commands) -> None:
     segment = add_command(commands, "segment", "segment what a sentence describes in your own image", run)
-    segment.add_argument("image", type=path_of, help="an image; or a text file of image<tab>expression, for a sheet")
+    segment.add_argument("image", type=path_of, help="an image, or a text file of image<tab>expression lines")
     segment.add_argument("expression", nargs="?", help="what to segment; left out with a list")
     segment.add_argument("--method", help="a method of the profile (default: the first that writes masks; lists: all)")
     segment.add_argument("--out", type=path_of, default=Path("overlay.png"))
@@ -22,7 +22,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> None:
-    from bench.segment import segment_file, segment_list
+    from bench.inference.segment import segment_file, segment_list
 
     # a setting may stand in the expression's place; but "sign that says a=b" is none
     alone = options.expression is None or re.fullmatch(r"[\w.]+=\S*", options.expression) is not None

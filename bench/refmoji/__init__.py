@@ -8,5 +8,5 @@ is unambiguous by construction. One scene depends on nothing but its seed, its s
     render  -> image and object map          seen    -> what can be said of each visible object
     claims  -> statements with a strict and a loose reading
     phrases, expressions, questions -> words   manifest -> the frozen evaluation questions
-    build   -> files on disk                   sheet   -> contact sheets
+    build   -> files on disk
 """

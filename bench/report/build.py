@@ -24,7 +24,7 @@ from bench.assets import asset
 from bench.data.dataset import Dataset
 from bench.outputs import Outputs
 from bench.records import BASELINE, Record, read_records
-from bench.report import claim, figures, findings, layout, page, scaling, sheet, speed, tables
+from bench.report import claim, figures, findings, layout, page, qualitative_grid, scaling, speed, tables
 from bench.report.published import load_published, load_selection
 from methods.base import UserError
 from methods.files import file_name, printable, read_lines
@@ -63,7 +63,7 @@ def build(
     ):
         files |= _under("figures", figures.files_of(figure, name)) if figure else {}
     if runs_dir and open_dataset:
-        files |= _under("figures", _sheet_files(Path(runs_dir) / "scores", open_dataset))
+        files |= _under("figures", _qualitative_grids(Path(runs_dir) / "scores", open_dataset))
     outputs = Outputs(profile_dir)
     outputs.check(["index.html"])
     written = outputs.write(files)
@@ -128,8 +128,8 @@ def _print_main(shown: Mapping[str, Sequence[layout.Table]]) -> None:
         layout.print_table(table, console)
 
 
-def _sheet_files(scores: Path, open_dataset: OpenDataset) -> dict[str, bytes]:
-    """One sheet of examples per dataset, split and protocol: all methods but the trivial baselines. One whose images
+def _qualitative_grids(scores: Path, open_dataset: OpenDataset) -> dict[str, bytes]:
+    """One qualitative grid per dataset, split and protocol: all methods but the trivial baselines. One whose images
     are not at hand is left out."""
     places: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = {}
     for path in sorted(scores.glob("*.jsonl")):
@@ -143,7 +143,7 @@ def _sheet_files(scores: Path, open_dataset: OpenDataset) -> dict[str, bytes]:
     files = {}
     for (dataset, split, protocol), methods in sorted(places.items()):
         try:
-            image = sheet.draw_sheet(methods, open_dataset(dataset, split))
+            image = qualitative_grid.draw_grid(methods, open_dataset(dataset, split))
         except UserError as error:
             print(printable(f"Examples of {dataset} {split} left out: {error}"), file=sys.stderr)
             continue

@@ -81,8 +81,8 @@ def test_two_datasets_stand_beside_each_other_in_files_and_report(evaluated, gen
     }  # fmt: skip
     result = genseg("report", *words("refcoco"))
     assert result.code == 0, result.err
-    sheets = {path.name for path in (evaluated / "results/small/figures").glob("examples.*per_expression.webp")}
-    assert sheets == {f"examples.{name}.val.per_expression.webp" for name in ("refcoco", "grefcoco")}
+    grids = {path.name for path in (evaluated / "results/small/figures").glob("examples.*per_expression.webp")}
+    assert grids == {f"examples.{name}.val.per_expression.webp" for name in ("refcoco", "grefcoco")}
     assert "N-acc" in result.out
 
 

@@ -17,15 +17,15 @@ import pytest
 import yaml
 from PIL import Image
 
-from bench import datasets
+from bench.cli import datasets
 from bench.cli.parity import check as check_parity
 from bench.config import load_profile
 from bench.data import cards
 from bench.data.cards import load_card, open_dataset
 from bench.evaluate.commands import Place, compare_files, score_file
+from bench.inference.segment import segment_list
 from bench.records import read_records
 from bench.report.build import build as build_report
-from bench.segment import segment_list
 from bench.train import settings
 from bench.train.checkpoints import load_checkpoint
 from methods.base import UserError, open_image

@@ -40,7 +40,7 @@ def test_nothing_is_overwritten_where_gradients_are_wanted():
 
 
 @pytest.mark.parametrize("name", ["himtok", "argenseg"])
-def test_a_codec_draws_the_same_image(build, name):
+def test_a_mask_tokenizer_draws_the_same_image(build, name):
     tokenizer = build(name).mask_tokenizer
     ids = torch.randint(0, tokenizer.size, (2, tokenizer.length), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -18,7 +18,7 @@ class FolderDataset(Dataset):
     """One Example per image in `root` and the folders below it, in the order of their paths; hidden files and links
     to folders are passed over. An example has no mask and an empty expression, and its ids are the image's path.
 
-    What other readers are told of masks, classes and the place of the images means nothing here.
+    Options of other readers (masks, classes, where the images are) are ignored.
     """
 
     serves = "images"

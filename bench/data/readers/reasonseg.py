@@ -3,7 +3,7 @@
 `<split>/x.jpg` and `<split>/x.json`: {"text": [query, ...], "is_sentence": bool, "shapes": [{"label": "target" |
 "ignore" | ..., "points": [[x, y], ...]}]}. Shapes are rasterized largest first, so that an ignored region may lie
 within a target and a target within an ignored region; edges belong to the shape, as in LISA's reader of these files
-(OpenCV's filled polygon and its outline). Other labels mean nothing. Points lie on the image as it is shown, with its
+(OpenCV's filled polygon and its outline). Other labels are ignored. Points lie on the image as it is shown, with its
 EXIF orientation.
 """
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from bench import datasets
+from bench.cli import datasets
 from bench.data import cards
 from bench.data.cards import card_names, load_card, open_dataset
 from bench.data.dataset import ExampleDataset

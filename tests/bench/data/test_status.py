@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from bench import datasets
+from bench.cli import datasets
 from bench.data import cards
 from bench.data.cards import card_names, load_card
 from bench.data.readers.places import NotThere

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
+from bench.cli.datasets import build
 from bench.data.cards import open_dataset
-from bench.datasets import build
 from bench.evaluate.commands import Place, compare_files, outputs_of, score_file
 from bench.evaluate.predictions import line
 from bench.records import read_records

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bench.data import rle
 from bench.evaluate.predictions import line, stamp_of, write_predictions
+from bench.records import RECONSTRUCTION
 from methods.base import Prediction, UserError
 
 TEXTS = ["plain", "naïve café", "紅い車", "a\u2028b", "next\u0085line", "tab\tand\nnewline", "🚗", ""]
@@ -215,4 +216,4 @@ def test_a_line_holds_the_answer(examples):
         "image_id": 1, "expression": "one | two", "size": [48, 64], "box": [1.0, 2.0, 3.0, 4.0], "text": "it",
         "token_ids": [4, 5], "steps": 7, "failure": "cut",
     }  # fmt: skip
-    assert line(examples[0], Prediction(mask), "codec", -1, ("one",))["box"] is None
+    assert line(examples[0], Prediction(mask), RECONSTRUCTION, -1, ("one",))["box"] is None

@@ -115,7 +115,7 @@ def test_baselines_answer_the_same_questions(squares, tmp_path):
     assert other["per_expression"].read_bytes() != paths["per_expression"].read_bytes()
 
 
-def test_a_codec_is_measured_at_every_prefix_on_every_object(writer, squares, tmp_path):
+def test_a_mask_tokenizer_is_measured_at_every_prefix_on_every_object(writer, squares, tmp_path):
     paths = predict_reconstructions(writer.mask_tokenizer, identity(writer), squares(2), "val", CONFIG, tmp_path)
     tokens = writer.mask_tokenizer.prefixes
     assert {n: path.name for n, path in paths.items()} == {
@@ -155,7 +155,7 @@ class Faithful(torch.nn.Module):
         return torch.stack([self.kept[int(row[0])] for row in ids])
 
 
-def test_a_round_trip_goes_through_the_codecs_view_and_back(writer, examples):
+def test_a_round_trip_goes_through_the_mask_tokenizers_view_and_back(writer, examples):
     writer.mask_tokenizer = Faithful()
     found = round_trip(writer.mask_tokenizer, examples, 1)
     for prediction, example in zip(found, examples, strict=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.datasets import build, check
+from bench.cli.datasets import build, check
 from bench.refmoji import build as building
 from bench.refmoji import manifest
 from bench.refmoji.levels import LEVELS, classes, level_named

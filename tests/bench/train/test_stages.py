@@ -111,7 +111,7 @@ def test_validation_measures_answers_and_leaves_training_alone(profile, opened, 
     assert measure(method) == values
 
 
-def test_a_codec_is_validated_by_its_round_trip(profile, opened, build):
+def test_a_mask_tokenizer_is_validated_by_its_round_trip(profile, opened, build):
     method = build("himtok", backbone=None)
     measure = validation(profile, profile.stages["tokens"])
     shapes = {f"shapes/{kind}" for kind in (*KINDS, "all", "resize")}

@@ -70,7 +70,7 @@ def test_images_and_masks_learn_in_one_batch(argenseg, examples):
     assert all(value.isfinite() for value in losses.values())
 
 
-def test_text_alone_gives_an_image_of_the_codecs_size(argenseg):
+def test_text_alone_gives_an_image_of_the_mask_tokenizers_size(argenseg):
     images = argenseg.generate(["a red square", "a rather large blue square in the middle"])
     assert [(image.size, image.mode) for image in images] == [((32, 32), "RGB")] * 2
     assert images[0].tobytes() != images[1].tobytes()

@@ -25,7 +25,7 @@ def drawn(width: int, height: int) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 @given(sizes, st.sampled_from(["bilinear", "official"]), st.booleans())
 @example((33, 1), "official", True)
-def test_any_size_becomes_the_codecs_square(size, mask_resize, letterbox):
+def test_any_size_becomes_the_mask_tokenizers_square(size, mask_resize, letterbox):
     image = mask_image(Image.fromarray(drawn(*size).astype(np.uint8) * 255), 32, mask_resize, letterbox)
     assert (image.size, image.mode) == ((32, 32), "L")
 

@@ -304,7 +304,7 @@ def test_both_questions_of_a_request_share_their_steps(argenseg, writing, exampl
     assert both.steps == one.steps + 1  # one pass reads what both questions begin with
 
 
-def test_built_on_a_saved_tokenizer_the_codec_is_the_saved_one(build, backbone_folder, tmp_path):
+def test_built_on_a_saved_tokenizer_the_mask_tokenizer_is_the_saved_one(build, backbone_folder, tmp_path):
     alone = build("argenseg", backbone=None, mask_tokenizer_config="short")
     alone.save_pretrained(tmp_path)
     method = method_class("argenseg").build({"backbone": str(backbone_folder), "mask_tokenizer": str(tmp_path)}, tuple)
@@ -334,7 +334,7 @@ def test_unknown_keys_are_refused(build, parts, named):
         build("argenseg", **parts)
 
 
-def test_a_codec_is_trained_on_with_the_restart_that_is_asked_for(build, tmp_path):
+def test_a_mask_tokenizer_is_trained_on_with_the_restart_that_is_asked_for(build, tmp_path):
     build("argenseg", backbone=None).save_pretrained(tmp_path)
     alone = resolve(stage_spec("argenseg", "tokenizer").trainee)
     method = alone.build({"start": str(tmp_path), "codebook_restart": {"placed": True, "every": 7}}, tuple)

@@ -28,7 +28,7 @@ def counted(tokenizer, monkeypatch) -> list[int]:
     return calls
 
 
-def test_cached_ids_are_the_codecs(tokenizer, masks, tmp_path, monkeypatch):
+def test_cached_ids_are_the_mask_tokenizers(tokenizer, masks, tmp_path, monkeypatch):
     expected = tokenizer.encode(masks)
     calls = counted(tokenizer, monkeypatch)
     cache = TokenCache(tmp_path, tokenizer)
@@ -60,7 +60,7 @@ def test_a_torn_record_is_left_out(tokenizer, masks, tmp_path):
     assert torch.equal(again.encode(masks), tokenizer.encode(masks))
 
 
-def test_another_codec_has_its_own(tokenizer, masks, tmp_path):
+def test_another_mask_tokenizer_has_its_own(tokenizer, masks, tmp_path):
     TokenCache(tmp_path, tokenizer).encode(masks)
     with torch.no_grad():
         tokenizer.decoder.conv_out.weight.add_(1)  # which encodes as before

@@ -238,7 +238,7 @@ def test_the_tokenizer_stage_trains_on_masks_alone(build, examples):
     assert alone.heads.warmup == 0
 
 
-def test_the_codecs_view_keeps_soft_edges_and_squashes(himtok, examples):
+def test_the_mask_tokenizers_view_keeps_soft_edges_and_resizes_to_a_square(himtok, examples):
     view = himtok.processor.preprocess_mask(examples[3])  # an image of 90 x 40
     assert (view.shape, view.dtype) == ((64, 64), np.float32)
     assert (view.min(), view.max()) == (0, 1)
@@ -290,7 +290,7 @@ def test_mask_and_box_are_one_question(himtok):
     assert [want for want, _ in himtok.instructions(Request(None, ("it",)))] == [("mask",)]
 
 
-def test_built_on_a_saved_tokenizer_the_codec_is_the_saved_one(build, backbone_folder, tmp_path):
+def test_built_on_a_saved_tokenizer_the_mask_tokenizer_is_the_saved_one(build, backbone_folder, tmp_path):
     alone = build("himtok", backbone=None)
     alone.save_pretrained(tmp_path)
     method = method_class("himtok").build({"backbone": str(backbone_folder), "mask_tokenizer": str(tmp_path)}, tuple)
@@ -306,11 +306,11 @@ def test_built_on_a_model_of_its_own_everything_is_that_model(build, tmp_path):
     assert all(torch.equal(ours[name], saved[name]) for name in saved)
 
 
-def test_a_model_can_go_on_with_another_codec_of_its_size(build, tmp_path):
+def test_a_model_can_go_on_with_another_mask_tokenizer_of_its_size(build, tmp_path):
     model, other = build("himtok"), build("himtok", backbone=None, seed=5)
     model.save_pretrained(tmp_path / "model")
-    other.save_pretrained(tmp_path / "codec")
-    parts = {"start": str(tmp_path / "model"), "mask_tokenizer": str(tmp_path / "codec")}
+    other.save_pretrained(tmp_path / "tokenizer")
+    parts = {"start": str(tmp_path / "model"), "mask_tokenizer": str(tmp_path / "tokenizer")}
     ours, saved = type(model).build(parts, tuple).mask_tokenizer.state_dict(), other.mask_tokenizer.state_dict()
     assert all(torch.equal(ours[name], saved[name]) for name in saved)
     assert not all(torch.equal(ours[name], value) for name, value in model.mask_tokenizer.state_dict().items())

@@ -218,7 +218,7 @@ def test_a_checkpoint_is_never_replaced_by_another(whole, tmp_path):
     before = {path.name: path.read_bytes() for path in released.iterdir()}
     refused(tmp_path / "ours", released, "is there already")
     assert {path.name: path.read_bytes() for path in released.iterdir()} == before
-    file = convert(tmp_path / "ours", tmp_path / "codec.pth")
+    file = convert(tmp_path / "ours", tmp_path / "tokenizer.pth")
     refused(tmp_path / "ours", file, "is there already")
     for name in before:  # a folder of anything is another's too
         if name != "model.safetensors":

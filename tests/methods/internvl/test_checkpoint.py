@@ -127,7 +127,7 @@ def test_parts_that_only_train_are_not_saved(build, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["himtok", "argenseg"])
-def test_a_codec_alone_needs_no_tokenizer(build, tmp_path, name):
+def test_a_mask_tokenizer_alone_needs_no_tokenizer(build, tmp_path, name):
     method = build(name, backbone=None, **({"mask_tokenizer_config": "short"} if name == "argenseg" else {}))
     method.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]

@@ -135,7 +135,7 @@ def test_captions_have_no_dense_target_but_train_beside_boxes(internvl, examples
     assert alone.keys() == {"text"}
 
 
-def test_an_unknown_stage_and_a_mask_without_a_codec_are_refused(internvl, examples):
+def test_an_unknown_stage_and_a_mask_without_a_mask_tokenizer_are_refused(internvl, examples):
     with pytest.raises(UserError, match="boxes has no stage called 'tune'; choose one of pretrain"):
         internvl.enter_stage("tune")
     with pytest.raises(UserError, match="no mask tokenizer"):

@@ -393,7 +393,7 @@ def test_a_mask_tokenizers_file_of_any_shape(name, build, tmp_path):
     shapes = ((), (0,), (1,), (3, 5), (2, 2, 2), (1, 1, 1, 1), (7, 1, 3, 3))
     for number, victim in enumerate(sorted(tokenizer)[:: max(1, len(tokenizer) // 9)]):
         for shape in shapes[number % 7 :: 7]:
-            path = tmp_path / "codec.safetensors"
+            path = tmp_path / "tokenizer.safetensors"
             save_file(tokenizer | {victim: torch.zeros(shape)}, path)
             assert read_or_refuse(path, lambda path=path: convert(path, tmp_path / "ours")), (victim, shape)
 

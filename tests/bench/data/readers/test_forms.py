@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from bench.data.cards import open_dataset
+from bench.data.contact_sheet import contact_sheet
 from bench.data.readers import READERS
 from bench.data.readers.places import NotThere
-from bench.refmoji.sheet import sheet
 from methods.base import UserError
 
 NAMES = ("refer", "psalm", "rec", "mask_perception", "reasonseg", "semantic", "coco", "sa1b", "panoptic")
@@ -46,7 +46,7 @@ def test_a_form_is_read_back_exactly(forms, form, tmp_path):
         assert example.box == around and example.no_target == info.no_target == no_target
     assert {path.name for path in dataset.image_paths()} == {row[1] for row in expected}
     assert len(dataset.with_targets()) == sum(not row[-1] for row in expected)
-    assert sheet(list(dataset)).height > 256  # what `genseg data show` writes
+    assert contact_sheet(list(dataset)).height > 256  # what `genseg data show` writes
     assert len(dataset.digest()) == 16 and dataset.digest() == forms.opened(form, tmp_path).digest()
     assert len(forms.opened(form, tmp_path, limit=1)) == 1
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.config import Profile
-from bench.images import check_free, write_image
+from bench.outputs import check_free, write_image
 from bench.runtime import device_of
 from bench.train.models import find_model
 from methods.base import UserError

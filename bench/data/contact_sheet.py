@@ -45,7 +45,7 @@ def _captions(example: Example) -> list[str]:
     return [f"[{kind}] {text}" if kind else text for kind, text in zip(kinds, example.expressions, strict=True)]
 
 
-def sheet(examples: Sequence[Example], columns: int = 6) -> Image.Image:
+def contact_sheet(examples: Sequence[Example], columns: int = 6) -> Image.Image:
     """All examples on one page."""
     tiles = [tile(example) for example in examples]
     columns = max(1, min(columns, len(tiles)))

@@ -8,10 +8,10 @@ import shutil
 import pytest
 from PIL import Image
 
+from bench.cli.datasets import check, list_cards, show
 from bench.data.cards import card_names, load_card, open_dataset
 from bench.data.readers.captions import KINDS, CaptionDataset
 from bench.data.readers.refer import ReferDataset
-from bench.datasets import check, list_cards, show
 from bench.refmoji.levels import LEVELS
 from bench.refmoji.lexicon import Entry, lexicon
 from methods.base import UserError, open_image

@@ -1,7 +1,7 @@
-"""A sheet of examples: image, expression, ground truth where it is known, and one column per method with its mask.
+"""A qualitative grid: image, expression, ground truth where it is known, and one column per method with its mask.
 
 Drawn from lines of scores (they carry the masks) and the dataset's images. The samples are chosen by a fixed rule,
-evenly over the first method's IoU, so that a sheet shows failures as well as successes.
+evenly over the first method's IoU, so that it shows failures as well as successes.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def choose(methods: Mapping[str, Sequence[Row]], count: int) -> list[dict[str, R
     return [{name: table[shared[i]] for name, table in zip(methods, by_key, strict=True)} for i in picks]
 
 
-def draw_sheet(methods: Mapping[str, Sequence[Row]], dataset: Dataset, count: int = 8) -> Image.Image | None:
-    """The sheet; None when no question was answered by all methods.
+def draw_grid(methods: Mapping[str, Sequence[Row]], dataset: Dataset, count: int = 8) -> Image.Image | None:
+    """The grid; None when no question was answered by all methods.
 
     methods: label -> lines of scores of one split and protocol. Raises UserError for a reference not in the dataset.
     """
@@ -58,7 +58,7 @@ def draw_sheet(methods: Mapping[str, Sequence[Row]], dataset: Dataset, count: in
 def draw_answers(
     questions: Sequence[tuple[Image.Image, str]], answers: Mapping[str, Sequence[Prediction]]
 ) -> Image.Image:
-    """The sheet of questions without a truth, (image, expression) each: a column per method."""
+    """The grid of questions without a ground truth, (image, expression) each: a column per method."""
     lines = []
     for number, (image, expression) in enumerate(questions):
         cells = [_cell(image, _wrapped(f"“{expression}”"))]
@@ -156,9 +156,9 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _stack(parts: Sequence[Image.Image]) -> Image.Image:
-    sheet = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+    grid = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
     top = 0
     for part in parts:
-        sheet.paste(part, (0, top))
+        grid.paste(part, (0, top))
         top += part.height
-    return sheet
+    return grid

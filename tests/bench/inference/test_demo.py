@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from bench import demo
 from bench.config import load_profile
+from bench.inference import demo
 from methods.base import UserError
 
 

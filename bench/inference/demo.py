@@ -11,9 +11,9 @@ from PIL import Image
 
 from bench.config import Profile
 from bench.data.splits import open_split, own_benchmark
+from bench.inference.segment import check_expression, describe, knowledge, load, request_of, timed
 from bench.refmoji.prepare import prepare_data
-from bench.report.sheet import ANSWER, overlay
-from bench.segment import check_expression, describe, knowledge, load, request_of, timed
+from bench.report.qualitative_grid import ANSWER, overlay
 from bench.train.models import find_models
 from methods.base import DEFAULT, Decoding, Model, UserError, open_image
 

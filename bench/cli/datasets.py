@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.data.cards import COUNTED, card_names, load_card, open_dataset
+from bench.data.contact_sheet import contact_sheet
 from bench.data.export import export
 from bench.data.readers.places import NotThere
 from bench.data.status import FOUND, MISSING, WRONG, SplitStatus, archives_of, how_to_get, status_of
-from bench.images import write_image
+from bench.outputs import write_image
 from bench.refmoji.build import build
 from bench.refmoji.checks import check_refmoji
-from bench.refmoji.sheet import sheet
 from bench.terminal import cell
 from methods.base import UserError
 from methods.files import printable
@@ -126,7 +126,7 @@ def show(
     dataset = open_dataset(name, root, split, **where)
     rng = np.random.default_rng(seed)
     chosen = sorted(rng.permutation(len(dataset))[: max(1, count)].tolist())
-    out = write_image(sheet([dataset[index] for index in chosen]), Path(out))
+    out = write_image(contact_sheet([dataset[index] for index in chosen]), Path(out))
     print(printable(f"{len(chosen)} of {len(dataset)} referents of {dataset.split}: {out}"))
     return out
 

@@ -1,4 +1,4 @@
-"""One image, one sentence, one mask; or a list of them and a sheet of all methods' answers: `genseg segment`."""
+"""One image, one sentence, one mask; or a list of them and a grid of all methods' answers: `genseg segment`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from PIL import Image
 
 from bench.config import EvaluateConfig, Profile
 from bench.data.mixture import embedded
-from bench.images import check_free, write_image
-from bench.report.sheet import ANSWER, draw_answers, overlay
+from bench.outputs import check_free, write_image
+from bench.report.qualitative_grid import ANSWER, draw_answers, overlay
 from bench.runtime import device_of
 from bench.train.models import find_model
 from methods.base import Decoding, Model, Prediction, Request, UserError, open_image
@@ -66,12 +66,12 @@ def knowledge(profile: Profile) -> Iterator[str]:
     if embedded(profile.data.dataset) and not profile.data.mixture and not profile.size:
         yield (
             f"note: the models of profile {profile.name} have seen synthetic scenes of {profile.data.dataset} only; "
-            "on a photograph their masks mean nothing"
+            "their masks on a photograph are meaningless"
         )
 
 
 def segment_list(profile: Profile, questions: Path, out: Path) -> Iterator[str]:
-    """Answer lines "image<tab>expression" with every method of the profile; write the sheet to `out`.
+    """Answer lines "image<tab>expression" with every method of the profile; write the grid to `out`.
 
     Raises UserError, naming the line, for one that has another form or a file that is no image.
     """

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import segment
 from bench.config import EvaluateConfig
+from bench.inference import segment
 from methods.base import Decoding, Prediction
 
 SIDE = {"width": 70, "height": 50}
@@ -182,16 +182,16 @@ def both(models, monkeypatch):
     monkeypatch.setattr(segment, "find_model", lambda profile, name: models[name])
 
 
-def test_a_list_becomes_a_sheet_with_every_method(both, genseg, tmp_path):
+def test_a_list_becomes_a_grid_with_every_method(both, genseg, tmp_path):
     noise().save(tmp_path / "a.png")
     words = f"{tmp_path}/a.png\tthe red\u2028car\r\n\n{tmp_path}/a.png\tThe other one\n"
     (tmp_path / "list.tsv").write_bytes(words.encode("utf-8-sig"))  # with a byte order mark, as some editors write
-    result = genseg("segment", tmp_path / "list.tsv", "--out", tmp_path / "sheet.png")
+    result = genseg("segment", tmp_path / "list.tsv", "--out", tmp_path / "grid.png")
     assert result.code == 0
     assert "2 questions to himtok and argenseg" in result.out
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.width == 3 * 232 + 8
-        assert sheet.height > 2 * 160
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.width == 3 * 232 + 8
+        assert grid.height > 2 * 160
 
 
 @pytest.mark.parametrize("content, words", [
