@@ -24,7 +24,8 @@ PROFILES = Path(__file__).parent / "profiles"
 SEEDS = 2**31 - 1  # the largest
 MANY = 10**9
 CORRECT = "correct it, or leave it out"
-PROTOCOLS = ("per_expression", "per_object_joined", "shared", "official")  # see bench/evaluate/protocols.yaml
+PROTOCOLS = ("per_expression", "per_object_joined", "shared", "official", "box_prompt", "point_prompt",
+             "mask_prompt")  # fmt: skip  # see bench/evaluate/protocols.yaml
 BACKENDS = ("fast", "cuda_graphs", "official")
 TILES = (1, 5, 10)  # 1; 2 x 2 or 3 x 3 and a thumbnail: squares of up to twelve tiles, as InternVL cuts them
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -153,6 +154,9 @@ class EvaluateConfig:
     # rules of decoding (methods.base.Decoding), side by side; `genseg segment` takes the first
     decode_rules: list[str] = setting(choices=RULES, factory=lambda: ["official"])
     temperature: float = setting(1.0, 1e-3, 1e3)  # of the rule "expected"
+    tokens: list[int] = setting(low=1, factory=list)  # mask tokens to write, beside all of them
+    # file or folder of what sharpens masks (SAM), for methods that have such; rows of their own
+    refine: str = setting("", path=True)
     prefixes: bool = True  # the mask tokenizer's ceiling at every number of tokens, or at the full one alone
     batch: int = setting(16, 1, 10**6)
     threads: int = setting(2, 1, 1024)

@@ -40,6 +40,7 @@ BASELINE = "baseline:"  # how the names of methods that look at no expression be
 REQUIRED = ("method", "metric", "value", "dataset", "split", "kind")
 EMPTY: tuple[Any, ...] = (None, "", {})
 REPAIR = "make the records again with `genseg score` or `genseg eval`"
+REFINED = {"refine": "SAM"}  # the variant whose masks a second model has sharpened
 Settings = dict[str, str | int | float | bool]
 
 
@@ -100,10 +101,11 @@ class Record:
 
 
 def describe(settings: Mapping[str, Any], tokens: int | None = None, backend: str = "") -> str:
-    """Settings as text, "name=value, ...", with the mask tokens and a backend that is not the fast one."""
+    """Settings as text, "name=value, ...", with the mask tokens and a backend that is not the fast one; "+SAM" for
+    refined masks."""
     told = dict(settings) | ({"tokens": tokens} if tokens else {})
     told |= {"backend": backend} if backend not in ("", "fast") else {}
-    return ", ".join(f"{name}={value}" for name, value in told.items())
+    return ", ".join(f"+{value}" if name in REFINED else f"{name}={value}" for name, value in told.items())
 
 
 def canonical(settings: Mapping[str, Any]) -> str:

@@ -79,6 +79,16 @@ def digest(folder: Path, mask_tokenizer: Path | None = None) -> str:
     return total.hexdigest()[:16]
 
 
+def digest_of_files(place: Path) -> str:
+    """Short SHA-256 over a file, or over the files of a folder with their names."""
+    total = hashlib.sha256()
+    for path in [place] if place.is_file() else sorted(path for path in place.iterdir() if path.is_file()):
+        total.update(b"" if path == place else path.name.encode())
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
 def size_of(folder: Path) -> str:
     """The number of a model's parameters, as "8.7B", by the headers of its files; "" if they do not tell."""
     total = 0

@@ -359,6 +359,23 @@ class Model(Trainee, Protocol):
         """Answer requests in one batch; each distinct image passes the vision tower once."""
 
 
+class Refiner(Protocol):
+    """A second model that sharpens the masks of a method; a torch module."""
+
+    @classmethod
+    def from_pretrained(cls, place: Path) -> Refiner:
+        """From its file or folder. Raises UserError if that holds something else."""
+
+    def to(self, device: torch.device) -> Refiner:
+        """Itself, on a device."""
+
+    def refine(
+        self, image: Path | Image.Image, predictions: Sequence[Prediction], mask_resize: str = "", empty: bool = False
+    ) -> list[Prediction]:
+        """Sharpen predictions for one image, in place. mask_resize: as in RequestOptions. empty: whether masks that
+        are empty, or that nobody wrote, are refined too."""
+
+
 Reference = str  # "package.module:name", imported when it is used
 
 
@@ -396,6 +413,7 @@ class MethodSpec:
     which has no settings. architectures: names in an official config.json.
     reference_model: function folder -> the model of reference runs of the official evaluation, where it is more than
     the folder's checkpoint/.
+    refiner: the class that sharpens its masks (Refiner).
     protocols: file of the evaluation protocols that are the method's own ("official"; see methods/protocols.py).
     """
 
@@ -413,5 +431,6 @@ class MethodSpec:
     convert: Reference | None = None
     official: Reference | None = None
     architectures: tuple[str, ...] = ()
+    refiner: Reference | None = None
     protocols: Path | None = None
     reference_model: Reference | None = None

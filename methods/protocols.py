@@ -12,13 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import yaml
 
-from methods.base import BOXES, MASK_RESIZES, READINGS, RULES, Decoding, Request, RequestOptions, UserError
+from methods.base import BOXES, MASK_RESIZES, READINGS, RULES, Decoding, Example, Request, RequestOptions, UserError
 from methods.files import fill, setting
 
 TASKS = ("segment", "reason", "ground", "perceive", "semantic")
 SENTENCES = ("each", "joined", "first")
+PROMPTS = ("box", "points", "mask")
 ARITHMETIC = ("masks", "masks_ignored_hit", "boxes", "letters")
 REPAIR = "see methods/protocols.py for the form"
 
@@ -32,6 +35,8 @@ class TaskProtocol:
     question: the user's words, with {sentences} for the sample's, each of them written as `sentence` (its slots:
     {sentence} and {number}, from 1 on); `question_of` has other words for samples whose facts say so (their "kind").
     repeat: how often the sentences are written. Without a question the method asks in its own words.
+    prompt: what the user points with in place of words, taken from the ground truth: the "box", "points" (one, the
+    farthest from the mask's edge) or the "mask"; "" where words are asked.
     image: how files are read (methods.base.open_image). rule: of decoding; empty, those of the evaluation's settings.
     The other fields are those of RequestOptions and Decoding.
     printed: the arithmetic of the official script's own figures, which stand beside ours: "masks" (foreground alone,
@@ -46,6 +51,7 @@ class TaskProtocol:
     question_of: Mapping[str, str] = field(default_factory=dict)
     sentence: str = "{sentence}"
     repeat: int = setting(1, 1, 9)
+    prompt: str = setting("", choices=("", *PROMPTS))
     image: str = setting("upright", choices=READINGS)
     tiles: int | None = setting(None, 1, 64)
     letterbox: bool = False
@@ -85,11 +91,37 @@ class TaskProtocol:
         """What a request asks of a method. scored: by the benchmark; offered: MethodSpec.wants."""
         return tuple(each for each in self.want or scored if each in offered)
 
+    def prompt_request(self, image: Any, example: Example, tokens: int | None = None) -> Request:
+        """The request that points at an example's object. Raises UserError for one that has none."""
+        if example.mask is None or not example.mask.any():
+            where = f"{example.dataset} sample {example.ref_id}"
+            raise UserError(f"{where}: has no mask that a prompt could be taken from; leave it out.")
+        options = RequestOptions("", example.mask.shape, self.tiles, self.letterbox, self.mask_resize, self.box)
+        given: dict[str, Any] = {
+            "box": lambda: {"box": example.box or _box_around(example.mask)},
+            "points": lambda: {"points": (_inmost(example.mask),)},
+            "mask": lambda: {"mask": example.mask},
+        }[self.prompt]()
+        return Request(image, (), self.want, tokens, options=options, **given)
+
     def decoding(self, given: Decoding) -> Decoding | None:
         """The evaluation's way of decoding under this protocol; None if the protocol has another rule."""
         if self.rule not in ("", given.rule):
             return None
         return replace(given, constrained=self.constrained, most_tokens=self.most_tokens)
+
+
+def _box_around(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """xyxy of bool [H, W] with a true pixel."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def _inmost(mask: np.ndarray) -> tuple[float, float]:
+    """(x, y) of the centre of the pixel of bool [H, W] that is farthest from the others; of several the first."""
+    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    return float(column) + 0.5, float(row) + 0.5
 
 
 def _filled(template: str, **slots: str) -> str:

@@ -224,3 +224,34 @@ def writing() -> Callable[[Any], Any]:
         return _script(method, {"\n": ":", ":": method.processor.start_id, method.processor.end_id: ".", ".": stop})
 
     return taught
+
+
+# ---- SAM ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def random_sam() -> Callable[..., Any]:
+    """random_sam(side, width) -> a tiny SAM of transformers with random weights."""
+    import torch
+    from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
+
+    def make(side: int = 64, width: int = 32) -> Any:
+        torch.manual_seed(0)
+        vision = SamVisionConfig(
+            hidden_size=width, output_channels=32, num_hidden_layers=1, num_attention_heads=2, image_size=side,
+            patch_size=8, window_size=2, mlp_dim=32, global_attn_indexes=[0], num_pos_feats=16,
+        )  # fmt: skip
+        prompt = SamPromptEncoderConfig(
+            hidden_size=32, image_size=side, patch_size=8, mask_input_channels=16, image_embedding_size=side // 8
+        )
+        decoder = SamMaskDecoderConfig(
+            hidden_size=32, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
+        )
+        sam = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder))
+        with torch.no_grad():  # transformers' start values are so small that no input would matter
+            for parameter in sam.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(0, parameter[0].numel() ** -0.5)
+        return sam.eval()
+
+    return make

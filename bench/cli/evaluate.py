@@ -14,8 +14,10 @@ from methods.registry import method_of
 SETTINGS = {
     "dataset": "data.dataset", "root": "data.root", "images": "data.images", "split_by": "data.split_by",
     "limit": "evaluate.limit", "batch": "evaluate.batch", "precision": "evaluate.precision",
+    "refine": "evaluate.refine",
 }  # fmt: skip
-LISTS = {"split": "evaluate.splits", "protocol": "evaluate.protocols"}  # likewise, of names with commas between them
+# likewise, of lists with commas between their members
+LISTS = {"split": "evaluate.splits", "protocol": "evaluate.protocols", "tokens": "evaluate.tokens"}
 ALONE = "checkpoint"  # the profile of a checkpoint
 
 

@@ -193,7 +193,7 @@ def print_scores(records: Sequence[Record], title: str) -> None:
     table = Table(*heads, title=cell(title))
     for record in records:
         if not record.method.startswith(BASELINE) and record.kind == SCORE:
-            place = (record.method, record.dataset, record.split, record.protocol, record.metric)
+            place = (record.label, record.dataset, record.split, record.protocol, record.metric)
             figures = (_cell(record.metric, record.value), _bounds(record), str(record.n), str(record.failures))
             table.add_row(*map(cell, place), *figures)
     Console(width=None if os.environ.get("COLUMNS") else 140).print(table)

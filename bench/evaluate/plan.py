@@ -25,9 +25,10 @@ class Question:
     expressions: tuple[str, ...]
 
 
-def plan(dataset: Dataset, sentences: str, limit: int = 0) -> list[Question]:
+def plan(dataset: Dataset, sentences: str, limit: int = 0, targets: bool = False) -> list[Question]:
     """All questions about "each" sentence, all "joined" or the "first" (or as the protocols per_expression and
-    per_object_joined ask), or the first `limit` of them. Raises UserError for another rule."""
+    per_object_joined ask), or the first `limit` of them; targets: of samples that refer to something alone. Raises
+    UserError for another rule."""
     rule = ALIASES.get(sentences, sentences)
     if rule not in SENTENCES:
         raise UserError(f"There is no rule {sentences!r} for sentences; choose one of {', '.join(SENTENCES)}.")
@@ -35,6 +36,8 @@ def plan(dataset: Dataset, sentences: str, limit: int = 0) -> list[Question]:
     for _, indices in dataset.by_image():
         for index in indices:
             info = dataset.info(index)
+            if targets and info.no_target:
+                continue
             if rule == "each":
                 pairs = zip(info.positions, info.expressions, strict=True)
                 questions += [Question(index, position, (sentence,)) for position, sentence in pairs]

@@ -20,8 +20,10 @@ def _tables(method: str) -> dict[str, dict[str, TaskProtocol]]:
 
 def asks(name: str, task: str, method: str, scored: tuple[str, ...] = ()) -> bool:
     """Whether a method, or a baseline, is asked a task under a protocol. scored: what the benchmark scores, of which a
-    method has to offer something."""
+    method has to offer something. Where a prompt points, those are asked that take it."""
     rule = _tables(method).get(name, {}).get(task)
+    if rule is not None and rule.prompt and not (method in METHODS and rule.prompt in method_spec(method).given):
+        return False
     return rule is not None and (not scored or bool(rule.wanted(scored, method_spec(method).wants)))
 
 
@@ -46,4 +48,8 @@ def protocol_of(name: str, task: str, method: str) -> TaskProtocol:
     if task not in tables[name]:
         able = ", ".join(other for other in tables if task in tables[other]) or "none"
         raise UserError(f"Protocol {name} of {method} has no task {task!r}; protocols that have: {able}.")
-    return tables[name][task]
+    rule = tables[name][task]
+    if rule.prompt and method in METHODS and rule.prompt not in method_spec(method).given:
+        what = {"box": "a box", "points": "points", "mask": "a mask"}[rule.prompt]
+        raise UserError(f"Protocol {name}: {method} takes no {what[2:] if what[1] == ' ' else what} in place of words.")
+    return rule

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,14 @@ from bench.evaluate.printed import printed_records
 from bench.evaluate.protocols import asks, protocol_of, wanted_of
 from bench.evaluate.runner import predict_baseline, predict_method, predict_reconstructions
 from bench.evaluate.scoring import score_predictions, to_records
+from bench.evaluate.variants import Ways, check_refiner, ways_of
 from bench.outputs import check_lines
 from bench.records import RECONSTRUCTION, Record, read_records, write_records
 from bench.refmoji.prepare import prepare_data
 from bench.runtime import digest, load_model, provenance
-from methods.base import Decoding, MaskTokenizer, Model
+from methods.base import MaskTokenizer, Model, UserError
 from methods.files import printable, read_lines, write_atomic
+from methods.protocols import TaskProtocol
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,22 @@ def predict(profile: Profile, models: Mapping[str, Path], context: DistributedCo
     """The predictions of every method, mask tokenizer and baseline on every split."""
     opened = _opened(profile, context)
     asked = [protocols_of(benchmark, dataset.task, dataset.wants, models) for benchmark, dataset in opened]
+    check_refiner(profile.evaluate, models)
+    rules = [protocol_of(protocol, dataset.task, name) for (_, dataset), protocols in zip(opened, asked, strict=True)
+             for name, named in protocols.items() for protocol in named]  # fmt: skip
+    if profile.evaluate.tokens and not any(rule.constrained for rule in rules):
+        raise UserError("Official answers have all mask tokens; leave evaluate.tokens out, or add another protocol.")
     written: list[Written] = []
     for name, folder in models.items():
         other = profile.mask_tokenizer_of(name)
         model = load_model(name, folder, profile.evaluate.precision, other)
         weights = digest(folder, other)
+        ways = ways_of(profile.evaluate, name, model, partial(_cannot, models, context))
         for (benchmark, dataset), protocols in zip(opened, asked, strict=True):
             if name in protocols:
                 settings = replace(benchmark.settings, protocols=protocols[name])
                 own = replace(benchmark, settings=settings)
-                written += _predict_model(profile, name, model, weights, own, dataset, context)
+                written += _predict_model(profile, name, model, weights, own, dataset, context, ways)
     for name in BASELINES:
         for benchmark, dataset in opened:
             if applies(name, dataset):
@@ -138,22 +147,32 @@ def protocols_of(
 
 def _predict_model(
     profile: Profile, name: str, model: Model, weights: str, benchmark: Benchmark, dataset: Any,
-    context: DistributedContext,
+    context: DistributedContext, ways: Ways,
 ) -> list[Written]:  # fmt: skip
     place, folder, config = benchmark.place(dataset.split), predictions_dir(profile), benchmark.settings
     identity = {"method": name, "weights": weights, "data": dataset.digest()}
     facts = provenance(profile, name, weights, config.precision, model)
-    written = []
-    for rule in config.decode_rules:
-        asked, told = _under(rule, config.temperature)
-        way = Decoding(rule=rule, temperature=config.temperature)
-        paths = predict_method(model, identity | asked, dataset, place, config, folder, decoding=way, context=context)
-        written += [
-            Written(path, place, dataset, facts | told, "answers", protocol) for protocol, path in paths.items()
-        ]
+    written: list[Written] = []
+    refined: dict[str, Path] = {}
+    for each in ways.variants:
+        paths = predict_method(
+            model, identity | each.identity, dataset, place, config, folder, decoding=each.decoding, context=context,
+            refiner=ways.refiner if each.refiner else None, refined=refined,
+        )  # fmt: skip
+        refined = paths if each.refiner else {}
+        told = facts | each.facts
+        written += [Written(path, place, dataset, told, "answers", protocol) for protocol, path in paths.items()]
     if model.mask_tokenizer is not None and dataset.task not in PLAIN:
         written += _reconstructed(benchmark, model.mask_tokenizer, identity, dataset, folder, facts, context)
     return written
+
+
+def _cannot(models: Collection[str], context: DistributedContext, sentence: str) -> None:
+    """Say what one of many methods cannot do; raise UserError if it is the only one."""
+    if len(models) == 1:
+        raise UserError(f"{sentence}; correct it.")
+    if context.first:
+        print(f"Left out: {sentence}.", file=sys.stderr)
 
 
 def _reconstructed(
@@ -213,39 +232,44 @@ def shown(records: Sequence[Record]) -> list[Record]:
     return [r for r in records if metrics[r.metric] is None or metrics[r.metric].where != NOWHERE]
 
 
-def _under(rule: str, temperature: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a rule of decoding adds to an identity and to the facts of records; nothing for the official one."""
-    if rule == "official":
-        return {}, {}
-    if rule == "hard":
-        return {"rule": rule}, {"variant": {"rule": rule}}
-    warmth = {} if temperature == 1 else {"temperature": temperature}
-    return {"rule": rule, "temperature": temperature}, {"variant": {"rule": rule} | warmth}
-
-
 def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> list[Record]:
     """Score a predictions file, keep the scores beside it, and aggregate them; done once per content, ground truth and
     metrics. facts: the records' other fields, of which the lines of scores say what answered."""
-    content = hashlib.sha256(path.read_bytes()).hexdigest()
-    told = {name: facts[name] for name in ("method", "variant", "tokens") if name in facts}
-    stamp = stamp_of(content=content, data=dataset.digest(), metrics=VERSION, code=version("genseg-bench"), of=told)
-    scores = scores_of(profile, path)
-    stamp_file = scores.with_suffix(".stamp")
-    if not (scores.exists() and stamp_file.exists() and stamp_file.read_text() == stamp):
-        check_lines(scores, ["figures" if dataset.task in PLAIN else "intersection"])
-        rows = [row | told for row in (score_plain if dataset.task in PLAIN else score_predictions)(path, dataset)]
-        write_atomic(scores, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        write_atomic(stamp_file, stamp)
-    rows = [row for _, row in read_lines(scores)]
+    rule, plain = _rule_of(path, dataset, facts["method"]), dataset.task in PLAIN
+    rows = _scored(profile, path, dataset, facts, rule is not None and "box" in rule.want)
     facts = {"seed": profile.evaluate.seed, "note": "; ".join(dataset.remarks())} | facts
-    found = (plain_records if dataset.task in PLAIN else to_records)(rows, **facts)
-    name, protocol = facts["method"], str(rows[0]["protocol"])
-    rule = protocol_of(protocol, dataset.task, name) if asks(protocol, dataset.task, name) else None
+    found = (plain_records if plain else to_records)(rows, **facts)
+    if rule is not None and rule.want and "mask" not in rule.want and not plain:
+        found = [record for record in found if record.metric.startswith("acc@")]  # no mask was asked for
     if rule is None or not rule.printed:
         return found
     places = {id_key(dataset.info(index).ref_id): index for index in range(len(dataset))}
     examples = [dataset[places[id_key(row["ref_id"])]] for row in rows]
     return [*found, *printed_records(rule, rows, examples, **facts)]
+
+
+def _scored(
+    profile: Profile, path: Path, dataset: Any, facts: Mapping[str, Any], box_asked: bool
+) -> list[dict[str, Any]]:
+    """The lines of scores of a predictions file, made where they are not there yet."""
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    told = {name: facts[name] for name in ("method", "variant", "tokens") if name in facts}
+    stamp = stamp_of(content=content, data=dataset.digest(), metrics=VERSION, code=version("genseg-bench"), of=told)
+    scores, plain = scores_of(profile, path), dataset.task in PLAIN
+    stamp_file = scores.with_suffix(".stamp")
+    if not (scores.exists() and stamp_file.exists() and stamp_file.read_text() == stamp):
+        check_lines(scores, ["figures" if plain else "intersection"])
+        found = score_plain(path, dataset) if plain else score_predictions(path, dataset, box_asked=box_asked)
+        write_atomic(scores, "".join(json.dumps(row | told, ensure_ascii=False) + "\n" for row in found))
+        write_atomic(stamp_file, stamp)
+    return [row for _, row in read_lines(scores)]
+
+
+def _rule_of(path: Path, dataset: Any, method: str) -> TaskProtocol | None:
+    """How the answers of a file were asked for; None if no protocol has it, as for reconstructions."""
+    with path.open(encoding="utf-8") as file:
+        protocol = str(json.loads(file.readline()).get("protocol"))
+    return protocol_of(protocol, dataset.task, method) if asks(protocol, dataset.task, method) else None
 
 
 def scores_of(profile: Profile, path: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ from bench.evaluate.predictions import line, stamp_of, write_predictions
 from bench.evaluate.protocols import asks, protocol_of, wanted_of
 from bench.records import RECONSTRUCTION
 from bench.runtime import answering_in, resolve_precision
-from methods.base import DEFAULT, Decoding, Example, MaskTokenizer, Model, Prediction, Request, open_image
+from methods.base import DEFAULT, Decoding, Example, MaskTokenizer, Model, Prediction, Refiner, Request, open_image
+from methods.files import read_lines
 from methods.protocols import TaskProtocol
+
+NONE: Mapping[str, Path] = {}
+COARSE = "coarse"  # the mask of a refined line as it was before
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Asked:
     tokens: int | None
     decoding: Decoding
     precision: torch.dtype
+    refiner: Refiner | None = None
 
     def answer(self, method: Model, dataset: Dataset, questions: Sequence[Question]) -> list[dict[str, Any]]:
         """The answers to a batch of questions, as lines."""
@@ -44,6 +50,19 @@ class Asked:
         requests = requests_of(examples, files, questions, self.rule, self.want, self.tokens)
         with answering_in(method, self.precision):
             predictions = method.segment(requests, self.decoding)
+        lines = self._lines(examples, predictions, questions)
+        if self.refiner is None:
+            return lines
+        for _, group in groupby(zip(requests, predictions, strict=True), key=lambda pair: id(pair[0].image)):
+            pairs = list(group)
+            official = self.rule.mask_resize if self.rule.mask_resize == "official" else ""
+            self.refiner.refine(pairs[0][0].image, [p for _, p in pairs], official, bool(official))
+        refined = self._lines(examples, predictions, questions)
+        return [new | {COARSE: old["mask"]} for old, new in zip(lines, refined, strict=True)]
+
+    def _lines(
+        self, examples: Sequence[Example], predictions: Sequence[Prediction], questions: Sequence[Question]
+    ) -> list[dict[str, Any]]:
         return [
             line(e, p, self.protocol, q.sent_id, q.expressions)
             for e, p, q in zip(examples, predictions, questions, strict=True)
@@ -53,35 +72,47 @@ class Asked:
 def predict_method(
     method: Model, identity: dict[str, Any], dataset: Dataset, split: str, config: EvaluateConfig, folder: Path,
     want: tuple[str, ...] = (), decoding: Decoding = DEFAULT, rules: Mapping[str, TaskProtocol] | None = None,
-    context: DistributedContext = SINGLE_PROCESS,
+    context: DistributedContext = SINGLE_PROCESS, refiner: Refiner | None = None, refined: Mapping[str, Path] = NONE,
 ) -> dict[str, Path]:  # fmt: skip
     """Ask a method every question of a split under every protocol -> protocol -> file.
 
     identity: what the answers depend on beside the configuration (name, digests of weights and data, `tokens` where
-    masks are to be written with fewer than all, and `rule` and `temperature` of decoding where not official). split: as
-    the files' names have it. want: what is asked where the protocol does not say; by default what the dataset scores.
-    The method is asked for those of it that it offers.
-    decoding: a protocol with another rule is left out. rules: of the protocols, where they are not the known ones.
+    masks are to be written with fewer than all, `rule` and `temperature` of decoding where not official, the digest of
+    a `refiner`). split: as the files' names have it. want: what is asked where the protocol does not say; by default
+    what the dataset scores. The method is asked for those of it that it offers.
+    decoding: a protocol with another rule is left out, and so is one whose answers are not constrained where a number
+    of tokens is requested. rules: of the protocols, where they are not the known ones. refiner: sharpens the masks.
+    refined: the files that it made, of which this one has the masks before.
     """
     precision, paths = resolve_precision(config.precision, method.device), {}
     tokens, decoded = identity.get("tokens"), identity.get("rule")
     for protocol in config.protocols:
         rule = rules[protocol] if rules else protocol_of(protocol, dataset.task, identity["method"])
         way = rule.decoding(decoding)
-        if way is None:
+        if way is None or (tokens and not rule.constrained):
             continue
         wanted = wanted_of(rule, want or dataset.wants, identity["method"])
-        asked = Asked(protocol, rule, wanted, tokens, way, precision)
+        asked = Asked(protocol, rule, wanted, tokens, way, precision, refiner)
         stamp = stamp_of(
             **identity, split=split, protocol=protocol, limit=config.limit, batch=config.batch,
             precision=str(precision), asked=asked.want, told=asdict(rule),
         )  # fmt: skip
         kind = (f"-{tokens:03d}" if tokens else "") + (f"-{decoded}" if decoded else "")
+        kind += "-refined" if refiner else ""
         path = folder / f"{identity['method']}.{split}.{protocol}{kind}.jsonl"
-        questions = plan(dataset, rule.sentences, config.limit)
-        answer = partial(asked.answer, method, dataset)
-        paths[protocol] = write_predictions(path, stamp, questions, config.batch, answer, context)
+        questions = plan(dataset, rule.sentences, config.limit, targets=bool(rule.prompt))
+        if protocol in refined:
+            before = [_before(row) for _, row in read_lines(refined[protocol])]
+            paths[protocol] = write_predictions(path, stamp, before, config.batch, list, context)
+        else:
+            answer = partial(asked.answer, method, dataset)
+            paths[protocol] = write_predictions(path, stamp, questions, config.batch, answer, context)
     return paths
+
+
+def _before(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of refined predictions as it was before."""
+    return {name: row[COARSE] if name == "mask" else value for name, value in row.items() if name != COARSE}
 
 
 def requests_of(
@@ -97,7 +128,8 @@ def requests_of(
         if rule.image != "upright" and file is not None:
             size = example.mask.shape if example.mask is not None else None
             image = opened[file] if file in opened else opened.setdefault(file, open_image(file, rule.image))
-        requests.append(rule.request(image, question.expressions, want, size, example.facts, tokens))
+        pointing = rule.prompt and rule.prompt_request(image, example, tokens)
+        requests.append(pointing or rule.request(image, question.expressions, want, size, example.facts, tokens))
     return requests
 
 

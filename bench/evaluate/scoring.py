@@ -35,16 +35,19 @@ UNANSWERED = "no answer"  # the failure of a question that no line answers
 PLACE = ("dataset", "split", "protocol")
 
 
-def score_predictions(path: Path, dataset: Dataset, foreign: bool = False) -> list[dict[str, Any]]:
+def score_predictions(
+    path: Path, dataset: Dataset, foreign: bool = False, box_asked: bool = False
+) -> list[dict[str, Any]]:
     """Score every answer of a file or folder (any form of `exchange`) against the dataset, in order; ids are then the
     dataset's.
 
     foreign: the file may come from other code, so that its boxes are searched for another form than x1, y1, x2, y2 in
-    pixels. Raises UserError, naming the line, for a malformed line, a question that the dataset lacks or that is
-    answered twice, a mask of another size than the image, or boxes of another form.
+    pixels. box_asked: a box was, even if no line has one. Raises UserError, naming the line, for a malformed line, a
+    question that the dataset lacks or that is answered twice, a mask of another size than the image, or boxes of
+    another form.
     """
     lines = read_answers(path, dataset)
-    box_asked = any(row.get("box") is not None for _, row in lines)
+    box_asked = box_asked or any(row.get("box") is not None for _, row in lines)
     boxes: list[tuple[Box, Box, tuple[int, int]]] = []
     rows = []
     for (where, _), (index, row) in zip(lines, match(lines, dataset), strict=True):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from bench.config import EvaluateConfig, Profile
@@ -13,31 +15,69 @@ from bench.outputs import check_free, write_image
 from bench.report.qualitative_grid import ANSWER, draw_answers, overlay
 from bench.runtime import device_of
 from bench.train.models import find_model
-from methods.base import Decoding, Model, Prediction, Request, UserError, open_image
+from methods.base import Box, Decoding, Model, Prediction, Request, UserError, open_image
 from methods.files import check_text, numbered_lines, read_text
-from methods.registry import method_class
+from methods.registry import method_class, method_spec, resolve
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks about an image: its words; or a box (x1, y1, x2, y2), points or a mask (a file of an image) in
+    place of them. tokens: mask tokens to write."""
+
+    expression: str = ""
+    box: Box | None = None
+    points: tuple[tuple[float, float], ...] = ()
+    mask: Path | None = None
+    tokens: int | None = None
+
+    def request(self, image: Image.Image) -> Request:
+        """For words the mask and the box; the mask of what a box or points show; the box of a mask."""
+        if self.expression:
+            return replace(request_of(image, self.expression), tokens=self.tokens)
+        given = {"box": self.box, "points": self.points, "mask": self.mask and mask_in(self.mask)}
+        return Request(image, (), ("mask",) if self.mask is None else ("box",), self.tokens, **given)
+
+    def __str__(self) -> str:
+        told = {"box": self.box, "points": self.points, "mask": self.mask}
+        return repr(self.expression) if self.expression else next(f"{k} {v}" for k, v in told.items() if v)
 
 
 def segment_file(
-    profile: Profile, image: Path, expression: str, method: str, out: Path, checkpoint: Path | None
-) -> Iterator[str]:
+    profile: Profile, image: Path, asked: Asked, method: str, out: Path, checkpoint: Path | None,
+    refine: Path | None = None,
+) -> Iterator[str]:  # fmt: skip
     """Write the overlay to `out` and yield lines for the user: the answer, the box, where the time went.
 
-    Raises UserError for a file that is no image, an empty sentence, or a method that the profile lacks.
+    refine: what sharpens the mask. Raises UserError for a file that is no image, an empty sentence, a method that the
+    profile lacks, or something that the method is not asked.
     """
-    check_expression(expression)
+    if asked.box is None and not asked.points and asked.mask is None:
+        check_expression(asked.expression)
     if checkpoint is None and method not in profile.models:
         raise UserError(f"Profile {profile.name} has no model of {method!r}; choose {' or '.join(profile.models)}.")
-    check_free(out, (image,))
+    reference = method_spec(method).refiner or ""
+    if refine is not None and not reference:
+        raise UserError(f"{method}: masks cannot be refined; leave --refine out.")
+    check_free(out, tuple(filter(None, (image, asked.mask))))
     opened = open_image(image)
     folder = checkpoint or find_model(profile, method)
-    request = request_of(opened, expression)
-    prediction = load(method, folder).segment([request], timed(profile.evaluate))[0]
-    write_image(overlay(opened, prediction.mask, ANSWER, prediction.box), out)
-    yield f"{out}: {expression!r} by {method} ({folder})"
+    request, model = asked.request(opened), load(method, folder)
+    refiner = resolve(reference).from_pretrained(refine).to(device_of()) if refine is not None else None
+    prediction = model.segment([request], timed(profile.evaluate))[0]
+    if refiner is not None:
+        refiner.refine(opened, [prediction])
+    mask = prediction.mask if request.mask is None else request.mask
+    write_image(overlay(opened, mask, ANSWER, prediction.box), out)
+    yield f"{out}: {asked} by {method} ({folder})"
     yield from describe(prediction)
     if checkpoint is None:
         yield from knowledge(profile)
+
+
+def mask_in(path: Path) -> np.ndarray:
+    """bool [H, W] of an image of a mask: what is brighter than mid-grey."""
+    return np.asarray(open_image(path).convert("L")) > 127
 
 
 def load(method: str, folder: Path) -> Model:
@@ -53,7 +93,8 @@ def timed(config: EvaluateConfig) -> Decoding:
 def describe(prediction: Prediction) -> Iterator[str]:
     """A line each on the mask, the box if there is one, the time per stage, and what the answer lacks."""
     share = float(prediction.mask.mean())
-    yield f"mask: {share:.1%} of the image in {len(prediction.token_ids)} tokens, {prediction.steps} model steps"
+    if prediction.token_ids or not prediction.box:
+        yield f"mask: {share:.1%} of the image in {len(prediction.token_ids)} tokens, {prediction.steps} model steps"
     if prediction.box:
         yield "box: " + ", ".join(f"{value:.0f}" for value in prediction.box) + " (x1, y1, x2, y2 in pixels)"
     yield "time: " + ", ".join(f"{stage} {1e3 * value:.0f} ms" for stage, value in prediction.seconds.items())

@@ -68,7 +68,7 @@ def accuracy_over_latency(records: Sequence[Record], metric: str = "ciou", title
     """
     panels = {}
     for score in scores_of(records):
-        if score.metric == metric:
+        if score.metric == metric and not score.variant:
             panels.setdefault((score.dataset, score.split, score.protocol), []).append(score)
     timed = {place: _timings(records, scores) for place, scores in panels.items()}
     panels = {place: scores for place, scores in panels.items() if timed[place]}

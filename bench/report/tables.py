@@ -20,6 +20,7 @@ from bench.records import (
     LATENCY,
     PERCEPTION,
     RECONSTRUCTION,
+    REFINED,
     SCORE,
     Record,
     canonical,
@@ -53,14 +54,14 @@ def row_order(name: str) -> tuple[bool, str]:
 
 
 def scores_of(records: Iterable[Record]) -> list[Record]:
-    """The scores of methods as they are meant: no ablations."""
-    return [r for r in records if r.kind == SCORE and not r.variant and not r.tokens]
+    """The scores of methods as they are meant, refined or not: no ablations."""
+    return [r for r in records if r.kind == SCORE and r.variant in ({}, REFINED) and not r.tokens]
 
 
 def ablated(records: Iterable[Record]) -> list[Record]:
     """The scores with one thing changed, which variant and tokens tell; those per expression come last, so that they
     are the ones that stay where only one protocol can."""
-    changed = [r for r in records if r.kind == SCORE and (r.variant or r.tokens)]
+    changed = [r for r in records if r.kind == SCORE and (r.variant not in ({}, REFINED) or r.tokens)]
     return sorted(changed, key=lambda record: record.protocol == "per_expression")
 
 
@@ -268,8 +269,8 @@ def _score_table(records: Sequence[Record], place: tuple[str, str, str], columns
     dataset, split, protocol = place
     here = [r for r in scores_of(records) if r.place == place]
     rows = []
-    for name in sorted({record.method for record in here}, key=row_order):
-        mine = [record for record in here if record.method == name]
+    for name in sorted({record.label for record in here}, key=row_order):
+        mine = [record for record in here if record.label == name]
         first = next((record for record in mine if record.metric in ("ciou", "giou")), mine[0])
         row = _figures(mine) | {"method": name, "n": first.n, "failures": first.failures}
         row |= {"checkpoint": first.checkpoint, "backbone": first.backbone}

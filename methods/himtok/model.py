@@ -40,7 +40,6 @@ from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED, MASK, Turn
 from methods.internvl.config import ProcessorConfig
 from methods.internvl.generation.engine import Answer, Block
-from methods.internvl.generation.timing import Clock
 from methods.internvl.model import InternVLModel, changed, made
 from methods.internvl.vocabulary import add_tokens
 
@@ -61,7 +60,6 @@ class HiMTok(InternVLModel):
         self.length = length or AdaptiveLength()
         self.token_loss_weighting = "tokens"
         self.learned_length = LearnedLength()  # of training; `length` is what ends an answer
-        self._refiner: tuple[Any, ...] = ()  # in a tuple, so that it is no submodule
 
     # ---- building, files ------------------------------------------------------------------------------------
 
@@ -282,24 +280,6 @@ class HiMTok(InternVLModel):
                 predictions.append(prediction)
         finally:
             self._past = []
-        return predictions
-
-    def use_refiner(self, folder: Path | None) -> None:
-        """From now on the SAM in a folder sharpens every mask (see refine.py); None ends it. It is no part of the
-        model's own weights."""
-        from methods.himtok.refine import Refiner  # here, because it loads transformers' SAM
-
-        self._refiner = () if folder is None else (Refiner.from_pretrained(folder).to(self.device),)
-
-    @torch.inference_mode()
-    def segment(self, requests: Sequence[Request], decoding: Decoding = DEFAULT) -> list[Prediction]:
-        predictions = super().segment(requests, decoding)
-        for refiner in self._refiner:
-            for request, prediction in zip(requests, predictions, strict=True):
-                clock = Clock(self.device, decoding)
-                with clock.stage("refine"):
-                    refiner.refine(request.image, [prediction])
-                prediction.seconds |= clock.seconds
         return predictions
 
     def _segment(self, requests: Sequence[Request], tokens: int | None, decoding: Decoding) -> list[Prediction]:

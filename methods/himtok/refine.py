@@ -2,18 +2,21 @@
 
 SAM takes the image and, through its mask-prompt convolutions, the mask that HiMTok wrote. Mask decoder and
 mask-prompt convolutions are fine-tuned on masks that were made worse on purpose (HiMTok, supplement): cut off after
-some tokens, dilated or eroded. Any SAM that transformers loads will do; nothing here knows its size.
+some tokens, dilated or eroded. Any SAM that `sam.py` reads will do; nothing here knows its size.
 
-As in the released refinement the image is squashed to SAM's square, so that it lies on the mask as the tokenizer
-squashed that; the mask enters as logits (2p - 1) * 6. Unlike there SAM's own mask-prompt convolutions and its
-single-mask output are used, no point is added (its label was always "background" for soft
-masks), and an empty mask stays empty.
+The image is squashed to SAM's square, so that it lies on the mask as the tokenizer squashed that; the mask enters as
+logits (2p - 1) * 6. The SAM of HiMTok's release is used as it was trained: with convolutions of its own, a point at the
+centroid of the soft mask and the mean of its four masks. Its code means to label the point foreground unless the mask
+is a ragged one at the image's edge, but finds every soft mask to be that: the label is background. Any other SAM
+has no point and gives its single mask.
 
-Shapes: B images, S side of SAM's input, M side of its mask prompt and of its output, R side of the tokenizer's grid.
+Shapes: B masks, I images, S side of SAM's input, M side of its mask prompt and of its output, R side of the
+tokenizer's grid.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,46 +25,37 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import SamModel
 
-from methods.base import Example, Prediction, UserError, open_image
+from methods.base import Example, Prediction, open_image
+from methods.common.masks import bilinear_mask, nearest_mask
 from methods.himtok.hierarchy import mask_loss
 from methods.himtok.mask_tokenizer import MaskTokenizer, preprocess_mask
+from methods.himtok.sam import Sam, load_sam
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # SAM's
 SHARPNESS = 6.0  # probabilities become logits (2p - 1) * 6
+BACKGROUND, FOREGROUND = 0, 1  # labels of points
 CHANGED = 0.7  # share of the masks that are dilated or eroded
 KERNELS, KERNEL_SHARES = (3, 5, 7), (0.25, 0.5, 0.25)
 LEAST = 10  # pixels that must be left
 
 
 class Refiner(nn.Module):
-    """SAM with a mask as its only prompt."""
+    """SAM with a mask as its prompt."""
 
-    def __init__(self, sam: SamModel):
+    def __init__(self, sam: Sam):
         super().__init__()
-        self.sam = sam
+        self.sam, self.stack = sam
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> Refiner:
-        """A SAM in transformers' layout, safetensors only. Raises UserError for anything else."""
-        folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder}: config.json is missing; give the folder of a SAM in transformers' layout.")
-        try:
-            sam = SamModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-        except Exception as error:  # damaged files fail in transformers with any exception
-            reason = (str(error) or repr(error)).splitlines()[0]
-            raise UserError(f"{folder}: no usable SAM ({reason}); copy its folder again.") from None
-        model, report = sam
-        wrong = sorted([*report["missing_keys"], *report["unexpected_keys"], *map(str, report["mismatched_keys"])])
-        if wrong:
-            raise UserError(f"{folder}: {wrong[0]} does not fit this SAM; copy its folder again.")
-        return cls(model).eval()
+    def from_pretrained(cls, place: Path) -> Refiner:
+        """See sam.load_sam."""
+        return cls(load_sam(place)).eval()
 
     def save_pretrained(self, folder: Path) -> None:
+        """In transformers' layout, which has no place for the convolutions of HiMTok's release."""
+        if self.stack is not None:
+            raise ValueError("The SAM of HiMTok's release is not SAM in transformers' layout; keep its own file.")
         self.sam.save_pretrained(folder)
 
     @property
@@ -75,43 +69,67 @@ class Refiner(nn.Module):
         return 4 * self.sam.config.prompt_encoder_config.image_embedding_size
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """RGB images -> normalised float32 [B, 3, S, S], squashed to SAM's square."""
-        small = [np.asarray(image.resize((self.side, self.side), Image.Resampling.BILINEAR)) for image in images]
+        """RGB images -> normalised float32 [I, 3, S, S], squashed to SAM's square."""
+        weights = Image.Resampling.BILINEAR if self.stack is None else Image.Resampling.BICUBIC  # as each was trained
+        small = [np.asarray(image.resize((self.side, self.side), weights)) for image in images]
         stacked = torch.from_numpy(np.stack(small)).float().permute(0, 3, 1, 2) / 255
         mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
         return ((stacked - mean) / std).to(self.sam.device)
 
     def forward(self, pixels: Tensor, coarse: Tensor) -> Tensor:
-        """pixels [B, 3, S, S], coarse mask probabilities [B, R, R] -> mask logits float32 [B, M, M]."""
-        embedding = self.sam.get_image_embeddings(pixels)
-        positions = self.sam.get_image_wide_positional_embeddings().repeat(len(pixels), 1, 1, 1)
-        side = self.prompt_side
+        """pixels [B, 3, S, S], or [1, 3, S, S] if all masks are of one image; coarse mask probabilities [B, R, R] ->
+        mask logits float32 [B, M, M]."""
+        embedding = self.sam.get_image_embeddings(pixels).expand(len(coarse), -1, -1, -1)
+        positions = self.sam.get_image_wide_positional_embeddings().repeat(len(coarse), 1, 1, 1)
+        side, convolutions = self.prompt_side, self.sam.prompt_encoder.mask_embed if self.stack is None else self.stack
         prompt = F.interpolate(coarse[:, None].float(), (side, side), mode="bilinear", antialias=True)
-        dense = self.sam.prompt_encoder.mask_embed(((2 * prompt - 1) * SHARPNESS).to(embedding))
-        masks, _ = self.sam.mask_decoder(
-            image_embeddings=embedding, image_positional_embeddings=positions, sparse_prompt_embeddings=None,
-            dense_prompt_embeddings=dense, multimask_output=False,
-        )  # fmt: skip
-        return masks[:, 0, 0].float()
+        dense = convolutions(((2 * prompt - 1) * SHARPNESS).to(embedding))
+        points = None if self.stack is None else self._points(coarse)
+        # the first of the masks is the single one, the others are meant for ambiguous prompts
+        kinds = (False,) if self.stack is None else (False, True)
+        masks = [
+            self.sam.mask_decoder(embedding, positions, points, dense, multimask_output=several)[0][:, 0]
+            for several in kinds
+        ]
+        return torch.cat(masks, 1).float().mean(1)
 
-    @torch.no_grad()
-    def refine(self, image: Path | Image.Image, predictions: Sequence[Prediction]) -> list[Prediction]:
-        """Sharpen predictions for one image, in place; those without a mask stay as they are."""
-        full = [p for p in predictions if p.probabilities is not None and (p.probabilities > 0.5).any()]
-        if not full:
+    def _points(self, coarse: Tensor) -> Tensor:
+        """Embeddings [B, 1, 2, C] of a point at each soft mask's centroid, and of SAM's padding point; of an empty mask
+        it is the middle, as foreground."""
+        total, side = coarse.sum((1, 2)), coarse.shape[-1]
+        places = torch.arange(side, device=coarse.device, dtype=coarse.dtype)
+        x, y = (coarse.sum(axis) @ places / total for axis in (1, 2))
+        point = torch.where(total[:, None] > 0, torch.stack([x, y], 1), side / 2) * (self.side / side)
+        label = torch.where(total > 0, BACKGROUND, FOREGROUND).float()
+        return self.sam.prompt_encoder(point[:, None, None], label[:, None, None], None, None)[0]
+
+    @torch.inference_mode()
+    def refine(
+        self, image: Path | Image.Image, predictions: Sequence[Prediction], mask_resize: str = "", empty: bool = False
+    ) -> list[Prediction]:
+        """Sharpen predictions for one image, in place; their `seconds` tell what it took under "refine".
+
+        mask_resize: as in RequestOptions, bilinear if it is empty. empty: whether masks that are empty, or that nobody
+        wrote, are refined too, as in the official evaluation."""
+        start, softs = time.perf_counter(), [p.probabilities for p in predictions]
+        chosen = [i for i, soft in enumerate(softs) if empty or (soft is not None and (soft > 0.5).any())]
+        if not chosen:
             return list(predictions)
-        coarse = torch.from_numpy(np.stack([p.probabilities for p in full])).to(self.sam.device)
-        pixels = self.pixels([open_image(image)]).expand(len(full), -1, -1, -1)
-        for prediction, soft in zip(full, self(pixels, coarse).sigmoid(), strict=True):
-            size = prediction.mask.shape
-            large = F.interpolate(soft[None, None], size, mode="bilinear", antialias=True)[0, 0]
-            prediction.mask = (large > 0.5).cpu().numpy()
+        none = np.zeros(next((s.shape for s in softs if s is not None), (self.prompt_side,) * 2), np.float32)
+        coarse = torch.from_numpy(np.stack([none if softs[i] is None else softs[i] for i in chosen]))
+        to_size = nearest_mask if mask_resize == "official" else bilinear_mask
+        refined = self(self.pixels([open_image(image)]), coarse.to(self.sam.device)).sigmoid()
+        for i, soft in zip(chosen, refined, strict=True):
+            predictions[i].mask = to_size(soft, predictions[i].mask.shape)
+        each = (time.perf_counter() - start) / len(predictions)  # the copies of the masks have waited for the device
+        for prediction in predictions:
+            prediction.seconds["refine"] = each
         return list(predictions)
 
     def prepare_training(self) -> list[nn.Parameter]:
         """Freeze all but the mask decoder and the mask-prompt convolutions -> what is trained."""
         self.requires_grad_(False)
-        for part in (self.sam.mask_decoder, self.sam.prompt_encoder.mask_embed):
+        for part in (self.sam.mask_decoder, self.sam.prompt_encoder.mask_embed if self.stack is None else self.stack):
             part.requires_grad_(True)
         self.sam.mask_decoder.iou_prediction_head.requires_grad_(False)  # its output is not used
         return [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -27,6 +27,7 @@ SPEC = MethodSpec(
     reference_checks=("methods.himtok.parity",),
     convert="methods.himtok.state_dict:convert",
     official="methods.himtok.state_dict:official",
+    refiner="methods.himtok.refine:Refiner",
     protocols=Path(__file__).with_name("protocols.yaml"),
     architectures=("InternVLWithHiMTok",),
 )  # fmt: skip

@@ -44,18 +44,19 @@ def written(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_many_processes_killed_or_not_write_what_one_writes(build, writing, easy_root, tmp_path):
+def test_many_processes_killed_or_not_write_what_one_writes(build, writing, random_sam, easy_root, tmp_path):
     model = tmp_path / "model"
+    random_sam().save_pretrained(tmp_path / "sam")
     writing(build("himtok")).save_pretrained(model)
     words = ["eval", f"checkpoint={model}", "dataset=refmoji", f"root={easy_root}", "split=val", "limit=24", "batch=4",
-             "evaluate.threads=1"]  # fmt: skip
+             "evaluate.threads=1", f"refine={tmp_path / 'sam'}"]  # fmt: skip
     folders = {name: tmp_path / name for name in ("one", "three", "killed")}
     for folder in folders.values():
         folder.mkdir()
     codes, said = ended(begin(1, words, folders["one"]), folders["one"])
     assert codes == [0], said
     expected = written(folders["one"])
-    assert len(expected) == 4  # answers and reconstructions, and the scores of both
+    assert len(expected) == 6  # answers, the same refined, and reconstructions; and the scores of each
     codes, said = ended(begin(3, words, folders["three"]), folders["three"])
     assert codes == [0, 0, 0], said
     assert written(folders["three"]) == expected

@@ -173,6 +173,62 @@ def test_models_that_are_not_there(genseg, ask, models, tmp_path):
     assert "has no model of 'sam'" in complaint(genseg("segment", path, "it", "--method", "sam"))
 
 
+# ---- what is shown instead of words -----------------------------------------------------------------------------
+
+
+def shown(genseg, models, tmp_path, *words, method="himtok"):
+    """`genseg segment` of a.png without an expression."""
+    noise().save(tmp_path / "a.png")
+    words = [*words, "--method", method, f"--checkpoint={models[method]}", "--out", tmp_path / "out.png"]
+    return genseg("segment", tmp_path / "a.png", *words)
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["--box", "1,2,30.5,40"], "box (1.0, 2.0, 30.5, 40.0) by himtok"),
+    (["--points", "3,4; 20,30"], "points ((3.0, 4.0), (20.0, 30.0)) by himtok"),
+])  # fmt: skip
+def test_a_box_or_points_instead_of_words(genseg, models, tmp_path, words, told):
+    result = shown(genseg, models, tmp_path, *words)
+    assert result.code == 0, result.err
+    assert told in result.out and "of the image in 32 tokens" in result.out
+    assert Image.open(tmp_path / "out.png").size == (70, 50)
+
+
+def test_the_box_of_a_mask(genseg, models, tmp_path):
+    mask = np.zeros((50, 70), np.uint8)
+    mask[10:20, 30:60] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    result = shown(genseg, models, tmp_path, "--mask", tmp_path / "mask.png")
+    assert result.code == 0, result.err
+    assert "no box in the answer" in result.out and "mask.png by himtok" in result.out
+    Image.fromarray(mask[:30]).save(tmp_path / "mask.png")
+    assert "mask of the request is 70x30" in complaint(shown(genseg, models, tmp_path, "--mask", tmp_path / "mask.png"))
+
+
+def test_a_number_of_tokens_and_a_sam(ask, random_sam, tmp_path):
+    noise().save(tmp_path / "a.png")
+    random_sam().save_pretrained(tmp_path / "sam")
+    lines = ask(tmp_path / "a.png", "--tokens", "7", "--refine", tmp_path / "sam").out.splitlines()
+    assert "in 7 tokens" in lines[1]
+    assert "refine" in next(line for line in lines if line.startswith("time: "))
+
+
+@pytest.mark.parametrize(("words", "method", "sentence"), [
+    (["--box", "1,2,3"], "himtok", "--box is '1,2,3'; write X1,Y1,X2,Y2"),
+    (["--points", ";"], "himtok", "--points is ';'; write X,Y;X,Y"),
+    (["--points", "a,b"], "himtok", "--points: a number is 'a'"),
+    (["--box", "1,2,3,4", "--points", "1,2"], "himtok", "give one of an expression, --box, --points and --mask"),
+    (["--box", "1,2,3,4"], "argenseg", "ARGenSeg is asked with words alone"),
+    (["the red car", "--refine", "sam"], "argenseg", "argenseg: masks cannot be refined"),
+    (["the red car", "--tokens", "33"], "himtok", "has 1 to 32 tokens, not 33"),
+    (["the red car", "--tokens", "33"], "argenseg", "tokens, not 33; choose one"),
+    (["the red car", "--refine", "nothing"], "himtok", "nothing: no SAM is there"),
+])  # fmt: skip
+def test_what_cannot_be_asked_is_one_sentence(genseg, models, tmp_path, words, method, sentence):
+    assert sentence in complaint(shown(genseg, models, tmp_path, *words, method=method))
+    assert not (tmp_path / "out.png").exists()
+
+
 # ---- lists ----------------------------------------------------------------------------------------------------------
 
 

@@ -137,9 +137,7 @@ def test_the_hierarchy_can_be_left_out(tokenizer, config):
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])
-def test_the_losses_are_the_same_under_autocast_but_for_the_tokenizers_precision(
-    tokenizer, variant, monkeypatch
-):
+def test_the_losses_are_the_same_under_autocast_but_for_the_tokenizers_precision(tokenizer, variant, monkeypatch):
     """On a GPU autocast even forbids one of them."""
     probabilities, masks = torch.rand(2, 32, 64).softmax(-1), (torch.rand(2, 64, 64) > 0.7).float()
     levels = torch.tensor([3])

@@ -1,16 +1,15 @@
 """SAM as a second pass, with a tiny random SAM."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
-from methods.base import Example, Prediction, Request, UserError
+from methods.base import Example, Prediction, UserError
+from methods.common.masks import nearest_mask
 from methods.himtok.mask_tokenizer import MaskTokenizer, MaskTokenizerConfig
 from methods.himtok.refine import Refiner, degraded, fine_tune
+from methods.himtok.sam import Sam
 
 CODEC = MaskTokenizerConfig(
     resolution=64, patch=16, width=32, encoder_layers=1, decoder_layers=1, heads=2, codes=64, ffn_out=32, pixel_base=8,
@@ -18,29 +17,9 @@ CODEC = MaskTokenizerConfig(
 )  # fmt: skip
 
 
-def made(side: int = 64, width: int = 32) -> Refiner:
-    torch.manual_seed(0)
-    vision = SamVisionConfig(
-        hidden_size=width, output_channels=32, num_hidden_layers=1, num_attention_heads=2, image_size=side,
-        patch_size=8, window_size=2, mlp_dim=32, global_attn_indexes=[0], num_pos_feats=16,
-    )  # fmt: skip
-    prompt = SamPromptEncoderConfig(
-        hidden_size=32, image_size=side, patch_size=8, mask_input_channels=16, image_embedding_size=side // 8
-    )
-    decoder = SamMaskDecoderConfig(
-        hidden_size=32, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
-    )
-    sam = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder))
-    with torch.no_grad():  # transformers' start values are so small that no input would matter
-        for parameter in sam.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, parameter[0].numel() ** -0.5)
-    return Refiner(sam).eval()
-
-
 @pytest.fixture
-def refiner() -> Refiner:
-    return made()
+def refiner(random_sam) -> Refiner:
+    return Refiner(Sam(random_sam(), None)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +41,8 @@ def squares(count: int = 4) -> list[Example]:
 
 @pytest.mark.parametrize(("side", "width"), [(64, 32), (96, 16)])
 @torch.no_grad()
-def test_any_size_of_sam_gives_a_mask_of_its_own_grid(side, width):
-    refiner = made(side, width)
+def test_any_size_of_sam_gives_a_mask_of_its_own_grid(random_sam, side, width):
+    refiner = Refiner(Sam(random_sam(side, width), None)).eval()
     pixels = refiner.pixels([example.image for example in squares(2)])
     assert pixels.shape == (2, 3, side, side)
     assert refiner(pixels, torch.rand(2, 64, 64)).shape == (2, side // 2, side // 2)
@@ -115,8 +94,10 @@ def test_only_mask_decoder_and_mask_prompt_are_trained(refiner, tokenizer):
 
 
 @pytest.mark.slow
-def test_fine_tuning_lowers_the_loss_and_is_a_function_of_its_seed(tokenizer):
-    first, second = (fine_tune(made(), tokenizer, squares(), steps=60, batch=4, lr=3e-3) for _ in range(2))
+def test_fine_tuning_lowers_the_loss_and_is_a_function_of_its_seed(random_sam, tokenizer):
+    first, second = (
+        fine_tune(Refiner(Sam(random_sam(), None)), tokenizer, squares(), steps=60, batch=4, lr=3e-3) for _ in range(2)
+    )
     assert np.mean(first[-5:]) < 0.7 * np.mean(first[:3])
     assert first == second
 
@@ -152,7 +133,7 @@ def test_a_saved_refiner_is_the_same(refiner, tmp_path):
 
 
 def test_a_folder_that_holds_no_sam_is_named(refiner, tmp_path):
-    with pytest.raises(UserError, match="config.json is missing"):
+    with pytest.raises(UserError, match="no SAM is there"):
         Refiner.from_pretrained(tmp_path)
     refiner.save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
@@ -161,22 +142,15 @@ def test_a_folder_that_holds_no_sam_is_named(refiner, tmp_path):
         Refiner.from_pretrained(tmp_path)
 
 
-def test_a_method_with_a_refiner_sharpens_every_mask(refiner, build, writing, tmp_path):
-    himtok = writing(build("himtok"))
-    himtok.mask_tokenizer.pixel_decoder.conv_out.bias.data.fill_(1.0)  # a mask that is not empty
-    refiner.save_pretrained(tmp_path / "sam")
-    names = himtok.state_dict().keys()
-    requests = [Request(example.image, ("it",)) for example in squares(3)]
-    coarse = himtok.segment(requests)
-    assert all(prediction.mask.any() for prediction in coarse)
-    himtok.use_refiner(tmp_path / "sam")
-    fine = himtok.segment(requests)
-    expected = [refiner.refine(r.image, [p])[0].mask for r, p in zip(requests, copy.deepcopy(coarse), strict=True)]
-    for before, after, mask in zip(coarse, fine, expected, strict=True):
-        assert after.token_ids == before.token_ids
-        assert np.array_equal(after.mask, mask)
-        assert not np.array_equal(after.mask, before.mask)
-        assert after.seconds["refine"] > 0 and "refine" not in before.seconds
-    assert himtok.state_dict().keys() == names
-    himtok.use_refiner(None)
-    assert "refine" not in himtok.segment(requests[:1])[0].seconds
+def test_official_evaluation_refines_empty_masks_too_and_resizes_to_the_nearest(refiner):
+    image, empty = squares(1)[0].image, np.zeros((48, 64), bool)
+    soft = np.full((64, 64), 0.1, np.float32)
+    predictions = [Prediction(empty.copy(), soft), Prediction(empty.copy(), None, failure="no mask in the answer")]
+    found = refiner.refine(image, predictions, "official", empty=True)
+    with torch.no_grad():
+        both = torch.from_numpy(np.stack([soft, np.zeros_like(soft)]))
+        grids = refiner(refiner.pixels([image]), both).sigmoid()
+    for prediction, grid in zip(found, grids, strict=True):
+        assert np.array_equal(prediction.mask, nearest_mask(grid, (48, 64)))
+    assert found[1].failure == "no mask in the answer"
+    assert found[0].seconds["refine"] == found[1].seconds["refine"] > 0
