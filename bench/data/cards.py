@@ -30,7 +30,8 @@ class Card:
     """What a card says.
 
     reader: the form of its files, one of READERS, or several in which people have them. splits: what is in each.
-    counts: of a released split, images, referents (samples) and expressions. archives: a release's files and their
+    counts: of a released split, images, referents (samples) and expressions. counts_source: who publishes these; "" if
+    nobody was found who does. archives: a release's files and their
     digests, as "md5 0d..." or "sha256 7f...". defaults: root, split and level. options: what the readers that know them
     are told of the benchmark's own rules (such as split_by). wants: what is asked, where the form does not say.
     """
@@ -43,6 +44,7 @@ class Card:
     splits: Mapping[str, str]
     source: str = ""
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    counts_source: str = ""
     archives: Mapping[str, str] = field(default_factory=dict)
     levels: tuple[str, ...] = ()
     wants: tuple[str, ...] = ()

@@ -68,7 +68,8 @@ def counts_of(dataset: Dataset) -> dict[str, int]:
 def _differences(card: Card, split: str, counts: Mapping[str, int]) -> list[str]:
     """Where a split is not as long as the released one."""
     released = card.counts.get(split, {})
-    return [f"{counts[key]:,} {key}, but the release has {released[key]:,}"
+    known = "the release has {:,}" if card.counts_source else "{:,} are expected, a number that no source confirms"
+    return [f"{counts[key]:,} {key}, but {known.format(released[key])}"
             for key in COUNTED if key in released and counts[key] != released[key]]  # fmt: skip
 
 

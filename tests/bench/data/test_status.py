@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -40,6 +41,12 @@ def test_what_is_found_is_compared_with_the_release(refcoco):
     assert val.form == "psalm" and val.counts == {"images": 1, "referents": 2, "expressions": 2, "no target": 0}
     assert val.notes == ("1 images, but the release has 1,500", "2 referents, but the release has 3,811",
                          "2 expressions, but the release has 10,834")  # fmt: skip
+
+
+def test_a_number_that_nobody_confirms_is_told_as_such(refcoco):
+    card = replace(load_card("refcoco"), counts_source="")
+    (_, val, *_) = status_of(card, refcoco, {})
+    assert val.notes[0] == "1 images, but 1,500 are expected, a number that no source confirms"
 
 
 def test_images_that_are_missing_are_counted(refcoco):
@@ -104,6 +111,7 @@ def test_cards_state_only_what_a_reader_knows():
     for name in card_names():
         card = load_card(name)
         assert set(card.counts) <= set(card.splits)
+        assert bool(card.counts_source) == bool(card.counts) or name == "context-59"
         assert all(count > 0 for counts in card.counts.values() for count in counts.values())
         classes = [name for name in card.options.get("classes", ()) if name is not None]
         assert len(set(classes)) == len(classes) == CLASSES.get(name, 0)
