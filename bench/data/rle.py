@@ -32,7 +32,11 @@ def rasterize(segmentation: Any, height: int, width: int) -> np.ndarray:
 
     Parts are united. Raises ValueError if an RLE is not of that size or the form is unknown.
     """
-    return coco.decode(coco.merge(_parts(segmentation, height, width))).astype(bool)
+    if _is_polygons(segmentation):
+        _check_polygons(segmentation)
+        return coco.decode(coco.merge(coco.frPyObjects(segmentation, height, width))).view(bool)
+    masks = [_filled(_runs(part, height, width), height, width) for part in _rles(segmentation)]
+    return masks[0] if len(masks) == 1 else np.logical_or.reduce(masks)
 
 
 def extent(segmentation: Any, height: int, width: int) -> Box | None:
@@ -42,7 +46,8 @@ def extent(segmentation: Any, height: int, width: int) -> Box | None:
         _check_polygons(segmentation)
         points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation]).astype(float)
         return (*points.min(0).tolist(), *points.max(0).tolist())
-    x, y, w, h = coco.toBbox(coco.merge(_parts(segmentation, height, width))).tolist()
+    parts = [_compressed(part, height, width) for part in _rles(segmentation)]
+    x, y, w, h = coco.toBbox(coco.merge(parts)).tolist()
     return (x, y, x + w, y + h) if w and h else None
 
 
@@ -50,15 +55,12 @@ def _is_polygons(segmentation: Any) -> bool:
     return isinstance(segmentation, list) and bool(segmentation) and not isinstance(segmentation[0], Mapping)
 
 
-def _parts(segmentation: Any, height: int, width: int) -> list[dict[str, Any]]:
-    """The compressed RLE of each part."""
+def _rles(segmentation: Any) -> list[Mapping[str, Any]]:
+    """The RLE, or the RLEs."""
     if isinstance(segmentation, Mapping):
-        return [_compressed(segmentation, height, width)]
-    if _is_polygons(segmentation):
-        _check_polygons(segmentation)
-        return coco.frPyObjects(segmentation, height, width)
+        return [segmentation]
     if isinstance(segmentation, list) and segmentation:
-        return [_compressed(part, height, width) for part in segmentation]
+        return segmentation
     raise ValueError("neither polygons nor RLE")
 
 
@@ -69,7 +71,23 @@ def _check_polygons(polygons: list[Any]) -> None:
         raise ValueError("a coordinate of a polygon is no number or far outside")
 
 
+def _filled(runs: np.ndarray, height: int, width: int) -> np.ndarray:
+    """bool [H, W] of run lengths, which go down the columns and begin with background."""
+    values = np.zeros(len(runs), bool)
+    values[1::2] = True
+    return np.repeat(values, runs).reshape(width, height).T
+
+
 def _compressed(part: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
+    """An RLE as pycocotools takes it, which reads past its memory if the runs do not fill the size."""
+    runs, counts = _runs(part, height, width), part["counts"]
+    if isinstance(counts, list):
+        return coco.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+
+
+def _runs(part: Mapping[str, Any], height: int, width: int) -> np.ndarray:
+    """The run lengths of an RLE, compressed or not, int64. Raises ValueError if they do not fill the size."""
     size = [int(value) for value in part["size"]]
     if size != [height, width]:
         raise ValueError(f"RLE of size {size} for an image of {[height, width]} (height, width)")
@@ -79,37 +97,36 @@ def _compressed(part: Mapping[str, Any], height: int, width: int) -> dict[str, A
             raise ValueError("RLE counts have a run that is no whole number from 0 on")
         if sum(counts) != height * width:
             raise ValueError(f"RLE counts add up to {sum(counts)} of {height * width} pixels")
-        return coco.frPyObjects({"size": size, "counts": counts}, height, width)
-    runs = counts.encode() if isinstance(counts, str) else counts
-    encoded = {"size": size, "counts": runs}
-    if _run_total(runs) != height * width:
+        return np.array(counts, np.int64)
+    runs = _decompressed(counts.encode() if isinstance(counts, str) else counts)
+    if runs.sum() != height * width:
         raise ValueError("RLE counts do not cover the image")
-    return encoded
+    return runs
 
 
-def _run_total(counts: bytes) -> int:
-    """The number of pixels that compressed counts describe: pycocotools reads past its memory if it is wrong.
+def _decompressed(counts: bytes) -> np.ndarray:
+    """The run lengths of compressed counts, int64. Raises ValueError for what COCO's code does not write.
 
-    COCO's code: six bits a character from "0" on, bit 6 continues, bit 5 of the last is the sign; from the third
-    run on, the difference to the run two before is stored.
+    That writes six bits a character from "0" on: bit 6 continues, bit 5 of the last is the sign; from the fourth run
+    on, the difference to the run two before is stored.
     """
-    runs: list[int] = []
-    value = shift = 0
-    for byte in counts:
-        code = byte - 48
-        if not 0 <= code < 64:
-            raise ValueError("RLE counts have a character outside COCO's alphabet")
-        value |= (code & 31) << shift
-        shift += 5
-        if shift > 35:  # COCO's code writes no more than seven characters, and its reader overflows at more
-            raise ValueError("RLE counts have a number that is too long")
-        if not code & 32:
-            if code & 16:
-                value -= 1 << shift
-            runs.append(value + runs[-2] if len(runs) > 2 else value)
-            if runs[-1] < 0:
-                raise ValueError("RLE counts have a negative run")
-            value = shift = 0
-    if shift:
+    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if ((codes < 0) | (codes >= 64)).any():
+        raise ValueError("RLE counts have a character outside COCO's alphabet")
+    ends = np.flatnonzero(codes & 32 == 0)
+    starts = np.concatenate([[0], ends + 1])
+    lengths = np.diff(np.append(starts, len(codes)))
+    if (lengths > 7).any():  # COCO's code writes no more than seven characters, and its reader overflows at more
+        raise ValueError("RLE counts have a number that is too long")
+    if lengths[-1]:
         raise ValueError("RLE counts end within a number")
-    return sum(runs)
+    starts, lengths = starts[:-1], lengths[:-1]
+    if not len(starts):
+        return starts
+    place = np.arange(len(codes)) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((codes & 31) << 5 * place, starts)
+    runs -= np.where(codes[ends] & 16, 1 << 5 * lengths, 0)
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+    if (runs < 0).any():
+        raise ValueError("RLE counts have a negative run")
+    return runs

@@ -5,9 +5,14 @@ import pytest
 from scipy import ndimage
 
 from bench.data import rle
+from bench.data.dataset import ExampleDataset
 from bench.evaluate.metrics import SampleScore, aggregate, score
 from bench.evaluate.metrics.boundary import bf_score
+from bench.evaluate.predictions import line
+from bench.evaluate.scoring import score_predictions
 from bench.evaluate.statistics import intervals
+from methods.base import Example, Prediction
+from methods.files import write_lines
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +38,32 @@ def test_score_of_one_sample(benchmark, blobs):
 
 def test_bf_score_of_one_sample(benchmark, blobs):
     assert 0 < benchmark(bf_score, *blobs).f < 1
+
+
+def test_bf_score_of_one_sample_by_whole_distance_maps(benchmark, blobs):
+    """The peer of the one before: the definition on the whole frame, in scipy."""
+
+    def naive(pred, gt):
+        cross, theta = ndimage.generate_binary_structure(2, 1), 0.0075 * np.hypot(*pred.shape)
+        edges = [mask & ~ndimage.binary_erosion(mask, cross) for mask in (pred, gt)]
+        shares = [(ndimage.distance_transform_edt(~b)[a] < theta).mean() for a, b in (edges, edges[::-1])]
+        return 2 * shares[0] * shares[1] / sum(shares)
+
+    assert benchmark(naive, *blobs) == pytest.approx(bf_score(*blobs).f, abs=1e-12)
+
+
+def test_scores_of_a_file(benchmark, blobs, tmp_path):
+    """Eight predictions of 480 x 640 from their run lengths to rows of scores, two to a referent."""
+    small = np.zeros((480, 640), bool)
+    small[100:260, 200:420] = blobs[0][100:260, 200:420]
+    examples = [Example(tmp_path / "a.png", ("it", "that"), small, image_id=0, ref_id=i) for i in range(4)]
+    rows = [
+        line(example, Prediction(small & blobs[1]), "per_expression", k, (text,))
+        for example in examples for k, text in enumerate(example.expressions)
+    ]  # fmt: skip
+    write_lines(tmp_path / "p.jsonl", rows)
+    found = benchmark(score_predictions, tmp_path / "p.jsonl", ExampleDataset(examples, ""))
+    assert len(found) == 8 and 0 < found[0]["bf"] < 1
 
 
 def test_run_lengths_there_and_back(benchmark, blobs):

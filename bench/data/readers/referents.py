@@ -81,14 +81,13 @@ class ReferentDataset(Dataset):
     def masks(self, referent: Referent) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The ground truth and the pixels that no metric counts, bool [H, W] each, or None."""
         shape = self.frame(referent)
-        mask = np.zeros(shape, bool)
         try:
-            for part in referent.parts:
-                if part != []:
-                    mask |= rle.rasterize(part, *shape)
+            parts = [rle.rasterize(part, *shape) for part in referent.parts if part != []]
         except UNUSABLE as error:
             raise self.unusable(referent, error) from None
-        return mask, None
+        if not parts:
+            return np.zeros(shape, bool), None
+        return parts[0] if len(parts) == 1 else np.logical_or.reduce(parts), None
 
     def info(self, index: int) -> SampleInfo:
         referent = self.referents[index]
@@ -167,7 +166,7 @@ class ReferentDataset(Dataset):
 
 def size_facts(mask: np.ndarray) -> dict[str, Any]:
     """What breakdowns by size group by."""
-    share = float(mask.mean())
+    share = int(np.count_nonzero(mask)) / mask.size
     return {"area_fraction": share, "small": 0 < share < SMALL}
 
 

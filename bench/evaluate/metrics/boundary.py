@@ -12,16 +12,20 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import cache
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from bench.evaluate.metrics.registry import NOWHERE, mean, register
+from methods.base import Box
 
 BF_TOLERANCE = 0.0075  # of the diagonal, MATLAB's default
 DAVIS_TOLERANCE = 0.008
 BIOU_WIDTH = 0.02
+CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+DISK2 = 400  # squared radius of the largest disk that masks are dilated with
 
 
 class BoundaryScore(NamedTuple):
@@ -32,6 +36,40 @@ class BoundaryScore(NamedTuple):
     recall: float | None
 
 
+class Pair(NamedTuple):
+    """Two masks cut to one window that holds both and, inside the image, a pixel around them.
+
+    pred, gt: uint8 [h, w] of 0 and 1, C-contiguous. shape: (H, W) of the image, of which tolerances are shares.
+    """
+
+    pred: np.ndarray
+    gt: np.ndarray
+    shape: tuple[int, int]
+
+
+def cut(pred: np.ndarray, gt: np.ndarray) -> Pair:
+    """The pair of two masks bool[H, W]."""
+    rows, columns = window_of(mask_box(pred), mask_box(gt))
+    return Pair(*(np.ascontiguousarray(mask[rows, columns]).view(np.uint8) for mask in (pred, gt)), pred.shape)
+
+
+def window_of(*boxes: Box | None) -> tuple[slice, slice]:
+    """Rows and columns around boxes and a pixel more (one pixel if there are none)."""
+    found = [box for box in boxes if box] or [(0.0, 0.0, 0.0, 0.0)]
+    left, top, right, bottom = (edge(int(box[i]) for box in found) for i, edge in enumerate((min, min, max, max)))
+    return slice(max(0, top - 1), bottom + 1), slice(max(0, left - 1), right + 1)
+
+
+def mask_box(mask: np.ndarray) -> Box | None:
+    """The smallest box around the true pixels of bool[H, W], ends exclusive; None for an empty mask."""
+    turned = not mask.flags.c_contiguous and mask.flags.f_contiguous  # as run lengths are decoded
+    pixels = np.ascontiguousarray(mask.T if turned else mask).view(np.uint8)
+    x, y, width, height = cv2.boundingRect(pixels) if pixels.size else (0, 0, 0, 0)
+    if turned:
+        x, y, width, height = y, x, height, width
+    return (float(x), float(y), float(x + width), float(y + height)) if width else None
+
+
 def bf_score(pred: np.ndarray, gt: np.ndarray, tolerance: float = BF_TOLERANCE, strict: bool = True) -> BoundaryScore:
     """BF-score by MATLAB's rule.
 
@@ -40,11 +78,15 @@ def bf_score(pred: np.ndarray, gt: np.ndarray, tolerance: float = BF_TOLERANCE, 
     too). Precision is the matched share of pred's boundary, recall of gt's, F their harmonic mean.
     Both masks empty: 1. One empty: 0.
     """
-    if not pred.any() or not gt.any():
-        return BoundaryScore(float(pred.any() == gt.any()), None, None)
-    window = _union_window(pred, gt)
-    edges = [inner_boundary(mask[window]) for mask in (pred, gt)]
-    near = _squared_reach(pred.shape, tolerance, strict)
+    return bf_of(cut(pred, gt), tolerance, strict)
+
+
+def bf_of(pair: Pair, tolerance: float = BF_TOLERANCE, strict: bool = True) -> BoundaryScore:
+    """The same of a pair."""
+    if not pair.pred.any() or not pair.gt.any():
+        return BoundaryScore(float(pair.pred.any() == pair.gt.any()), None, None)
+    edges = inner_boundary(pair.pred), inner_boundary(pair.gt)
+    near = _squared_reach(pair.shape, tolerance, strict)
     precision, recall = _matched_share(*edges, near), _matched_share(*edges[::-1], near)
     return BoundaryScore(_harmonic(precision, recall), precision, recall)
 
@@ -55,55 +97,49 @@ def bf_davis(pred: np.ndarray, gt: np.ndarray, tolerance: float = DAVIS_TOLERANC
     A pixel is boundary when its east, south or south-east neighbour has another label; the image's edge is none. No
     boundary in either mask: 1. In one only: 0.
     """
-    window = _union_window(pred, gt, margin=1)
-    edges = [_label_changes(mask[window]) for mask in (pred, gt)]
+    return davis_of(cut(pred, gt), tolerance)
+
+
+def davis_of(pair: Pair, tolerance: float = DAVIS_TOLERANCE) -> float:
+    """The same of a pair."""
+    edges = _label_changes(pair.pred), _label_changes(pair.gt)
     if not edges[0].any() or not edges[1].any():
         return float(edges[0].any() == edges[1].any())
-    reach = math.ceil(tolerance * math.hypot(*pred.shape))
+    reach = math.ceil(tolerance * math.hypot(*pair.shape))
     return _harmonic(_matched_share(*edges, reach**2), _matched_share(*edges[::-1], reach**2))
 
 
 def boundary_iou(pred: np.ndarray, gt: np.ndarray, width: float = BIOU_WIDTH) -> float:
     """IoU of the masks' inner bands of d = round(width * diagonal) pixels, at least 1. Both empty: 1."""
-    window = _union_window(pred, gt)
-    depth = max(1, round(width * math.hypot(*pred.shape)))
-    bands = [_inner_band(mask[window], depth) for mask in (pred, gt)]
-    union = np.count_nonzero(bands[0] | bands[1])
-    return float(np.count_nonzero(bands[0] & bands[1]) / union) if union else 1.0
+    return biou_of(cut(pred, gt), width)
 
 
-def _union_window(a: np.ndarray, b: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
-    """The smallest window that holds both masks, widened by margin inside the image (one pixel if both are empty)."""
-    spans = []
-    for axis in (1, 0):
-        used = np.flatnonzero(a.any(axis) | b.any(axis))
-        low, high = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 1)
-        spans.append(slice(max(0, low - margin), high + margin))
-    return spans[0], spans[1]
+def biou_of(pair: Pair, width: float = BIOU_WIDTH) -> float:
+    """The same of a pair."""
+    depth = max(1, round(width * math.hypot(*pair.shape)))
+    bands = [_inner_band(mask, depth) for mask in (pair.pred, pair.gt)]
+    union = cv2.countNonZero(bands[0] | bands[1])
+    return cv2.countNonZero(bands[0] & bands[1]) / union if union else 1.0
 
 
 def inner_boundary(mask: np.ndarray) -> np.ndarray:
-    """The mask minus its erosion by the 3x3 cross, background all around."""
-    padded = np.pad(mask, 1)
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inside
+    """uint8 [h, w] of 0 and 1: the mask minus its erosion by the 3x3 cross, background all around."""
+    return mask - cv2.erode(mask, CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
 
 
 def _inner_band(mask: np.ndarray, depth: int) -> np.ndarray:
     """The mask minus depth erosions by the 3x3 square, background all around."""
     square = np.ones((2 * depth + 1, 2 * depth + 1), np.uint8)  # depth erosions by 3x3 are one by this
-    core = cv2.erode(mask.astype(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return mask & (core == 0)
+    return mask - cv2.erode(mask, square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
 
 
 def _label_changes(mask: np.ndarray) -> np.ndarray:
     """DAVIS's boundary map: label differs from the east, south or south-east neighbour inside the image."""
-    east, south = np.zeros_like(mask), np.zeros_like(mask)
-    east[:, :-1] = mask[:, :-1] ^ mask[:, 1:]
-    south[:-1] = mask[:-1] ^ mask[1:]
-    diagonal = np.zeros_like(mask)
-    diagonal[:-1, :-1] = mask[:-1, :-1] ^ mask[1:, 1:]
-    return east | south | diagonal
+    found = np.zeros_like(mask)
+    found[:, :-1] = mask[:, :-1] ^ mask[:, 1:]
+    found[:-1] |= mask[:-1] ^ mask[1:]
+    found[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
+    return found
 
 
 def _squared_reach(shape: tuple[int, ...], tolerance: float, strict: bool) -> int:
@@ -114,8 +150,20 @@ def _squared_reach(shape: tuple[int, ...], tolerance: float, strict: bool) -> in
 
 def _matched_share(queries: np.ndarray, targets: np.ndarray, reach2: int) -> float:
     """Share of the query pixels with a target pixel at squared distance <= reach2 (at least one of each)."""
-    distance = cv2.distanceTransform((~targets).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[queries]
-    return float(np.mean(np.rint(np.square(distance, dtype=np.float64)) <= reach2))
+    if reach2 <= DISK2:  # the pixels of all disks around targets; quicker than a distance for each while they are small
+        near = cv2.dilate(targets, _disk(reach2))
+    else:
+        distance = cv2.distanceTransform(1 - targets, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        near = (np.rint(np.square(distance, dtype=np.float64)) <= reach2).view(np.uint8)
+    return cv2.countNonZero(queries & near) / cv2.countNonZero(queries)
+
+
+@cache
+def _disk(reach2: int) -> np.ndarray:
+    """uint8 [n, n] of 0 and 1: the offsets whose squared length is at most reach2, around the middle."""
+    radius = math.isqrt(reach2)
+    squares = np.arange(-radius, radius + 1) ** 2
+    return (squares[:, None] + squares <= reach2).astype(np.uint8)
 
 
 def _harmonic(a: float, b: float) -> float:

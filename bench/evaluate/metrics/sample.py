@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bench.data.boxes import box_iou
-from bench.evaluate.metrics.boundary import bf_davis, bf_score, boundary_iou
+from bench.evaluate.metrics.boundary import Pair, bf_of, biou_of, davis_of, mask_box, window_of
 from methods.base import Box
 
 
@@ -34,7 +34,7 @@ class SampleScore:
     category: str | None = None  # the class of the target, where the dataset has classes
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> SampleScore:
@@ -65,13 +65,18 @@ def score(
     if any(mask.shape != gt.shape or mask.ndim != 2 or mask.dtype != np.bool_ for mask in masks):
         got = ", ".join(f"{mask.dtype}{list(mask.shape)}" for mask in masks)
         raise ValueError(f"Masks must be bool[H, W] of one shape, got {got}.")
-    seen, true = (pred, gt) if ignore is None else (pred & ~ignore, gt & ~ignore)
+    box_mask, around_gt = mask_box(pred), mask_box(gt)
+    window = window_of(box_mask, around_gt)  # outside of it there is nothing to count
+    seen, true = (np.ascontiguousarray(mask[window]) for mask in (pred, gt))
+    area = int(np.count_nonzero(true))
+    if ignore is not None:
+        seen, true = seen & ~ignore[window], true & ~ignore[window]
     intersection, union = int(np.count_nonzero(seen & true)), int(np.count_nonzero(seen | true))
-    area = int(np.count_nonzero(gt))
-    edge = bf_score(seen, true)
+    pair = Pair(seen.view(np.uint8), true.view(np.uint8), gt.shape)
+    edge = bf_of(pair)
     given = failure is None if answered is None else answered
     agrees = 1.0 if given or union else 0.0  # an empty mask that nobody wrote agrees with nothing
-    box_gt, box_mask = box_gt or mask_box(gt), mask_box(pred)
+    box_gt = box_gt or around_gt
     return SampleScore(
         intersection=intersection,
         union=union,
@@ -81,8 +86,8 @@ def score(
         bf=edge.f * agrees,
         bf_precision=edge.precision,
         bf_recall=edge.recall,
-        bf_davis=bf_davis(seen, true) * agrees,
-        biou=boundary_iou(seen, true) * agrees,
+        bf_davis=davis_of(pair) * agrees,
+        biou=biou_of(pair) * agrees,
         box_mask=box_mask,
         box_iou_mask=box_iou(box_mask, box_gt),
         box_iou_text=box_iou(box_text, box_gt) if box_asked or box_text else None,
@@ -90,11 +95,3 @@ def score(
         no_target=no_target,
         category=category,
     )
-
-
-def mask_box(mask: np.ndarray) -> Box | None:
-    """The smallest box around the true pixels of bool[H, W], ends exclusive; None for an empty mask."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    if not columns.size:
-        return None
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from bench.evaluate.metrics.boundary import bf_davis, bf_score, boundary_iou
+from bench.evaluate.metrics import boundary
+from bench.evaluate.metrics.boundary import bf_davis, bf_score, boundary_iou, mask_box
 
 sides = st.integers(1, 14)
 masks = st.tuples(sides, sides).flatmap(lambda shape: arrays(np.bool_, shape))
@@ -48,6 +49,28 @@ def brute_force(pred, gt, tolerance, strict):
 @given(pairs, tolerances, st.booleans())
 def test_bf_is_the_brute_force_answer(pair, tolerance, strict):
     assert bf_score(*pair, tolerance, strict).f == pytest.approx(brute_force(*pair, tolerance, strict), abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (480, 640), (150, 900)])
+@pytest.mark.parametrize("strict", [True, False])
+def test_disks_and_distances_give_equal_scores(shape, strict, monkeypatch):
+    """To the last digit, whatever the order in memory."""
+    rng = np.random.default_rng(sum(shape))
+    fields = (ndimage.gaussian_filter(rng.standard_normal(shape), 4) for _ in range(2))
+    pred, gt = (np.asfortranarray(field > 0.01) if rng.random() < 0.5 else field > 0.01 for field in fields)
+    found = []
+    for limit in (boundary.DISK2, -1, 10**6):
+        monkeypatch.setattr(boundary, "DISK2", limit)
+        found.append((bf_score(pred, gt, 0.0075, strict), bf_score(pred, gt, 0.03, strict), bf_davis(pred, gt)))
+    assert found[0] == found[1] == found[2]
+
+
+@settings(max_examples=100, deadline=None)
+@given(masks, st.booleans())
+def test_the_box_around_a_mask(mask, turned):
+    rows, columns = np.nonzero(mask)
+    expected = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if len(rows) else None
+    assert mask_box(np.asfortranarray(mask) if turned else mask) == expected
 
 
 @settings(max_examples=60, deadline=None)
