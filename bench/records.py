@@ -17,6 +17,8 @@ counts, as the metric's name says. The kinds, and what their metrics are called:
   `read_gb`, `gflop`, its `floor_ms` and `bound_by_bandwidth` or `bound_by_arithmetic`. Without a stage: `steps`,
   `tokens`, `peak_mib`, `cost_per_million` masks, and the machine's `bandwidth_gb_s` and `rate_tflop_s`.
 - `scaling`: `median_ms` of a call with `units` of an `axis` (images, expressions, tiles, tokens).
+- `understanding`: answers that lmms-eval scored: `dataset` is its task, the metric's name and scale are the task's own,
+  `failures` are empty answers.
 - `int8`: `changed_answers`, `changed_tokens`, `ciou`, `ciou_before`, `ciou_difference` of 8-bit weights.
 """
 
@@ -33,9 +35,10 @@ from bench.outputs import check_lines
 from methods.files import fill, read_lines, setting, write_lines
 
 SCORE, RECONSTRUCTION, BREAKDOWN, DIFFERENCE = "score", "reconstruction", "breakdown", "difference"
-PERCEPTION, DECODING_ORDER = "perception", "decoding_order"
+PERCEPTION, DECODING_ORDER, UNDERSTANDING = "perception", "decoding_order", "understanding"
 LATENCY, SCALING, INT8 = "latency", "scaling", "int8"
-KINDS = (SCORE, RECONSTRUCTION, BREAKDOWN, DIFFERENCE, PERCEPTION, DECODING_ORDER, LATENCY, SCALING, INT8)
+KINDS = (SCORE, RECONSTRUCTION, BREAKDOWN, DIFFERENCE, PERCEPTION, DECODING_ORDER, UNDERSTANDING, LATENCY,
+         SCALING, INT8)  # fmt: skip
 BASELINE = "baseline:"  # how the names of methods that look at no expression begin
 REQUIRED = ("method", "metric", "value", "dataset", "split", "kind")
 EMPTY: tuple[Any, ...] = (None, "", {})

@@ -101,12 +101,14 @@ def size_of(folder: Path) -> str:
     return str(total or "")
 
 
-def load_model(name: str, folder: Path, precision: str, mask_tokenizer: Path | None = None) -> Model:
+def load_model(
+    name: str, folder: Path, precision: str, mask_tokenizer: Path | None = None, device: str = "auto"
+) -> Model:
     """A method's model on the device, to answer with. Its weights are in the precision that a profile names, but for
     the mask tokenizer's, so that no step converts them (see methods.base.Trainee.from_pretrained)."""
-    device = device_of()
-    dtype = str(resolve_precision(precision, device)).removeprefix("torch.")
-    return method_class(name).from_pretrained(folder, mask_tokenizer, dtype, str(device))
+    place = device_of(device)
+    dtype = str(resolve_precision(precision, place)).removeprefix("torch.")
+    return method_class(name).from_pretrained(folder, mask_tokenizer, dtype, str(place))
 
 
 def answering_in(method: Model, precision: torch.dtype) -> AbstractContextManager:

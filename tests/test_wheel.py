@@ -54,6 +54,11 @@ def test_it_holds_two_packages_and_what_they_need(site):
     }
 
 
+def test_other_programs_find_its_entry_points(site):
+    (file,) = site.glob("genseg_bench-*.dist-info/entry_points.txt")
+    assert "[lmms_eval.models]\ngenseg = bench.evaluate.lmms:manifest" in file.read_text()
+
+
 def test_it_runs_from_another_folder(site, tmp_path):
     assert str(site) in genseg(site, tmp_path, "doctor")
     assert "refmoji" in genseg(site, tmp_path, "data", "list")

@@ -22,6 +22,7 @@ from bench.cli import (
     evaluate,
     generate,
     gpu_check,
+    import_lmms,
     latency,
     parity,
     plan,
@@ -36,7 +37,7 @@ from methods.base import UserError
 from methods.files import printable
 
 COMMANDS = (reproduce, train, plan, evaluate, ablation, latency, report, data, segment, generate, demo, convert,
-            tokens, score, parity, doctor, gpu_check)  # as help lists them  # fmt: skip
+            tokens, score, import_lmms, parity, doctor, gpu_check)  # as help lists them  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 results/<profile>/tables/   accuracy, reconstruction: no timing in them, the same bytes for the same predictions
                             breakdown: by the facts of the question
                             ablation, perception: the methods with one thing changed, and asked for more
+                            understanding: what lmms-eval measured
                             findings: what that says of the papers' claims
                             main, latency, orders, speedup, roofline, claim, scaling, int8: with timings
                             published: what the papers print
@@ -26,6 +27,7 @@ from bench.outputs import Outputs
 from bench.records import BASELINE, Record, read_records
 from bench.report import claim, figures, findings, layout, page, qualitative_grid, scaling, speed, tables
 from bench.report.published import load_published, load_selection
+from bench.report.understanding import understanding
 from methods.base import UserError
 from methods.files import file_name, printable, read_lines
 
@@ -96,6 +98,7 @@ def _tables(records: Sequence[Record], published_dir: Path) -> dict[str, list[la
         "ablation": tables.ablations(records),
         "findings": findings.findings(records, printed),
         "perception": tables.perception(records),
+        "understanding": understanding(records),
         "breakdown": tables.breakdowns(records),
         "latency": tables.latency(records),
         "speedup": speed.speedups(records),

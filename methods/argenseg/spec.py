@@ -18,7 +18,7 @@ SPEC = MethodSpec(
         ),
         "joint": StageSpec(MODEL, ModelStage, TASKS, losses=("text", "visual", "bce", "dice")),
     },
-    wants=("mask", "box"),
+    wants=("mask", "box", "text"),
     image_generation=True,
     int8=True,
     estimate="methods.argenseg.cost:estimate",

@@ -15,7 +15,7 @@ SPEC = MethodSpec(
             losses=("text", "dense", "semantic"), semantic=True,
         )
     },
-    wants=("mask", "box"),
+    wants=("mask", "box", "text"),
     int8=True,
     estimate="methods.internvl.cost:estimate",
     reference_checks=("methods.internvl.parity",),

@@ -49,7 +49,7 @@ def only_line(result) -> str:
     return line
 
 
-MORE = ("generate", "convert", "score", "compare", "parity", "doctor")
+MORE = ("generate", "convert", "score", "compare", "import-lmms", "parity", "doctor")
 
 
 def test_help_names_every_command(genseg):
