@@ -20,6 +20,8 @@ from bench.config import Profile
 from methods.base import Model, UserError
 from methods.registry import method_class
 
+# Dense bfloat16 in TFLOP/s, from NVIDIA's data sheets (SXM; the sparse figures are twice these).
+PEAK_TFLOPS = {"A100": 312.0, "A800": 312.0, "H100": 989.0, "H800": 989.0, "H200": 989.0}
 PACKAGES = ("torch", "transformers")  # whose versions records tell
 
 

@@ -405,7 +405,8 @@ class MethodSpec:
     what it may give in place of words. Optional abilities, None or False where there are none:
     adaptive_length: function (model, examples, thresholds) -> accuracy and tokens spent with early exit.
     image_generation, int8: the model has `generate`, or `quantise`.
-    estimate: function (trainee, load, precision) -> cost of a micro-batch (methods.common.cost).
+    estimate: function (trainee, load, precision) -> cost of a micro-batch (methods.common.cost); answering: the same of
+    answering a batch.
     reference_checks: modules with `recognises(folder)` and `check(folder)` for reference vectors.
     convert: function (source, target) between official checkpoints and ours. official: function (folder, settings,
     mask_tokenizer) -> config.json and tensors in our layout, of an official folder with these settings in its
@@ -415,6 +416,7 @@ class MethodSpec:
     the folder's checkpoint/.
     refiner: the class that sharpens its masks (Refiner).
     protocols: file of the evaluation protocols that are the method's own ("official"; see methods/protocols.py).
+    releases: where the "checkpoint", and perhaps the "mask_tokenizer", are published.
     """
 
     name: str
@@ -427,10 +429,12 @@ class MethodSpec:
     image_generation: bool = False
     int8: bool = False
     estimate: Reference | None = None
+    answering: Reference | None = None
     reference_checks: tuple[Reference, ...] = ()
     convert: Reference | None = None
     official: Reference | None = None
     architectures: tuple[str, ...] = ()
     refiner: Reference | None = None
     protocols: Path | None = None
+    releases: Mapping[str, str] = field(default_factory=dict)
     reference_model: Reference | None = None

@@ -42,6 +42,12 @@ def backbone_sizes() -> tuple[str, ...]:
     return tuple(resolve("methods.internvl.config:SIZES"))
 
 
+def backbone_size_of(folder: Path) -> str:
+    """The name of the backbone's size in a checkpoint's folder, by its config.json; "" if it is none of the named."""
+    settings = read_object(folder / "config.json", "copy it again from where the checkpoint came from")
+    return resolve("methods.internvl.config:size_name")(settings)
+
+
 def method_class(name: str) -> Any:
     """The class of a method's models (methods.base.Model), imported on demand."""
     return resolve(method_spec(name).model)

@@ -5,32 +5,36 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from bench.cli.words import Commands, add_command, announce, path_of, profile_of, settings_of
+from bench.cli.words import (
+    Commands,
+    add_command,
+    add_dry_run,
+    announce,
+    evaluated_profile,
+    evaluation_settings,
+    path_of,
+)
 from bench.config import Profile
 from methods.base import UserError
 from methods.registry import method_of
 
-# short words -> the settings of a profile
-SETTINGS = {
-    "dataset": "data.dataset", "root": "data.root", "images": "data.images", "split_by": "data.split_by",
-    "limit": "evaluate.limit", "batch": "evaluate.batch", "precision": "evaluate.precision",
-    "refine": "evaluate.refine",
-}  # fmt: skip
-# likewise, of lists with commas between their members
-LISTS = {"split": "evaluate.splits", "protocol": "evaluate.protocols", "tokens": "evaluate.tokens"}
 ALONE = "checkpoint"  # the profile of a checkpoint
 
 
 def add_to(commands: Commands) -> None:
     text = "predictions, scores and records of a profile's models, or of checkpoint= on dataset= split= root="
-    add_command(commands, "eval", text, run)
+    add_dry_run(add_command(commands, "eval", text, run))
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> None:
-    values = {SETTINGS.get(key, key): value for key, value in settings_of(words).items()}
-    values = {LISTS.get(key, key): f"[{value}]" if key in LISTS else value for key, value in values.items()}
+    values = evaluation_settings(words)
     alone = "checkpoint" in values
-    profile = of_checkpoint(values) if alone else profile_of([f"{key}={value}" for key, value in values.items()])
+    profile = of_checkpoint(values) if alone else evaluated_profile(values)
+    if options.dry_run:
+        from bench.experiments.dry_run import dry_run
+
+        dry_run(profile)
+        return
     from bench.distributed import join
 
     context = join("gloo")
@@ -60,4 +64,4 @@ def of_checkpoint(values: dict[str, str]) -> Profile:
     name = "-".join(filter(None, [method, size_of(folder), digest(folder, other)[:8]]))
     given = {"profile": ALONE, "name": name, f"models.{method}": str(folder.absolute())}
     given |= {f"mask_tokenizers.{method}": str(other)} if other else {}
-    return profile_of([f"{key}={value}" for key, value in (given | values).items()])
+    return evaluated_profile(given | values)

@@ -6,22 +6,41 @@ import argparse
 from collections.abc import Sequence
 
 from bench.cli.latency import measure
-from bench.cli.words import Commands, add_command, announce, profile_of
+from bench.cli.words import (
+    Commands,
+    add_command,
+    add_dry_run,
+    announce,
+    evaluated_profile,
+    evaluation_settings,
+    profile_of,
+)
 from bench.config import Profile
+from bench.distributed import SINGLE_PROCESS, DistributedContext
+from methods.base import UserError
 
 SECTIONS = ("data", "train", "evaluate", "latency")
 
 
 def add_to(commands: Commands) -> None:
     text = "evaluate and time the profile's models (trained first if none are bundled), then report"
-    add_command(commands, "reproduce", text, run_reproduce)
+    add_dry_run(add_command(commands, "reproduce", text, run_reproduce))
     add_command(commands, "study", "train everything from scratch, bundle the weights, then reproduce", run_study)
 
 
 def run_reproduce(options: argparse.Namespace, words: Sequence[str]) -> None:
-    profile = profile_of(words)
-    announce("reproduce", profile, SECTIONS)
-    reproduce(profile)
+    profile = evaluated_profile(evaluation_settings(words))
+    if options.dry_run:
+        from bench.experiments.dry_run import dry_run
+
+        dry_run(profile, trains=True)
+        return
+    from bench.distributed import join
+
+    context = join("gloo")
+    if context.first:
+        announce("reproduce", profile, SECTIONS)
+    reproduce(profile, context)
 
 
 def run_study(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -30,8 +49,9 @@ def run_study(options: argparse.Namespace, words: Sequence[str]) -> None:
     study(profile)
 
 
-def reproduce(profile: Profile) -> None:
-    """Evaluate and time the profile's models (training them first if none are bundled), then report."""
+def reproduce(profile: Profile, context: DistributedContext = SINGLE_PROCESS) -> None:
+    """Evaluate and time the profile's models (training them first if none are bundled), then report. Of many processes
+    all evaluate, and the first does the rest."""
     from bench.evaluate.run import evaluate
     from bench.evaluate.validation import validation
     from bench.report.run import write_report
@@ -39,11 +59,14 @@ def reproduce(profile: Profile) -> None:
     from bench.train.run import train
 
     missing = [stage for method, stage in profile.models.items() if existing_model(profile, method) is None]
+    if missing and context.size > 1:
+        raise UserError(f"There are no weights of stage {missing[0]} yet; train it first with `genseg train`.")
     if missing:
         train(profile, missing, validation)
-    evaluate(profile, find_models(profile))
-    measure(profile)
-    write_report(profile)
+    evaluate(profile, find_models(profile), context)
+    if context.first:
+        measure(profile)
+        write_report(profile)
 
 
 def study(profile: Profile) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.config import Profile, load_profile, overview
+from bench.schema import unknown
 from methods.base import MethodSpec, UserError
 from methods.files import check_text, number, printable
 from methods.registry import METHODS, method_spec
@@ -22,6 +23,12 @@ def add_command(commands: Commands, name: str, text: str, run: Run) -> argparse.
     command = commands.add_parser(name, help=text, description=text)
     command.set_defaults(run=run)
     return command
+
+
+def add_dry_run(command: argparse.ArgumentParser) -> None:
+    """Declare --dry-run of a command that evaluates."""
+    text = "only list what is needed, found and missing, and estimate what it takes"
+    command.add_argument("--dry-run", action="store_true", help=text)
 
 
 def path_of(text: str) -> Path:
@@ -62,6 +69,43 @@ def split_profile(words: Sequence[str]) -> tuple[str, list[str]]:
 def profile_of(words: Sequence[str]) -> Profile:
     """The profile that key=value words name and override."""
     return load_profile(*split_profile(words))
+
+
+# short words of an evaluation -> the settings of a profile
+SHORT = {
+    "dataset": "data.dataset", "root": "data.root", "images": "data.images", "split_by": "data.split_by",
+    "limit": "evaluate.limit", "batch": "evaluate.batch", "precision": "evaluate.precision",
+    "refine": "evaluate.refine",
+}  # fmt: skip
+# likewise, of lists with commas between their members
+LISTS = {"split": "evaluate.splits", "protocol": "evaluate.protocols", "tokens": "evaluate.tokens"}
+
+
+def evaluation_settings(words: Sequence[str]) -> dict[str, str]:
+    """key=value words by key, short words written out."""
+    values = {SHORT.get(key, key): value for key, value in settings_of(words).items()}
+    return {LISTS.get(key, key): f"[{value}]" if key in LISTS else value for key, value in values.items()}
+
+
+def evaluated_profile(values: Mapping[str, str]) -> Profile:
+    """The profile of an evaluation's settings. Of one that evaluates on several datasets `dataset` chooses some. Raises
+    UserError for a choice that it does not have."""
+    others = {key: value for key, value in values.items() if key != "data.dataset"}
+    profile = profile_of([f"{key}={value}" for key, value in others.items()])
+    known, chosen = profile.evaluate.datasets, values.get("data.dataset")
+    if not known:
+        return profile if chosen is None else profile_of([f"{key}={value}" for key, value in values.items()])
+    if "evaluate.splits" in values:
+        raise UserError(
+            f"Profile {profile.name} evaluates on several datasets, each with its own splits; give "
+            f"evaluate.datasets.{next(iter(known))}.splits=[...] instead of split=."
+        )
+    names = chosen.split(",") if chosen else list(known)
+    for name in names:
+        if name not in known:
+            raise unknown(f"dataset {name!r} in evaluate.datasets", name, known, f"profile {profile.name}")
+    profile.evaluate.datasets = {name: known[name] for name in names}
+    return profile
 
 
 def method_of(options: argparse.Namespace, profile: Profile, able: Callable[[MethodSpec], bool]) -> str:

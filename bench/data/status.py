@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,11 @@ class SplitStatus:
 
 def status_of(card: Card, root: Path | str, where: Mapping[str, str]) -> list[SplitStatus]:
     """The status of every split. where: images and split_by, if they are not the card's."""
-    return [_status(card, root, split, where) for split in card.splits]
+    return [split_status(card, root, split, where) for split in card.splits]
 
 
-def _status(card: Card, root: Path | str, split: str, where: Mapping[str, Any]) -> SplitStatus:
+def split_status(card: Card, root: Path | str, split: str, where: Mapping[str, Any]) -> SplitStatus:
+    """The status of one split."""
     try:
         dataset = open_dataset(card.name, root, split, **where)
     except NotThere:
@@ -73,11 +74,12 @@ def _differences(card: Card, split: str, counts: Mapping[str, int]) -> list[str]
             for key in COUNTED if key in released and counts[key] != released[key]]  # fmt: skip
 
 
-def archives_of(card: Card, root: Path | str) -> dict[str, bool]:
-    """The archives of the release that lie in `root`, and whether each is the released file."""
+def archives_of(card: Card, root: Path | str, names: Iterable[str] = ()) -> dict[str, bool]:
+    """The archives of the release (or those of these names) that lie in `root`, and whether each is the released
+    file."""
     found = {}
-    for name, digest in card.archives.items():
-        path, (kind, expected) = Path(root) / name, digest.split()
+    for name in names or card.archives:
+        path, (kind, expected) = Path(root) / name, card.archives[name].split()
         if path.is_file():
             total = hashlib.new(kind, usedforsecurity=False)
             with path.open("rb") as file:

@@ -6,7 +6,7 @@ sentences of a sample in one question, or about the first alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.data.dataset import Dataset
@@ -46,6 +46,14 @@ def plan(dataset: Dataset, sentences: str, limit: int = 0, targets: bool = False
             if limit and len(questions) >= limit:
                 return questions[:limit]
     return questions
+
+
+def questions_in(counts: Mapping[str, int], sentences: str, limit: int = 0) -> int | None:
+    """How many questions `plan` makes of a split with so many "referents" and "expressions"; where the former are not
+    known the latter, which are at least as many. None if neither is."""
+    expressions = counts.get("expressions", counts.get("referents"))
+    found = expressions if ALIASES.get(sentences, sentences) == "each" else counts.get("referents", expressions)
+    return min(found, limit) if found is not None and limit else found
 
 
 def objects_of(dataset: Dataset, questions: Sequence[Question]) -> list[int]:

@@ -25,6 +25,7 @@ from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.evaluate.answers import id_key
 from bench.evaluate.baselines import BASELINES, applies
 from bench.evaluate.breakdown import breakdown
+from bench.evaluate.cost import check_room
 from bench.evaluate.metrics import VERSION
 from bench.evaluate.metrics.registry import NOWHERE, REGISTRY
 from bench.evaluate.plain_tasks import PLAIN, plain_records, score_plain
@@ -38,7 +39,7 @@ from bench.evaluate.variants import Ways, check_refiner, ways_of
 from bench.outputs import check_lines
 from bench.records import RECONSTRUCTION, Record, read_records, write_records
 from bench.refmoji.prepare import prepare_data
-from bench.runtime import digest, load_model, provenance
+from bench.runtime import device_of, digest, load_model, provenance
 from methods.base import MaskTokenizer, Model, UserError
 from methods.files import printable, read_lines, write_atomic
 from methods.protocols import TaskProtocol
@@ -85,7 +86,10 @@ def evaluate(
 def predict(profile: Profile, models: Mapping[str, Path], context: DistributedContext) -> list[Written]:
     """The predictions of every method, mask tokenizer and baseline on every split."""
     opened = _opened(profile, context)
-    asked = [protocols_of(benchmark, dataset.task, dataset.wants, models) for benchmark, dataset in opened]
+    alone = not profile.evaluate.datasets
+    asked = [protocols_of(benchmark, dataset.task, dataset.wants, models, alone) for benchmark, dataset in opened]
+    if context.first:
+        _tell_unasked(models, opened, asked)
     check_refiner(profile.evaluate, models)
     rules = [protocol_of(protocol, dataset.task, name) for (_, dataset), protocols in zip(opened, asked, strict=True)
              for name, named in protocols.items() for protocol in named]  # fmt: skip
@@ -94,6 +98,7 @@ def predict(profile: Profile, models: Mapping[str, Path], context: DistributedCo
     written: list[Written] = []
     for name, folder in models.items():
         other = profile.mask_tokenizer_of(name)
+        _check_room(profile, name, folder, context)
         model = load_model(name, folder, profile.evaluate.precision, other)
         weights = digest(folder, other)
         ways = ways_of(profile.evaluate, name, model, partial(_cannot, models, context))
@@ -133,16 +138,38 @@ def _opened(profile: Profile, context: DistributedContext) -> list[tuple[Benchma
 
 
 def protocols_of(
-    benchmark: Benchmark, task: str, scored: tuple[str, ...], models: Iterable[str]
+    benchmark: Benchmark, task: str, scored: tuple[str, ...], models: Iterable[str], alone: bool = True
 ) -> dict[str, list[str]]:
     """Method -> the benchmark's protocols by which it can be asked for something of what is `scored`, of the methods
-    that have one. Raises UserError for a protocol by which none can."""
+    that have one. Raises UserError for a protocol by which none can, if the benchmark stands alone."""
     models = list(models)
-    for protocol in benchmark.settings.protocols:
-        if models and not any(asks(protocol, task, name, scored) for name in models):
+    for protocol in benchmark.settings.protocols if alone and models else ():
+        if not any(asks(protocol, task, name, scored) for name in models):
             wanted_of(protocol_of(protocol, task, models[0]), scored, models[0])
     found = {name: [p for p in benchmark.settings.protocols if asks(p, task, name, scored)] for name in models}
     return {name: protocols for name, protocols in found.items() if protocols}
+
+
+def _tell_unasked(
+    models: Iterable[str], opened: Sequence[tuple[Benchmark, Any]], asked: Sequence[Mapping[str, Sequence[str]]]
+) -> None:
+    """Say what a method is not asked, because none of the protocols is for it."""
+    for name in models:
+        places = [f"{benchmark.label} {dataset.split}" for (benchmark, dataset), protocols in
+                  zip(opened, asked, strict=True) if name not in protocols]  # fmt: skip
+        if places:
+            print(f"{name} is not asked about {', '.join(places)}, for which it has no protocol.", file=sys.stderr)
+
+
+def _check_room(profile: Profile, name: str, folder: Path, context: DistributedContext) -> None:
+    """Say what a large model will take of a GPU. Raises UserError with the numbers where that has too little."""
+    if device_of().type != "cuda":
+        return
+    batch = max(benchmark.settings.batch for benchmark in benchmarks_of(profile))
+    settings = replace(profile.evaluate, batch=batch)
+    found = check_room(name, folder, settings, torch.cuda.mem_get_info()[0])
+    if found is not None and context.first:
+        print(f"{name} takes about {found.memory / 1e9:.1f} GB of each GPU, by estimate.", file=sys.stderr)
 
 
 def _predict_model(

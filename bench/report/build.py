@@ -5,6 +5,7 @@ results/<profile>/tables/   accuracy, reconstruction: no timing in them, the sam
                             ablation, perception: the methods with one thing changed, and asked for more
                             understanding: what lmms-eval measured
                             findings: what that says of the papers' claims
+                            benchmarks: the papers' tables, one for each task, with the papers' own rows
                             main, latency, orders, speedup, roofline, claim, scaling, int8: with timings
                             published: what the papers print
 results/<profile>/figures/  accuracy_latency, reconstruction_bound, ablation_lengths, training, examples
@@ -25,7 +26,7 @@ from bench.assets import asset
 from bench.data.dataset import Dataset
 from bench.outputs import Outputs
 from bench.records import BASELINE, Record, read_records
-from bench.report import claim, figures, findings, layout, page, qualitative_grid, scaling, speed, tables
+from bench.report import benchmarks, claim, figures, findings, layout, page, qualitative_grid, scaling, speed, tables
 from bench.report.published import load_published, load_selection
 from bench.report.understanding import understanding
 from methods.base import UserError
@@ -92,6 +93,7 @@ def _tables(records: Sequence[Record], published_dir: Path) -> dict[str, list[la
     beside = [tables.published(printed, load_selection(published_dir))] if main and len(printed) else []
     accuracy = tables.accuracy(records)
     found = {
+        "benchmarks": benchmarks.benchmarks(records, printed),
         "main": [*main, *beside],
         "accuracy": [*accuracy, *(beside if accuracy else [])],
         "reconstruction": tables.reconstruction(records),
@@ -127,7 +129,7 @@ def _print_main(shown: Mapping[str, Sequence[layout.Table]]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = LOG_WIDTH
-    for table in shown.get("main", ()):
+    for table in shown.get("benchmarks") or shown.get("main", ()):
         layout.print_table(table, console)
 
 
@@ -139,6 +141,8 @@ def _qualitative_grids(scores: Path, open_dataset: OpenDataset) -> dict[str, byt
         rows = [row for _, row in read_lines(path)]
         first = rows[0] if rows else {}
         method = first.get("method", "")
+        if "iou" not in first:  # a box or a letter was asked for, so there is no mask to be shown
+            continue
         if not method or method.startswith(BASELINE) or first.get("variant") or first.get("tokens"):
             continue
         place = tuple(str(first.get(name)) for name in ("dataset", "split", "protocol"))

@@ -14,7 +14,7 @@ from bench.report import layout
 
 # Section -> the names of its tables and figures; those that a profile lacks are left out.
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Results": ("main", "accuracy_latency"),
+    "Results": ("benchmarks", "main", "accuracy_latency"),
     "What the papers claim": ("findings", "claim"),
     "How many tokens": ("ablation_lengths", "ablation"),
     "What limits the scores": ("reconstruction_bound", "reconstruction", "breakdown", "perception"),

@@ -20,7 +20,8 @@ from methods.base import UserError
 FIELDS = ["method", "dataset", "split", "protocol", "metric", "value", "printed", "grade", "source", "table"]
 COLUMNS = ("table", "method", "dataset", "split", "protocol", "metric", "value", "source", "grade")
 GRADES = ("primary", "summary", "secondary")  # best first
-METRICS = {"cIoU": "ciou", "gIoU": "giou", "mIoU": "giou", "BFscore": "bf_score"}
+MARKS = dict(zip(GRADES, ("", "†", "‡"), strict=True))  # behind a figure
+METRICS = {"cIoU": "ciou", "gIoU": "giou", "mIoU": "giou", "BFscore": "bf_score", "accuracy": "accuracy"}
 
 
 @dataclass

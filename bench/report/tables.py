@@ -27,10 +27,9 @@ from bench.records import (
     describe,
 )  # fmt: skip
 from bench.report.layout import Column, Figure, Table, Timing
-from bench.report.published import GRADES, Selection, best_graded
+from bench.report.published import GRADES, MARKS, Selection, best_graded
 
 STAGES = ("vision", "prefill", "text", "mask", "mask_tokenizer", "resize")
-MARKS = dict(zip(GRADES, ("", "†", "‡"), strict=True))
 
 
 def _columns(*places: str) -> tuple[Column, ...]:

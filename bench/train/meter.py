@@ -20,10 +20,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.runtime import PEAK_TFLOPS
 from methods.flops import flop_counter
-
-# Dense bfloat16 in TFLOP/s, from NVIDIA's data sheets (SXM; the sparse figures are twice these).
-PEAK_TFLOPS = {"A100": 312.0, "A800": 312.0, "H100": 989.0, "H800": 989.0, "H200": 989.0}
 
 
 def peak_flops(device: torch.device) -> float | None:

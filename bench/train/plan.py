@@ -23,8 +23,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.config import Profile, StageConfig, TrainConfig
 from bench.data.mixture import task_shares
-from bench.terminal import cell
-from bench.train.meter import PEAK_TFLOPS
+from bench.runtime import PEAK_TFLOPS
+from bench.terminal import cell, short
 from bench.train.trainable import enter, frozen_parts
 from methods.base import UserError
 from methods.common.cost import Load
@@ -201,18 +201,11 @@ def _summary(profile: Profile, plans: Sequence[StagePlan], machine: Machine) -> 
     for gpu in GPUS:
         table.add_column(f"h {gpu}", justify="right")
     for each in plans:
-        counts = [_short(each.parameters), _short(each.trained), f"{each.steps:,}", _short(each.samples * each.steps)]
+        counts = [short(each.parameters), short(each.trained), f"{each.steps:,}", short(each.samples * each.steps)]
         hours = [f"{each.hours(gpu, machine.mfu):,.1f}" for gpu in GPUS]
-        counts += [_short(each.tokens), f"{each.flops / 1e18:,.1f}"]
+        counts += [short(each.tokens), f"{each.flops / 1e18:,.1f}"]
         table.add_row(cell(each.name), str(each.gpus), *counts, *hours)
     return table
-
-
-def _short(count: float) -> str:
-    for unit, letter in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
-        if count >= unit:
-            return f"{count / unit:.4g}{letter}"
-    return f"{count:.0f}"
 
 
 def _memory(plan: StagePlan, machine: Machine) -> Table:

@@ -6,7 +6,8 @@ import torch
 
 from methods.argenseg.model import ARGenSeg
 from methods.argenseg.tokenizer_training import ImageTokenizerTraining
-from methods.common.cost import Cost, Load
+from methods.common.cost import AnsweringCost, Cost, Load
+from methods.internvl import cost
 from methods.internvl.cost import Part, total
 
 
@@ -21,3 +22,10 @@ def estimate(trainee: ARGenSeg | ImageTokenizerTraining, load: Load, precision: 
             features = torch.empty(load.masks, width, grid, grid, requires_grad=True)
             parts.append(Part(lambda: tokenizer.decode_features(features), True))
     return total(trainee, load, precision, parts)
+
+
+def answering(model: ARGenSeg, load: Load, precision: torch.dtype) -> AnsweringCost:
+    """Image tokens are written a whole scale at a time."""
+    tokenizer = model.mask_tokenizer
+    steps = len(tokenizer.prefixes) if model.variant.order == "scale" else tokenizer.length
+    return cost.answering(model, load, precision, steps, length=tokenizer.length + 1)

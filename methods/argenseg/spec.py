@@ -22,10 +22,15 @@ SPEC = MethodSpec(
     image_generation=True,
     int8=True,
     estimate="methods.argenseg.cost:estimate",
+    answering="methods.argenseg.cost:answering",
     reference_checks=("methods.argenseg.parity",),
     convert="methods.argenseg.state_dict:convert",
     reference_model="methods.argenseg.parity_model:reference_model",
     official="methods.argenseg.state_dict:official",
+    releases={
+        "checkpoint": "inclusionAI/ARGenSeg-8B of Hugging Face",
+        "mask_tokenizer": "vae_ch160v4096z32.pth of FoundationVision/var of Hugging Face",
+    },
     protocols=Path(__file__).with_name("protocols.yaml"),
     architectures=("InternVLGenSeg",),
 )  # fmt: skip

@@ -31,3 +31,17 @@ class Cost:
     checkpointed: float
     logits: float
     copies: float
+
+
+@dataclass(frozen=True)
+class AnsweringCost:
+    """What answering a batch costs. flops: of reading and writing, and of decoding the masks. steps: forward passes of
+    the language model that write a mask, each of which reads `streamed` bytes of weights. Bytes: `weights`, `cache` of
+    keys and values, and `activations`, three of the largest at a time."""
+
+    flops: float
+    steps: int
+    streamed: float
+    weights: float
+    cache: float
+    activations: float

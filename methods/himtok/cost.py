@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from methods.common.cost import Cost, Load
+from methods.common.cost import AnsweringCost, Cost, Load
 from methods.himtok.model import HiMTok
 from methods.himtok.tokenizer_training import MaskTokenizerTraining
+from methods.internvl import cost
 from methods.internvl.cost import Part, total, trains
 
 
@@ -25,3 +26,9 @@ def estimate(trainee: HiMTok | MaskTokenizerTraining, load: Load, precision: tor
             soft = torch.empty(load.masks, tokenizer.length, tokenizer.size, requires_grad=True)
             parts += [Part(lambda: tokenizer.decode_soft(soft), True)] * (1 + levels)
     return total(trainee, load, precision, parts)
+
+
+def answering(model: HiMTok, load: Load, precision: torch.dtype) -> AnsweringCost:
+    """Mask tokens are written one by one, between a start and an end."""
+    length = model.mask_tokenizer.length + 2
+    return cost.answering(model, load, precision, steps=length, length=length)

@@ -24,10 +24,12 @@ SPEC = MethodSpec(
     adaptive_length="methods.himtok.adaptive_length:length_curve",
     int8=True,
     estimate="methods.himtok.cost:estimate",
+    answering="methods.himtok.cost:answering",
     reference_checks=("methods.himtok.parity",),
     convert="methods.himtok.state_dict:convert",
     official="methods.himtok.state_dict:official",
     refiner="methods.himtok.refine:Refiner",
+    releases={"checkpoint": "yayafengzi/InternVL2_5-HiMTok-8B of Hugging Face"},
     protocols=Path(__file__).with_name("protocols.yaml"),
     architectures=("InternVLWithHiMTok",),
 )  # fmt: skip

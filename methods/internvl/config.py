@@ -6,7 +6,7 @@ is loaded). `nano` and `tiny` have the same architecture, small enough to be tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,24 @@ def named_size(name: str) -> BackboneSize:
     if name not in SIZES:
         raise UserError(f"There is no backbone size called {name!r}; choose one of {', '.join(SIZES)}.")
     return SIZES[name]
+
+
+def size_name(settings: Mapping[str, Any]) -> str:
+    """The name of the size that a checkpoint's config.json describes, in our layout or an official one; "" if it is
+    none of the named."""
+    text, vision = (settings.get(f"{part}_config") for part in ("text", "vision"))
+    text = settings.get("llm_config", text)
+    own = settings.get("backbone")
+    found = {
+        "text_width": (own, "text_width", text, "hidden_size"),
+        "text_layers": (own, "text_layers", text, "num_hidden_layers"),
+        "vision_width": (own, "vision_width", vision, "hidden_size"),
+    }
+    shape = {
+        key: ours.get(name) if isinstance(ours, Mapping) else theirs.get(other) if isinstance(theirs, Mapping) else None
+        for key, (ours, name, theirs, other) in found.items()
+    }
+    return next((name for name, size in SIZES.items() if all(getattr(size, k) == v for k, v in shape.items())), "")
 
 
 def transformers_config(size: BackboneSize, vocabulary: int, image_token_id: int) -> InternVLConfig:

@@ -8,15 +8,16 @@ Shapes: L tokens of a micro-batch's samples, D width, V vocabulary, M masks, R s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from methods.common.cost import Cost, Load
+from methods.common.cost import AnsweringCost, Cost, Load
 from methods.flops import flop_counter
 from methods.internvl.backbone import Backbone
 from methods.internvl.model import LOGITS, InternVLModel
@@ -79,6 +80,41 @@ def total(trainee: nn.Module, load: Load, precision: torch.dtype, mask_tokenizer
     costs = [_measured(part, precision, own) for part in parts]
     flops, kept, checkpointed = (sum(each[i] for each in costs) for i in range(3))
     return Cost(flops + head, float(tokens), kept, checkpointed, logits, copies)
+
+
+def answering(model: InternVLModel, load: Load, precision: torch.dtype, steps: int, length: int) -> AnsweringCost:
+    """Of a model as `estimate` takes it. load: `answer` words are written around each mask of `length` tokens, which
+    takes `steps` forward passes; `masks` is not looked at."""
+    model.requires_grad_(False)
+    size, tokenizer, head = model.backbone.size, model.mask_tokenizer, model.backbone.native.lm_head
+    language = sum(p.numel() for module in (model.backbone.language_model, head) for p in module.parameters())
+    masks = sum(p.numel() for p in tokenizer.parameters()) if isinstance(tokenizer, nn.Module) else 0
+    weights = precision.itemsize * (sum(p.numel() for p in model.parameters()) - masks) + 4 * masks
+    written = load.samples * (length + load.answer)
+    with largest_output(model) as most, torch.no_grad():
+        read = total(model, replace(load, masks=0), precision, [])
+        with flop_counter() as counter:
+            if tokenizer is not None:
+                tokenizer.decode_soft(torch.empty(load.samples, tokenizer.length, tokenizer.size))
+    per_token = 2 * size.text_layers * size.text_kv_heads * (size.text_width // size.text_heads) * precision.itemsize
+    flops = read.flops + 2.0 * language * written + counter.get_total_flops()
+    cache = per_token * (read.tokens + written)
+    return AnsweringCost(flops, steps, language * precision.itemsize, weights, cache, 3.0 * most[0])
+
+
+@contextmanager
+def largest_output(model: nn.Module) -> Iterator[list[int]]:
+    """[bytes] of the largest tensor that a module of the model gives while the context is open."""
+    most = [0]
+
+    def look(module: nn.Module, given: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            most[0] = max(most[0], output.numel() * output.element_size())
+
+    hooks = [module.register_forward_hook(look) for module in model.modules()]
+    yield most
+    for hook in hooks:
+        hook.remove()
 
 
 def _cast(module: nn.Module) -> float:

@@ -63,6 +63,7 @@ def test_a_method_is_asked_what_it_can_answer():
     assert protocols_of(perceive, "perceive", ("text",), models) == {"himtok": ["official"]}
     with pytest.raises(UserError, match="Protocol official of argenseg has no task 'perceive'"):
         protocols_of(perceive, "perceive", ("text",), ["argenseg"])
+    assert protocols_of(perceive, "perceive", ("text",), ["argenseg"], alone=False) == {}
     (shared,) = benchmarks_of(profile_with("{refcoco: {protocols: [shared]}}"))
     assert protocols_of(shared, "segment", ("text",), models) == {"himtok": ["shared"]}
     with pytest.raises(UserError, match="argenseg answers with mask or box, but text is asked for"):

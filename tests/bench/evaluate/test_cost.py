@@ -1,0 +1,69 @@
+"""The estimate of an evaluation: of the right model, larger for larger batches, and a refusal with the numbers."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from bench.config import EvaluateConfig
+from bench.evaluate.cost import check_room, estimate, size_of_model
+from methods.base import UserError
+from methods.registry import method_class
+
+SETTINGS = EvaluateConfig(batch=4, precision="bfloat16")
+
+
+@pytest.fixture(scope="module")
+def estimates():
+    """method -> its estimate at size tiny."""
+    return {name: estimate(name, "tiny", SETTINGS) for name in ("himtok", "argenseg")}
+
+
+def test_the_passes_of_the_language_model_are_those_of_the_method(estimates):
+    assert (estimates["himtok"].usual.steps, estimates["argenseg"].usual.steps) == (34, 10)
+
+
+def test_weights_are_in_the_asked_precision_but_for_the_mask_tokenizer(estimates):
+    full = estimate("himtok", "tiny", replace(SETTINGS, precision="float32"))
+    model = method_class("himtok").build({"backbone": "random:tiny", "mask_tokenizer_config": {"width": 64, "heads": 1,
+                                          "encoder_layers": 1, "decoder_layers": 1}}, lambda: ())  # fmt: skip
+    backbone = sum(p.numel() for p in model.backbone.parameters())
+    assert full.weights - estimates["himtok"].weights == 2 * backbone
+
+
+def test_more_at_once_takes_more_memory_and_less_time_each(estimates):
+    many = estimate("himtok", "tiny", replace(SETTINGS, batch=16))
+    one = estimates["himtok"]
+    assert (many.batch, many.weights) == (16, one.weights)
+    assert many.memory > one.memory
+    assert many.usual.cache == pytest.approx(4 * one.usual.cache)
+    assert many.seconds("A100") < one.seconds("A100")
+    assert one.seconds("H200") < one.seconds("H100") < one.seconds("A100")
+
+
+def test_there_is_none_without_a_size_or_a_declared_cost():
+    assert estimate("himtok", "", SETTINGS) is None
+    assert estimate("boxes", "tiny", SETTINGS) is None
+
+
+def test_the_size_of_a_checkpoint_is_read_from_its_settings(build, tmp_path):
+    build("himtok").save_pretrained(tmp_path / "ours")
+    assert size_of_model(tmp_path / "ours", "8b") == "tiny"
+    assert size_of_model(tmp_path, "8b") == "8b"
+    official = {"llm_config": {"hidden_size": 4096, "num_hidden_layers": 32}, "vision_config": {"hidden_size": 1024}}
+    (tmp_path / "config.json").write_text(json.dumps(official))
+    assert size_of_model(tmp_path, "") == "8b"
+    (tmp_path / "config.json").write_text('{"llm_config": 3}')
+    assert size_of_model(tmp_path, "8b") == ""
+
+
+def test_a_gpu_that_is_too_small_is_refused_with_numbers(build, tmp_path, monkeypatch):
+    build("himtok").save_pretrained(tmp_path / "model")
+    assert check_room("himtok", tmp_path / "model", SETTINGS, 0) is None  # so small that nothing is estimated
+    monkeypatch.setattr("bench.evaluate.cost.WORTH_A_LOOK", 0)
+    found = check_room("himtok", tmp_path / "model", SETTINGS, 1e12)
+    with pytest.raises(UserError, match=r"GB are needed .*smaller evaluate.batch.*nothing is moved to the CPU") as told:
+        check_room("himtok", tmp_path / "model", SETTINGS, found.memory - 1)
+    assert f"about {found.memory / 1e9:.1f} GB" in str(told.value)
+    with pytest.raises(UserError, match="give evaluate.precision=bfloat16"):
+        check_room("himtok", tmp_path / "model", replace(SETTINGS, precision="float32"), 0)
