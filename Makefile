@@ -35,13 +35,14 @@ latency: $(READY) ## measure the time per image, stage by stage
 report: $(READY) ## write tables and figures from the records that exist
 	$(GENSEG) report profile=$(PROFILE)
 
-test: $(READY) ## run the tests on all cores (without the slow and the GPU ones)
+test: $(READY) ## run the tests on all cores (without the slow and the GPU ones), and check the bundled results
 	OMP_NUM_THREADS=1 $(PYTEST) -q -n auto -m "not slow and not gpu"
+	$(GENSEG) report --verify profile=nano
 
 bench: $(READY) ## time the hot functions of the harness
 	$(PYTEST) -q tests/bench_speed --benchmark-enable --benchmark-only
 
-lint: $(READY) ## check the style, and the types of contract, configuration, records and data
+lint: $(READY) ## check the style, and the types of contract, configuration, records, data and evaluation
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 

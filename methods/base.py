@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +127,14 @@ class Example:
     semantic: np.ndarray | None = None  # uint8 [H, W], class index + 1 of the object at each pixel, 0 background
     facts: Mapping[str, Any] = field(default_factory=dict)  # what breakdowns group by: style, kind, small, ...
     no_target: bool = False  # the dataset says that the expressions refer to nothing: the mask is empty by intent
+
+
+def mask_of(example: Example) -> np.ndarray:
+    """The example's mask bool [H, W]. Raises UserError if it has none."""
+    if example.mask is None:
+        where = f"{example.dataset} sample {example.ref_id}"
+        raise UserError(f"{where}: has no mask, which is needed here; use other data.")
+    return example.mask
 
 
 @dataclass(frozen=True)
@@ -277,6 +285,9 @@ class MaskTokenizer(Protocol):
     size: int  # V
     prefixes: tuple[int, ...]  # numbers of leading tokens from which a mask can be decoded, T the last
 
+    def parameters(self) -> Iterator[Tensor]:
+        """Its weights; none for a tokenizer that is plain arithmetic."""
+
     def preprocess_mask(self, mask: np.ndarray) -> np.ndarray:
         """bool [H, W] -> what is encoded, float32 [R, R] in 0..1."""
 
@@ -353,7 +364,12 @@ class Trainee(Protocol):
 class Model(Trainee, Protocol):
     """A trained or trainable model of a method."""
 
+    name: str  # of the method
+    stages: tuple[str, ...]  # that train it, the last one last
     device: torch.device
+
+    def eval(self) -> Model:
+        """As torch.nn.Module's."""
 
     def segment(self, requests: Sequence[Request], decoding: Decoding = DEFAULT) -> list[Prediction]:
         """Answer requests in one batch; each distinct image passes the vision tower once."""

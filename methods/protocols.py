@@ -93,16 +93,17 @@ class TaskProtocol:
 
     def prompt_request(self, image: Any, example: Example, tokens: int | None = None) -> Request:
         """The request that points at an example's object. Raises UserError for one that has none."""
-        if example.mask is None or not example.mask.any():
+        mask = example.mask
+        if mask is None or not mask.any():
             where = f"{example.dataset} sample {example.ref_id}"
             raise UserError(f"{where}: has no mask that a prompt could be taken from; leave it out.")
-        options = RequestOptions("", example.mask.shape, self.tiles, self.letterbox, self.mask_resize, self.box)
-        given: dict[str, Any] = {
-            "box": lambda: {"box": example.box or _box_around(example.mask)},
-            "points": lambda: {"points": (_inmost(example.mask),)},
-            "mask": lambda: {"mask": example.mask},
-        }[self.prompt]()
-        return Request(image, (), self.want, tokens, options=options, **given)
+        options = RequestOptions(
+            "", (mask.shape[0], mask.shape[1]), self.tiles, self.letterbox, self.mask_resize, self.box
+        )
+        request = Request(image, (), self.want, tokens, options=options)
+        if self.prompt == "box":
+            return replace(request, box=example.box or _box_around(mask))
+        return replace(request, points=(_inmost(mask),)) if self.prompt == "points" else replace(request, mask=mask)
 
     def decoding(self, given: Decoding) -> Decoding | None:
         """The evaluation's way of decoding under this protocol; None if the protocol has another rule."""

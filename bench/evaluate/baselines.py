@@ -29,7 +29,7 @@ def random_object(example: Example, objects: Objects, seed: int) -> np.ndarray:
     """One object of the scene, drawn again for every question."""
     key = zlib.crc32(f"{example.ref_id}|{example.expressions}".encode())
     rng = np.random.default_rng([seed, key])
-    return objects[rng.integers(len(objects))] if objects else empty(example, objects, seed)
+    return objects[int(rng.integers(len(objects)))] if objects else empty(example, objects, seed)
 
 
 def largest_object(example: Example, objects: Objects, seed: int) -> np.ndarray:

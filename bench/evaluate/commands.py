@@ -97,13 +97,13 @@ def outputs_of(path: Path) -> tuple[Path, Path]:
 
 def compare_files(first: Path, second: Path, place: Place = FOUND) -> dict[str, Difference]:
     """Print the paired differences, first minus second, of two files of predictions or of scores."""
-    rows = [scores_of(path, place)[0] for path in (first, second)]
+    rows, others = (scores_of(path, place)[0] for path in (first, second))
     for name in ("dataset", "split", "protocol"):
-        values = [{str(row[name]) for row in each if row.get(name)} for each in rows]
+        values = [{str(row[name]) for row in each if row.get(name)} for each in (rows, others)]
         if all(values) and values[0] != values[1]:
             told = " and ".join(", ".join(sorted(each)) for each in values)
             raise UserError(f"{first} and {second} are answers of {name} {told}; compare two files of the same.")
-    found = compare(*rows)
+    found = compare(rows, others)
     adjusted = holm({metric: difference.p for metric, difference in found.items() if difference.p == difference.p})
     table = Table("metric", "difference", "95 % interval", "p", "p (Holm)", title=cell(f"{first} minus {second}"))
     for metric, difference in found.items():
@@ -204,6 +204,6 @@ def _cell(metric: str, value: float) -> str:
 
 
 def _bounds(figure: Record | Difference) -> str:
-    if figure.low is None or figure.low != figure.low:
+    if figure.low is None or figure.high is None or figure.low != figure.low:
         return ""
     return f"{100 * figure.low:.2f} to {100 * figure.high:.2f}"

@@ -80,7 +80,7 @@ def read_answers(path: Path, dataset: Dataset) -> list[Located]:
         return list(_from_images(path, Questions(dataset)))
     if is_results(path):
         asked = Questions(dataset)
-        found = [(where, _from_result(row, where, asked)) for where, row in _entries(path)]
+        found: list[Located] = [(where, _from_result(row, where, asked)) for where, row in _entries(path)]
         if not found:
             raise UserError(f"{printable(path)}: holds no results; write them again.")
         return found

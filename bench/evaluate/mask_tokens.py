@@ -97,7 +97,8 @@ def _checked(tokens: int, mask_tokenizer: MaskTokenizer) -> int:
 def _check_line(row: dict[str, Any], where: str, mask_tokenizer: MaskTokenizer) -> None:
     if not fits(row.get("file"), str) or Path(row["file"]).name != row["file"] or row["file"] in ("", ".", ".."):
         raise UserError(f"{where}: file is {quoted(row.get('file'))}; write the name of a mask's file.")
-    size, ids = row.get("size"), row.get("token_ids")
+    size: Any = row.get("size")
+    ids: Any = row.get("token_ids")
     sides = size if fits(size, list[int]) and len(size) == 2 else [0, 0]
     if min(sides) < 1 or sides[0] * sides[1] > MOST_PIXELS:
         raise UserError(f"{where}: size is {quoted(size)}; write height and width in pixels.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.data import rle
 from bench.evaluate.printed import box_overlap, mask_figures, overlap
-from methods.base import Example, Prediction, Request
+from methods.base import Example, Prediction, Request, mask_of
 from methods.check import Check
 
 PIXEL_SUM, BOX, SOFT = 0.5, 1e-3, 2e-3  # tolerances; ids, texts and counts are exact
@@ -69,11 +69,12 @@ def written(answers: Sequence[Answered], visual_ids: np.ndarray | None) -> Itera
 
 def masks(answers: Sequence[Answered], soft: np.ndarray | None, ignored_hit: bool) -> Iterator[Check]:
     """Ground truth, soft masks (float [n, 64, 64], every fourth pixel), masks, intersections and unions."""
-    truths = [a.example.mask if a.example.ignore is None else a.example.mask | a.example.ignore for a in answers]
+    examples = [(mask_of(a.example), a.example.ignore) for a in answers]
+    truths = [mask if ignore is None else mask | ignore for mask, ignore in examples]
     told = [rle.decode(a.sample["gt"]) for a in answers]
     ignored = [rle.decode(a.sample["ignored"]) if a.sample.get("ignored") else None for a in answers]
     told = [gt if hidden is None else gt | hidden for gt, hidden in zip(told, ignored, strict=True)]
-    yield all_of("ground truth", [np.array_equal(*pair) for pair in zip(truths, told, strict=True)])
+    yield all_of("ground truth", [np.array_equal(ours, theirs) for ours, theirs in zip(truths, told, strict=True)])
     if soft is not None:
         ours = [a.prediction.probabilities for a in answers]
         gaps = [np.abs((p[::4, ::4] if p is not None else 0) - s).max() for p, s in zip(ours, soft, strict=True)]

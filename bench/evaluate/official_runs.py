@@ -9,7 +9,7 @@ protocol "official".
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -67,7 +67,7 @@ def check(folder: Path) -> list[Check]:
 
 
 def _repeated(
-    model: Model, name: str, run: str, dataset: Dataset, rule: TaskProtocol, row: Mapping[str, Any],
+    model: Any, name: str, run: str, dataset: Dataset, rule: TaskProtocol, row: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
 ) -> list[Check]:  # fmt: skip
     if len(dataset) != len(row["samples"]):
@@ -103,7 +103,8 @@ def _answers(
     model: Model, name: str, run: str, dataset: Dataset, rule: TaskProtocol, samples: Sequence[Mapping[str, Any]]
 ) -> list[Answered]:
     """Our answers, in the order of the samples."""
-    watched, config = Watched(model), EvaluateConfig(protocols=["official"], batch=1)
+    config = EvaluateConfig(protocols=["official"], batch=1)
+    watched: Any = Watched(model)
     identity = {"method": name, "data": dataset.digest()}
     with tempfile.TemporaryDirectory() as place:
         (path,) = predict_method(
@@ -174,7 +175,8 @@ class Command:
         place = self.options.get(self.script.file, self.script.file).format(dataset=name, split=split)
         images = self.options.get(self.script.images, self.script.images)
         given = {"images": folder / images} if images else {}
-        return READERS[self.script.reader](folder / place, split, **given)
+        reader: Callable[..., Dataset] = READERS[self.script.reader]
+        return reader(folder / place, split, **given)
 
     def rule(self, method: str) -> TaskProtocol:
         """How the run asked: the method's own protocol with the options of the command."""

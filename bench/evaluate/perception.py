@@ -67,7 +67,7 @@ def score(questions: Sequence[Example], texts: Sequence[str], several: bool = Fa
         options = question.facts["options"]
         found = read_letters(text, options, several)
         chance = 1 / (2 ** len(options) - 1) if several else 1 / len(options)
-        scored.append(Scored(found == frozenset(question.answer.split(", ")), found is None, chance))
+        scored.append(Scored(found == frozenset((question.answer or "").split(", ")), found is None, chance))
     return scored
 
 

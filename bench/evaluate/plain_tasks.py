@@ -33,7 +33,7 @@ def figures_of(task: str, row: Row, example: Example) -> dict[str, float]:
         iou = box_iou(box, example.box)
         return {f"acc@{each}": float(iou >= each) for each in THRESHOLDS} | {FAILED: float(box is None)}
     named = read_letters(row.get("text", ""), example.facts["options"])
-    return {"accuracy": float(named == {example.answer}), FAILED: float(named is None)}
+    return {"accuracy": float(named == frozenset([example.answer])), FAILED: float(named is None)}
 
 
 def score_plain(path: Path | str, dataset: Dataset, limit: int | None = None) -> list[dict[str, Any]]:

@@ -126,10 +126,10 @@ def _opened(profile: Profile, context: DistributedContext) -> list[tuple[Benchma
         for split in benchmark.settings.splits:
             try:
                 opened.append((benchmark, checked_split(benchmark, split)))
-            except NotThere as error:
+            except NotThere as missing:
                 if not profile.data.skip_missing:
                     raise
-                absent.append(error)
+                absent.append(missing)
     for error in absent if context.first else ():
         print(f"Left out: {printable(error)}", file=sys.stderr)
     if absent and not opened:
@@ -255,8 +255,8 @@ def _weights(records: Iterable[Record]) -> set[tuple[str, str]]:
 
 def shown(records: Sequence[Record]) -> list[Record]:
     """The records that the tables show, of models and reconstructions of which there are many."""
-    metrics = {record.metric: REGISTRY.get(record.metric) for record in records}
-    return [r for r in records if metrics[r.metric] is None or metrics[r.metric].where != NOWHERE]
+    hidden = {name for name, metric in REGISTRY.items() if metric.where == NOWHERE}
+    return [record for record in records if record.metric not in hidden]
 
 
 def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> list[Record]:
@@ -264,7 +264,7 @@ def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> 
     metrics. facts: the records' other fields, of which the lines of scores say what answered."""
     rule, plain = _rule_of(path, dataset, facts["method"]), dataset.task in PLAIN
     rows = _scored(profile, path, dataset, facts, rule is not None and "box" in rule.want)
-    facts = {"seed": profile.evaluate.seed, "note": "; ".join(dataset.remarks())} | facts
+    facts = {"seed": profile.evaluate.seed, "note": "; ".join(dataset.remarks()), **facts}
     found = (plain_records if plain else to_records)(rows, **facts)
     if rule is not None and rule.want and "mask" not in rule.want and not plain:
         found = [record for record in found if record.metric.startswith("acc@")]  # no mask was asked for

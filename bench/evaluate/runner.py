@@ -21,7 +21,18 @@ from bench.evaluate.predictions import line, stamp_of, write_predictions
 from bench.evaluate.protocols import asks, protocol_of, wanted_of
 from bench.records import RECONSTRUCTION
 from bench.runtime import answering_in, resolve_precision
-from methods.base import DEFAULT, Decoding, Example, MaskTokenizer, Model, Prediction, Refiner, Request, open_image
+from methods.base import (
+    DEFAULT,
+    Decoding,
+    Example,
+    MaskTokenizer,
+    Model,
+    Prediction,
+    Refiner,
+    Request,
+    mask_of,
+    open_image,
+)
 from methods.files import read_lines
 from methods.protocols import TaskProtocol
 
@@ -159,7 +170,7 @@ def predict_baseline(
 def predict_reconstructions(
     mask_tokenizer: MaskTokenizer, identity: dict[str, Any], dataset: Dataset, split: str,
     config: EvaluateConfig, folder: Path, context: DistributedContext = SINGLE_PROCESS,
-) -> dict[str, Path]:  # fmt: skip
+) -> dict[int, Path]:  # fmt: skip
     """The reconstruction bound: every true mask encoded and decoded from each of the mask tokenizer's prefixes, or the
     longest -> number of tokens -> file."""
     targets = objects_of(dataset, plan(dataset, "per_object_joined", config.limit))
@@ -181,10 +192,15 @@ def predict_reconstructions(
 @torch.inference_mode()
 def round_trip(mask_tokenizer: MaskTokenizer, examples: Sequence[Example], tokens: int) -> list[Prediction]:
     """True masks through the mask tokenizer with the first `tokens` ids, brought back to each image's size."""
-    views = torch.from_numpy(np.stack([mask_tokenizer.preprocess_mask(e.mask) for e in examples]))[:, None]
+    views = torch.from_numpy(np.stack([mask_tokenizer.preprocess_mask(mask_of(e)) for e in examples]))[:, None]
     device = next((weights.device for weights in mask_tokenizer.parameters()), views.device)  # some have no weights
     ids = mask_tokenizer.encode(views.to(device))[:, :tokens]
     return [
-        Prediction(mask=mask_tokenizer.postprocess_mask(probabilities, example.mask.shape))
+        Prediction(mask=mask_tokenizer.postprocess_mask(probabilities, _shape(example)))
         for example, probabilities in zip(examples, mask_tokenizer.decode(ids), strict=True)
     ]
+
+
+def _shape(example: Example) -> tuple[int, int]:
+    height, width = mask_of(example).shape
+    return height, width

@@ -29,7 +29,7 @@ from bench.evaluate.plan import plan
 from bench.evaluate.predictions import line
 from bench.evaluate.statistics import Difference, differences, intervals
 from bench.records import Record
-from methods.base import Box, Example, Prediction, UserError
+from methods.base import Box, Example, Prediction, UserError, mask_of
 from methods.files import fits, quoted
 
 UNANSWERED = "no answer"  # the failure of a question that no line answers
@@ -57,11 +57,15 @@ def score_predictions(
         if "mask" not in row:
             raise UserError(f"{where}: no 'mask'; write its run lengths, or null if there was no answer.")
         example = example_of(index)
-        row = _in_frame(row, example, dataset.file_size(example.image_id), where)
-        rows.append(_scored(row, example, where, box_asked, dataset.info(index)))
-        if row.get("box") is not None and example.box is not None:
-            boxes.append((tuple(row["box"]), example.box, example.mask.shape))
-    form = other_form(*zip(*boxes, strict=True)) if foreign and boxes else None
+        framed = _in_frame(row, example, dataset.file_size(example.image_id), where)
+        rows.append(_scored(framed, example, where, box_asked, dataset.info(index)))
+        if framed.get("box") is not None and example.box is not None:
+            height, width = mask_of(example).shape
+            boxes.append((tuple(framed["box"]), example.box, (height, width)))
+    form = None
+    if foreign and boxes:
+        written, annotated, sizes = zip(*boxes, strict=True)
+        form = other_form(written, annotated, sizes)
     if form:
         raise UserError(f"{path}: the boxes look like {form}; write them as {PIXELS}, or leave them out.")
     return rows
@@ -79,9 +83,11 @@ def unanswered(rows: Sequence[Mapping[str, Any]], dataset: Dataset, limit: int =
     for index, group in groupby(questions, key=lambda question: question.index):
         info = dataset.info(index)
         missing = [question for question in group if (info.ref_id, question.sent_id) not in answered]
-        example = dataset[index] if missing else None
+        if not missing:
+            continue
+        example = dataset[index]
         for question in missing:
-            nothing = Prediction(mask=np.zeros_like(example.mask), failure=UNANSWERED)
+            nothing = Prediction(mask=np.zeros_like(mask_of(example)), failure=UNANSWERED)
             row = line(example, nothing, place["protocol"], question.sent_id, question.expressions) | place
             found.append(_scored(row, example, f"reference {example.ref_id}", box_asked, info))
     return found
@@ -104,8 +110,8 @@ def _in_frame(
     mask = mask[np.arange(height) * file_size[0] // height][:, np.arange(width) * file_size[1] // width]
     scale = (width / file_size[1], height / file_size[0]) * 2
     box = _box(row.get("box"), where)
-    box = [side * factor for side, factor in zip(box, scale, strict=True)] if box else None
-    return {**row, "size": [height, width], "mask": rle.encode(mask), "box": box}
+    scaled = [side * factor for side, factor in zip(box, scale, strict=True)] if box else None
+    return {**row, "size": [height, width], "mask": rle.encode(mask), "box": scaled}
 
 
 def _scored(row: Mapping[str, Any], example: Example, where: str, box_asked: bool, info: SampleInfo) -> dict[str, Any]:
@@ -225,8 +231,8 @@ def compare(
             f"{len(alone)} of them on one side only; predict both on one split with one protocol and limit."
         )
     order = sorted(tables[0])
-    scores = [[SampleScore.from_dict(dict(table[key])) for key in order] for table in tables]
-    found = differences(*scores, [tables[0][key]["image_id"] for key in order], seed)
+    mine, others = ([SampleScore.from_dict(dict(table[key])) for key in order] for table in tables)
+    found = differences(mine, others, [tables[0][key]["image_id"] for key in order], seed)
     return {metric: difference for metric, difference in found.items() if difference.value == difference.value}
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,34 +117,34 @@ _DRAW = {"tall": _tall, "wide": _wide, "corner": _corner, "ring": _ring, "thin":
 def shape_ious(mask_tokenizer: MaskTokenizer, shapes: Sequence[Shape], batch: int = 50) -> dict[str, np.ndarray]:
     """IoU of each shape after encoding and decoding all its tokens, by kind; under "all" those of all kinds, and under
     "resize" those after the way to the tokenizer's grid and back alone."""
-    examples = [Example("", ("",), shape.mask, dataset="shapes", ref_id=i) for i, shape in enumerate(shapes)]
+    examples = [Example(Path(), ("",), shape.mask, dataset="shapes", ref_id=i) for i, shape in enumerate(shapes)]
     ious = np.array([
-        _iou(prediction.mask, example.mask)
+        _iou(prediction.mask, shape.mask)
         for i in range(0, len(examples), batch)
-        for example, prediction in zip(
-            examples[i : i + batch], round_trip(mask_tokenizer, examples[i : i + batch], mask_tokenizer.length),
+        for shape, prediction in zip(
+            shapes[i : i + batch], round_trip(mask_tokenizer, examples[i : i + batch], mask_tokenizer.length),
             strict=True,
         )
     ])  # fmt: skip
     kinds = np.array([shape.kind for shape in shapes])
     found = {kind: ious[kinds == kind] for kind in KINDS} | {"all": ious}
-    return found | {"resize": np.array([_iou(_resized(mask_tokenizer, example), example.mask) for example in examples])}
+    return found | {"resize": np.array([_iou(_resized(mask_tokenizer, shape.mask), shape.mask) for shape in shapes])}
 
 
-def _resized(mask_tokenizer: MaskTokenizer, example: Example) -> np.ndarray:
-    view = torch.from_numpy(mask_tokenizer.preprocess_mask(example.mask))
-    return mask_tokenizer.postprocess_mask(view, example.mask.shape)
+def _resized(mask_tokenizer: MaskTokenizer, mask: np.ndarray) -> np.ndarray:
+    view = torch.from_numpy(mask_tokenizer.preprocess_mask(mask))
+    return mask_tokenizer.postprocess_mask(view, (mask.shape[0], mask.shape[1]))
 
 
 def _iou(predicted: np.ndarray, truth: np.ndarray) -> float:
     return float((predicted & truth).sum() / max(1, (predicted | truth).sum()))
 
 
-def shape_records(ious: Mapping[str, np.ndarray], seed: int = 0, **facts: object) -> list[Record]:
+def shape_records(ious: Mapping[str, np.ndarray], seed: int = 0, **facts: Any) -> list[Record]:
     """A record of gIoU for each entry of `shape_ious`, with its interval over masks."""
     records = []
     for name, values in ious.items():
         found = ratio_intervals({"giou": (values, np.ones(len(values)))}, range(len(values)), seed)["giou"]
-        fields = {"dataset": "shapes", "split": name, "kind": RECONSTRUCTION, "metric": "giou"} | facts
+        fields: dict[str, Any] = {"dataset": "shapes", "split": name, "kind": RECONSTRUCTION, "metric": "giou"} | facts
         records.append(Record(value=found.value, low=found.low, high=found.high, n=len(values), **fields))
     return records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,11 @@ from bench.data.boxes import box_iou
 from bench.data.cards import load_card
 from bench.data.splits import open_split, own_benchmark
 from bench.evaluate.plan import plan
+from bench.evaluate.protocols import wanted_of
 from bench.evaluate.runner import round_trip
 from bench.evaluate.shapes import shape_ious, shape_test
 from methods.base import Example, Prediction, Request, Trainee
+from methods.protocols import TaskProtocol
 from methods.registry import stage_spec
 
 SHAPES = 20  # masks of each kind of the shape test
@@ -36,9 +39,10 @@ def validation(profile: Profile, stage: StageConfig) -> Measure | None:
     questions = plan(dataset, "per_expression", 3 * count)[::3][:count]
     dataset.check([question.index for question in questions])
     alone = stage_spec(stage.method, stage.stage).mask_tokenizer
+    want = wanted_of(TaskProtocol(), ("mask", "box"), stage.method)
     shapes = shape_test(SHAPES) if alone else []
 
-    def measure(method: Trainee) -> dict[str, float]:
+    def measure(method: Any) -> dict[str, float]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         with torch.random.fork_rng(devices=[]), torch.autocast(device, enabled=False):
             examples = [dataset[question.index] for question in questions]
@@ -47,9 +51,10 @@ def validation(profile: Profile, stage: StageConfig) -> Measure | None:
                 kinds = shape_ious(method.mask_tokenizer, shapes)
                 return values | {f"shapes/{kind}": float(iou.mean()) for kind, iou in kinds.items()}
             pairs = zip(examples, questions, strict=True)
-            requests = [Request(example.image, q.expressions, ("mask", "box")) for example, q in pairs]
+            requests = [Request(example.image, q.expressions, want) for example, q in pairs]
             answers = [p for i in range(0, len(requests), BATCH) for p in method.segment(requests[i : i + BATCH])]
-            return _overlap(answers, examples) | _boxes(answers, examples)
+            failures = {"failures": float(sum(p.failure is not None for p in answers))}
+            return _overlap(answers, examples) | (_boxes(answers, examples) if "box" in want else {}) | failures
 
     return measure
 
@@ -66,5 +71,4 @@ def _overlap(predictions: Sequence[Prediction], examples: Sequence[Example]) -> 
 
 def _boxes(predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, float]:
     found = np.array([box_iou(p.box, e.box) for p, e in zip(predictions, examples, strict=True)])
-    values = {f"acc@{threshold}": float((found >= threshold).mean()) for threshold in (0.5, 0.7, 0.9)}
-    return values | {"failures": float(sum(p.failure is not None for p in predictions))}
+    return {f"acc@{threshold}": float((found >= threshold).mean()) for threshold in (0.5, 0.7, 0.9)}

@@ -40,7 +40,7 @@ class Variant:
     @property
     def facts(self) -> dict[str, Any]:
         """What it adds to the fields of records."""
-        settings = {} if self.rule == "official" else {"rule": self.rule}
+        settings: dict[str, Any] = {} if self.rule == "official" else {"rule": self.rule}
         settings |= {"temperature": self.temperature} if self.rule == "expected" and self.temperature != 1 else {}
         settings |= REFINED if self.refiner else {}
         told: dict[str, Any] = {"variant": settings} if settings else {}

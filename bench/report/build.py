@@ -50,21 +50,8 @@ def build(
     Raises UserError when there are no records, and before anything is replaced that was not written here.
     """
     profile_dir = Path(profile_dir)
-    records_dir = profile_dir / "records"
-    records = read_records(records_dir) if records_dir.exists() else []
-    if not records:
-        raise UserError(f"{records_dir}: no records there; run `make reproduce` or `genseg eval` first.")
-    own = profile_dir.parent / "published"
-    shown = _tables(records, own if own.is_dir() else asset("results", "published"))
-    files: dict[str, bytes | str] = _table_files(shown)
-    for name, figure in (
-        ("accuracy_latency", figures.accuracy_over_latency(records)),
-        ("reconstruction_bound", figures.reconstruction_bound(records)),
-        ("ablation_lengths", figures.ablation_lengths(records)),
-        ("training", figures.training_curves(find_logs(profile_dir, runs_dir))),
-        *scaling.figures(records).items(),
-    ):
-        files |= _under("figures", figures.files_of(figure, name)) if figure else {}
+    records, shown = _records_and_tables(profile_dir)
+    files = _views(profile_dir, records, shown, runs_dir)
     if runs_dir and open_dataset:
         files |= _under("figures", _qualitative_grids(Path(runs_dir) / "scores", open_dataset))
     outputs = Outputs(profile_dir)
@@ -73,6 +60,56 @@ def build(
     written += outputs.write({"index.html": page.write(profile_dir, profile_dir.name, shown, records)})
     _print_main(shown)
     return written
+
+
+def verify(profile_dir: Path, runs_dir: Path | None = None) -> list[str]:
+    """Make the views of `profile_dir`/records again, in memory, and compare them with the files -> names of the files
+    that are the same. Qualitative grids are left out, because they need predictions and images.
+
+    Raises UserError, naming them, for files that differ or are missing, and for tables that no record gives.
+    """
+    profile_dir = Path(profile_dir)
+    records, shown = _records_and_tables(profile_dir)
+    files = _views(profile_dir, records, shown, runs_dir)
+    files["index.html"] = page.write(profile_dir, profile_dir.name, shown, records)
+    made = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
+    wrong = [name for name, content in made.items() if not _holds(profile_dir / name, content)]
+    wrong += sorted({f"tables/{path.name}" for path in (profile_dir / "tables").glob("*")} - made.keys())
+    if wrong:
+        raise UserError(
+            f"{printable(profile_dir)}: {len(wrong)} of {len(made)} files are not what the records give "
+            f"({', '.join(wrong)}); run `genseg report`."
+        )
+    return sorted(made)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
+
+
+def _records_and_tables(profile_dir: Path) -> tuple[list[Record], dict[str, list[layout.Table]]]:
+    records_dir = profile_dir / "records"
+    records = read_records(records_dir) if records_dir.exists() else []
+    if not records:
+        raise UserError(f"{records_dir}: no records there; run `make reproduce` or `genseg eval` first.")
+    own = profile_dir.parent / "published"
+    return records, _tables(records, own if own.is_dir() else asset("results", "published"))
+
+
+def _views(
+    profile_dir: Path, records: Sequence[Record], shown: Mapping[str, Sequence[layout.Table]], runs_dir: Path | None
+) -> dict[str, bytes | str]:
+    """Name -> content of every table and figure that needs no more than records and logs."""
+    files: dict[str, bytes | str] = dict(_table_files(shown))
+    for name, figure in (
+        ("accuracy_latency", figures.accuracy_over_latency(records)),
+        ("reconstruction_bound", figures.reconstruction_bound(records)),
+        ("ablation_lengths", figures.ablation_lengths(records)),
+        ("training", figures.training_curves(find_logs(profile_dir, runs_dir))),
+        *scaling.figures(records).items(),
+    ):
+        files |= _under("figures", figures.files_of(figure, name)) if figure else {}
+    return files
 
 
 def _under(folder: str, files: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 from bench.config import Profile
 from bench.data.cards import of_label
 from bench.data.splits import benchmarks_of, open_split, own_benchmark
-from bench.report.build import build
+from bench.report.build import build, verify
 from bench.train.folders import keep_log, model_of_stage
 
 
@@ -30,3 +30,9 @@ def write_report(profile: Profile) -> list[Path]:
         if model_of_stage(profile, stage).is_dir() and not bundled.is_file():
             keep_log(profile, stage, "validation.jsonl")
     return written
+
+
+def verify_report(profile: Profile) -> str:
+    """Compare the tables, figures and page with what the records give -> a sentence. Raises UserError for others."""
+    same = verify(profile.results_dir, profile.runs_dir)
+    return f"{profile.results_dir}: {len(same)} files are what the records give."

@@ -8,7 +8,7 @@ from methods.argenseg.prefix import Prefix
 from methods.base import UserError
 from methods.common.config import AUGMENTATIONS, RestartConfig
 from methods.files import setting
-from methods.internvl.config import ROWS, WIDEST, ProcessorConfig, refuse_settings_of_new
+from methods.internvl.config import ROWS, WIDEST, BackboneStage, ContinuedStage
 
 SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # 680 tokens
 SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)  # 2240 tokens
@@ -116,48 +116,30 @@ class DiscriminatorConfig:
 
 
 @dataclass
-class TokenizerStage:
+class TokenizerStage(ContinuedStage):
     """`mask_tokenizer_config` of a new VQ-VAE, or `start` (folder of a trained one or of a model); `perceptual` and
     `adversarial` (fields of PerceptualConfig and DiscriminatorConfig) turn these losses on."""
 
-    seed: int = 0
-    start: str = ""
+    NEW = ("mask_tokenizer_config",)
     mask_tokenizer_config: MaskTokenizerConfig = field(default_factory=MaskTokenizerConfig)
     codebook_restart: RestartConfig = field(default_factory=RestartConfig)
     augmentation: str = setting("none", choices=AUGMENTATIONS)
     perceptual: PerceptualConfig | None = None
     adversarial: DiscriminatorConfig | None = None
 
-    def __post_init__(self) -> None:
-        if self.start:
-            refuse_settings_of_new(self, self.start, ("mask_tokenizer_config",))
-
 
 @dataclass
-class ModelStage:
-    """`start` (folder of an ARGenSeg model to continue from); or `backbone` (folder of an InternVL model, or
-    random:SIZE with `vocabulary` and `texts`), `mask_tokenizer` (folder of a trained VQ-VAE) or
-    `mask_tokenizer_config` of an untrained one, and `init` of the slot inputs ("zeros" as released, "var" or "grid").
-    With both the weighting of the visual loss, `prefix` (samples that are trained on the first scales only), the
-    processor's choices, fields of Variant (not `head` for a continued model), the mask's way to the image's size, and
+class ModelStage(BackboneStage):
+    """For a new model also `mask_tokenizer_config` of an untrained VQ-VAE, and `init` of the slot inputs ("zeros" as
+    released, "var" or "grid"). For any the weighting of the visual loss, `prefix` (samples that are trained on the
+    first scales only), fields of Variant (not `head` for a continued model), how a mask gets to the image's size, and
     `token_cache`, a folder in which the masks' ids are kept."""
 
-    seed: int = 0
-    start: str = ""
-    backbone: str = ""
-    vocabulary: int = 0
-    texts: list[str] = field(default_factory=list)
-    mask_tokenizer: str = ""
+    NEW = (*BackboneStage.NEW, "mask_tokenizer")
     mask_tokenizer_config: MaskTokenizerConfig = field(default_factory=MaskTokenizerConfig)
     init: str = setting("zeros", choices=INITS)
     token_loss_weighting: str = setting("tokens", choices=TOKEN_LOSS_WEIGHTINGS)
     prefix: Prefix = field(default_factory=Prefix)
-    processor: ProcessorConfig = field(default_factory=ProcessorConfig)
     variant: Variant = field(default_factory=Variant)
     mask_resize: str = setting("bilinear", choices=CHOICES["mask_resize"])
     token_cache: str = ""
-
-    def __post_init__(self) -> None:
-        if self.start:
-            new = ("backbone", "vocabulary", "texts", "mask_tokenizer", "mask_tokenizer_config", "init")
-            refuse_settings_of_new(self, self.start, new)

@@ -1,9 +1,6 @@
-"""The official VQ-VAE and ARGenSeg checkpoints <-> this project's folders, through an explicit table of names.
-
-Official forms: VAR's VQ-VAE alone (one file), or the whole model (a folder in InternVL2.5's original layout with the
-VQ-VAE as `image_tokenizer.*`). Every tensor is used and keeps its dtype and bits; a missing, unexpected or misshapen
-one is an error that names it. Files are memory-mapped.
-"""
+"""The official VQ-VAE and ARGenSeg checkpoints <-> this project's folders: VAR's VQ-VAE alone, or the whole model that
+holds it as `image_tokenizer.*` (methods/internvl/checkpoint/conversion.py). The official evaluation does not use the
+checkpoint's own VQ-VAE, which was rounded to bfloat16, but VAR's file in float32: give it as mask_tokenizer=."""
 
 from __future__ import annotations
 
@@ -25,56 +22,16 @@ from methods.files import fill
 from methods.internvl import checkpoint
 from methods.internvl.backbone import Backbone
 from methods.internvl.checkpoint import io, opengvlab
+from methods.internvl.checkpoint.conversion import BACKBONE, TOKENIZER, Conversion, count, table
 from methods.internvl.config import BackboneSize, ProcessorConfig
-from methods.internvl.vocabulary import load_tokenizer
 
 OFFICIAL_TOKENIZER = "image_tokenizer."  # of the whole model; VAR's own file has no prefix
-TOKENIZER, BACKBONE = "mask_tokenizer.", "backbone.native."
 OWN = ("word_embed.weight", "word_embed.bias", "lvl_embed.weight", "pos_1LC")  # the same name on both sides
 # A model that was saved after it had generated holds these parts twice.
 REPEATED = re.compile(r"language_model\.(image_tokenizer\.|word_embed\.|lvl_embed\.|pos_1LC)")
 
 
-def convert(source: Path, target: Path) -> Path:
-    """Official -> ours or back, by what `source` is -> the file or folder written.
-
-    An official file or folder becomes our folder `target`. Our folder becomes an official folder, or the VQ-VAE's file
-    alone if `target` ends in .pth or .safetensors. Raises UserError for damaged or unfitting input.
-    """
-    source, target = Path(source), Path(target)
-    io.check_places(source, target)
-    if source.is_file():
-        return io.write_folder(target, *tokenizer_to_ours(io.read_file(source), source), None)
-    config = io.read_settings(source)
-    if config.get("method") == ARGenSeg.name:
-        return _to_official(source, config, target)
-    tokenizer = load_tokenizer(source)
-    tensors = io.read_tensors(source)
-    return io.write_folder(target, *model_to_ours(tensors, source, tokenizer), tokenizer)
-
-
-def official(
-    source: Path, settings: Mapping[str, Any], mask_tokenizer: Path | None = None
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """MethodSpec.official: an official folder (or the file of a mask tokenizer alone) as it is read
-    without a conversion. The official evaluation does not use
-    the checkpoint's own VQ-VAE, which was rounded to bfloat16, but VAR's file in float32."""
-    if source.is_file():
-        return tokenizer_to_ours(io.read_file(source), source)
-    tensors = io.read_tensors(source)
-    if mask_tokenizer is not None:
-        tensors = io.replaced(tensors, OFFICIAL_TOKENIZER, io.read_file(mask_tokenizer))
-    elif not any(name.startswith(OFFICIAL_TOKENIZER) for name in tensors):
-        raise UserError(f"{source}: holds no VQ-VAE; give the file of VAR's with mask_tokenizer=.")
-    return model_to_ours(tensors, source, load_tokenizer(source))
-
-
 # ---- names and sizes ------------------------------------------------------------------------------------------------
-
-
-def tokenizer_table(config: MaskTokenizerConfig, prefix: str = "") -> dict[str, str]:
-    """Official name -> ours, of every tensor of a VQ-VAE."""
-    return {prefix + name: TOKENIZER + name for name in tokenizer_tensors(config)}
 
 
 def tokenizer_tensors(config: MaskTokenizerConfig) -> dict[str, Tensor]:
@@ -92,22 +49,19 @@ def sizes_of(tensors: Mapping[str, Tensor], tokens: int, source: Path) -> MaskTo
     def shape(name: str, dimensions: int) -> torch.Size:
         return io.sizes_in(tensors, name, dimensions, source, "VAR's VQ-VAE")
 
-    def count(before: str, after: str) -> int:
-        return next(i for i in range(len(tensors) + 1) if f"{before}{i}{after}" not in tensors)
-
     ladders = {sum(side * side for side in scales): scales for scales in (SCALES_256, SCALES_512)}
     if tokens not in ladders:
         known = " and ".join(map(str, ladders))
         raise UserError(f"{source}: writes {tokens} tokens an image; official models write {known}.")
-    levels = count("encoder.down.", ".block.0.conv1.weight")
+    levels = count(tensors, "encoder.down.", ".block.0.conv1.weight")
     width = shape("encoder.conv_in.weight", 4)[0]
     widths = [shape(f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in range(levels)]
     codes, code_width = shape("quantize.embedding.weight", 2)
     found = dict(
         resolution=ladders[tokens][-1] * 2 ** (levels - 1) if levels else 1, width=width,
-        multipliers=[w // width for w in widths], blocks=count("encoder.down.0.block.", ".conv1.weight"), codes=codes,
-        code_width=code_width, scales=list(ladders[tokens]),
-        quant_resi=count("quantize.quant_resi.qresi_ls.", ".weight"),
+        multipliers=[w // width for w in widths], blocks=count(tensors, "encoder.down.0.block.", ".conv1.weight"),
+        codes=codes, code_width=code_width, scales=list(ladders[tokens]),
+        quant_resi=count(tensors, "quantize.quant_resi.qresi_ls.", ".weight"),
     )  # fmt: skip
     return fill(MaskTokenizerConfig, found, source, "give a file of VAR's VQ-VAE")
 
@@ -120,7 +74,7 @@ def tokenizer_to_ours(tensors: Mapping[str, Tensor], source: Path) -> tuple[dict
     config = sizes_of(tensors, sum(side * side for side in SCALES_256), source)
     io.check_tensors(tensors, tokenizer_tensors(config), source)
     own = checkpoint.describe_mask_tokenizer(ARGenSeg.name, config)
-    return own, {ours: tensors[name] for name, ours in tokenizer_table(config).items()}
+    return own, {ours: tensors[name] for name, ours in table(tokenizer_tensors(config)).items()}
 
 
 def model_to_ours(
@@ -150,13 +104,15 @@ def to_ours(
     tensors = {name: tensor for name, tensor in tensors.items() if not REPEATED.match(name)}
     images = {n.removeprefix(OFFICIAL_TOKENIZER): t for n, t in tensors.items() if n.startswith(OFFICIAL_TOKENIZER)}
     absent = [name for name in OWN if name not in tensors]
-    if absent or not images:
-        raise UserError(f"{source}: lacks {(absent or [OFFICIAL_TOKENIZER + '*'])[0]}; it is not a model of ARGenSeg.")
+    if absent:
+        raise UserError(f"{source}: lacks {absent[0]}; it is not a model of ARGenSeg.")
+    if not images:
+        raise UserError(f"{source}: holds no VQ-VAE; give the file of VAR's with mask_tokenizer=.")
     config = sizes_of(images, tensors["pos_1LC"].shape[1], source)
     io.check_tensors(images, tokenizer_tensors(config), source)
     rest = {n: t for n, t in tensors.items() if n not in OWN and not n.startswith(OFFICIAL_TOKENIZER)}
     state = {name: tensors[name] for name in OWN}
-    state |= {ours: tensors[name] for name, ours in tokenizer_table(config, OFFICIAL_TOKENIZER).items()}
+    state |= {ours: tensors[name] for name, ours in table(tokenizer_tensors(config), OFFICIAL_TOKENIZER).items()}
     native = opengvlab.to_native(rest, size, vocabulary, source, tied)
     return state | {BACKBONE + name: tensor for name, tensor in native.items()}, config
 
@@ -168,7 +124,7 @@ def to_official(state: Mapping[str, Tensor], size: BackboneSize, config: MaskTok
     """Bit for bit the inverse of to_ours."""
     native = {n.removeprefix(BACKBONE): t for n, t in state.items() if n.startswith(BACKBONE)}
     tensors = {name: state[name] for name in OWN} | opengvlab.to_original(native, size)
-    return tensors | {name: state[ours] for name, ours in tokenizer_table(config, OFFICIAL_TOKENIZER).items()}
+    return tensors | {name: state[ours] for name, ours in table(tokenizer_tensors(config), OFFICIAL_TOKENIZER).items()}
 
 
 def _to_official(source: Path, config: dict[str, Any], target: Path) -> Path:
@@ -176,7 +132,7 @@ def _to_official(source: Path, config: dict[str, Any], target: Path) -> Path:
     sizes = checkpoint.part(config, "mask_tokenizer", MaskTokenizerConfig, source)
     if target.suffix in io.FILES:
         io.check_tensors(io.under(TOKENIZER, state), tokenizer_tensors(sizes), source)
-        return io.write_file(target, {name: state[ours] for name, ours in tokenizer_table(sizes).items()})
+        return io.write_file(target, {name: state[ours] for name, ours in table(tokenizer_tensors(sizes)).items()})
     if config.get("backbone") is None:
         raise UserError(f"{source}: is a VQ-VAE alone; give a target that ends in .pth or .safetensors.")
     with torch.device("meta"):
@@ -187,3 +143,7 @@ def _to_official(source: Path, config: dict[str, Any], target: Path) -> Path:
         raise UserError(f"{source}: is a variant that the official code cannot run; keep it in this project's layout.")
     settings = opengvlab.original_config(backbone.size, backbone.vocabulary, "InternVLGenSeg")
     return io.write_folder(target, settings, to_official(state, backbone.size, sizes), model.processor.tokenizer)
+
+
+CONVERSION = Conversion(ARGenSeg.name, OFFICIAL_TOKENIZER, tokenizer_to_ours, model_to_ours, _to_official)
+convert, official = CONVERSION.convert, CONVERSION.official

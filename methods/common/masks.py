@@ -6,16 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from methods.base import Example, UserError
-
-
-def mask_of(example: Example) -> np.ndarray:
-    """The example's mask bool [H, W]. Raises UserError if it has none."""
-    if example.mask is None:
-        where = f"{example.dataset} sample {example.ref_id}"
-        raise UserError(f"{where}: the task needs a mask; use other data.")
-    return example.mask
-
 
 def bilinear_mask(probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
     """Probabilities [R, R] -> bool [H, W] for size = (H, W): bilinear weights before the threshold of 1/2, which loses

@@ -9,7 +9,7 @@ from typing import Any
 from methods.base import UserError
 from methods.common.config import AUGMENTATIONS, RestartConfig
 from methods.files import setting
-from methods.internvl.config import DEEPEST, ROWS, WIDEST, ProcessorConfig, refuse_settings_of_new
+from methods.internvl.config import DEEPEST, ROWS, WIDEST, BackboneStage, ContinuedStage
 
 BOX_SCALE = 999  # the official evaluation divides by 999
 TASKS = (
@@ -190,49 +190,30 @@ class Speech:
 
 
 @dataclass
-class TokenizerStage:
+class TokenizerStage(ContinuedStage):
     """Stage 1: `mask_tokenizer_config` of a new tokenizer, or `start` (folder of a trained one or of a model);
     `augmentation` of its masks."""
 
-    seed: int = 0
-    start: str = ""
+    NEW = ("mask_tokenizer_config",)
     mask_tokenizer_config: MaskTokenizerConfig = field(default_factory=MaskTokenizerConfig)
     codebook_restart: RestartConfig = field(default_factory=lambda: RestartConfig(warmup=300))
     augmentation: str = setting("none", choices=AUGMENTATIONS)
 
-    def __post_init__(self) -> None:
-        if self.start:
-            refuse_settings_of_new(self, self.start, ("mask_tokenizer_config",))
-
 
 @dataclass
-class ModelStage:
-    """Stages 2 and 3: `start` (folder of a HiMTok model to continue from; with a `mask_tokenizer`, with that one); or
-    `backbone` (folder of an InternVL model, or random:SIZE with `vocabulary` and `texts`), `mask_tokenizer` (folder of
-    a stage-1 model) or `mask_tokenizer_config` of an untrained one, and `init` of the mask tokens' rows. With both the
-    losses, the processor's choices, `prompt_template` ("ours", "short", "official", a file or its content), whether a
-    requested number of mask tokens is also said in the prompt, the mask's way to the image's size, and what ends a
-    block in training (`learned_length`) and in an answer (`adaptive_length`)."""
+class ModelStage(BackboneStage):
+    """Stages 2 and 3. For a new model also `mask_tokenizer_config` of an untrained tokenizer, and `init` of the mask
+    tokens' rows; a continued one may get another `mask_tokenizer`. For any the losses, `prompt_template` ("ours",
+    "short", "official", a file or its content), whether a requested number of mask tokens is also said in the prompt,
+    how a mask gets to the image's size, and what ends a block in training (`learned_length`) and in an answer
+    (`adaptive_length`)."""
 
-    seed: int = 0
-    start: str = ""
-    backbone: str = ""
-    vocabulary: int = 0
-    texts: list[str] = field(default_factory=list)
-    mask_tokenizer: str = ""
     mask_tokenizer_config: MaskTokenizerConfig = field(default_factory=MaskTokenizerConfig)
     init: str = setting("mean", choices=INITS)
     hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
     token_loss_weighting: str = setting("tokens", choices=TOKEN_LOSS_WEIGHTINGS)
     learned_length: LearnedLength = field(default_factory=LearnedLength)
     adaptive_length: AdaptiveLength = field(default_factory=AdaptiveLength)
-    processor: ProcessorConfig = field(default_factory=ProcessorConfig)
     prompt_template: Any = "ours"
     budget_in_prompt: bool = False
     mask_resize: str = setting("bilinear", choices=MASK_RESIZES)
-
-    def __post_init__(self) -> None:
-        if self.start:
-            refuse_settings_of_new(
-                self, self.start, ("backbone", "vocabulary", "texts", "mask_tokenizer_config", "init")
-            )

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from methods.base import Example, Request, TrainingSample, UserError, open_image
-from methods.common.masks import mask_of
+from methods.base import Example, Request, TrainingSample, UserError, mask_of, open_image
 from methods.himtok import prompts
 from methods.himtok.config import TASKS, MaskTokenizerConfig
 from methods.himtok.mask_tokenizer import preprocess_mask

@@ -1,10 +1,5 @@
-"""The official HiMTok checkpoints <-> this project's folders, through an explicit table of names.
-
-Official forms: the mask tokenizer alone (one `.pth` or `.safetensors` file), or the whole model (a folder in
-InternVL2.5's original layout that holds the tokenizer as `mask_decoder.*`). Every tensor is used and keeps its dtype
-and its bits; a missing, unexpected or misshapen one is an error that names it. Files are memory-mapped, so that a
-conversion needs the memory of one shard, not of the model.
-"""
+"""The official HiMTok checkpoints <-> this project's folders: the mask tokenizer alone, or the whole model, which holds
+it as `mask_decoder.*` (methods/internvl/checkpoint/conversion.py)."""
 
 from __future__ import annotations
 
@@ -26,52 +21,16 @@ from methods.himtok.prompts import PromptTemplate
 from methods.internvl import checkpoint
 from methods.internvl.backbone import Backbone
 from methods.internvl.checkpoint import io, opengvlab
+from methods.internvl.checkpoint.conversion import BACKBONE, TOKENIZER, Conversion, count, table
 from methods.internvl.config import ProcessorConfig
-from methods.internvl.vocabulary import load_tokenizer
 
 OFFICIAL_TOKENIZER = "mask_decoder."  # of the whole model; the tokenizer's own file has no prefix
-TOKENIZER, BACKBONE = "mask_tokenizer.", "backbone.native."
 HEAD_WIDTH = 64  # of every named size (small 512 / 8 ... large 1024 / 16); no tensor tells the number of heads
 ARCHITECTURE = "InternVLWithHiMTok"
 MAX_TILES = 4  # of the official evaluation
 
 
-def convert(source: Path, target: Path) -> Path:
-    """Official -> ours or back, by what `source` is -> the file or folder written.
-
-    An official file or folder becomes our folder `target`. Our folder becomes an official folder, or the tokenizer's
-    file alone if `target` ends in .pth or .safetensors. Raises UserError for damaged or unfitting input.
-    """
-    source, target = Path(source), Path(target)
-    io.check_places(source, target)
-    if source.is_file():
-        return io.write_folder(target, *tokenizer_to_ours(io.read_file(source), source), None)
-    config = io.read_settings(source)
-    if config.get("method") == HiMTok.name:
-        return _to_official(source, config, target)
-    tokenizer = load_tokenizer(source)
-    return io.write_folder(target, *model_to_ours(io.read_tensors(source), source, tokenizer), tokenizer)
-
-
-def official(
-    source: Path, settings: Mapping[str, Any], mask_tokenizer: Path | None = None
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """MethodSpec.official: an official folder (or the file of a mask tokenizer alone) as it is read
-    without a conversion."""
-    if source.is_file():
-        return tokenizer_to_ours(io.read_file(source), source)
-    tensors = io.read_tensors(source)
-    if mask_tokenizer is not None:
-        tensors = io.replaced(tensors, OFFICIAL_TOKENIZER, io.read_file(mask_tokenizer))
-    return model_to_ours(tensors, source, load_tokenizer(source))
-
-
 # ---- names ----------------------------------------------------------------------------------------------------------
-
-
-def tokenizer_table(config: MaskTokenizerConfig, prefix: str = "") -> dict[str, str]:
-    """Official name -> ours, of every tensor of a mask tokenizer."""
-    return {prefix + name: TOKENIZER + name for name in tokenizer_tensors(config)}
 
 
 def tokenizer_tensors(config: MaskTokenizerConfig) -> dict[str, Tensor]:
@@ -86,20 +45,18 @@ def sizes_of(tensors: Mapping[str, Tensor], source: Path) -> MaskTokenizerConfig
     def shape(name: str, dimensions: int) -> torch.Size:
         return io.sizes_in(tensors, name, dimensions, source, "a HiMTok mask tokenizer")
 
-    def count(before: str, after: str) -> int:
-        return next(i for i in range(len(tensors) + 1) if f"{before}{i}{after}" not in tensors)
-
     patch = shape("encoder.patch_embed.weight", 4)[-1]
-    levels = count("pixel_decoder.up.", ".block.0.conv2.weight")
+    levels = count(tensors, "pixel_decoder.up.", ".block.0.conv2.weight")
     base = shape("pixel_decoder.conv_out.weight", 4)[1]
     widths = [shape(f"pixel_decoder.up.{i}.block.0.conv2.weight", 4)[0] for i in range(levels)]
     (latents, width), (wide,) = shape("latent_tokens", 2), shape("decoder.ln_pre.weight", 1)
     codes, code_width = shape("quantize.embedding.weight", 2)
-    blocks, middle = count("pixel_decoder.up.0.block.", ".conv1.weight"), count("pixel_decoder.mid.", ".conv1.weight")
+    blocks = count(tensors, "pixel_decoder.up.0.block.", ".conv1.weight")
+    middle = count(tensors, "pixel_decoder.mid.", ".conv1.weight")
     found = dict(
         resolution=math.isqrt(shape("encoder.positional_embedding", 2)[0] - 1) * patch, patch=patch, width=width,
-        encoder_layers=count("encoder.transformer.", ".ln_1.weight"), heads=max(1, width // HEAD_WIDTH),
-        decoder_layers=count("decoder.transformer.", ".ln_1.weight"), decoder_width=wide,
+        encoder_layers=count(tensors, "encoder.transformer.", ".ln_1.weight"), heads=max(1, width // HEAD_WIDTH),
+        decoder_layers=count(tensors, "decoder.transformer.", ".ln_1.weight"), decoder_width=wide,
         decoder_heads=max(1, wide // HEAD_WIDTH), latents=latents, codes=codes, code_width=code_width,
         ffn_out=shape("decoder.ffn.2.weight", 4)[0], pixel_base=base,
         pixel_multipliers=[width // base for width in widths], pixel_blocks=blocks,
@@ -117,7 +74,7 @@ def tokenizer_to_ours(tensors: Mapping[str, Tensor], source: Path) -> tuple[dict
     sizes = sizes_of(tensors, source)
     io.check_tensors(tensors, tokenizer_tensors(sizes), source)
     config = checkpoint.describe_mask_tokenizer(HiMTok.name, sizes)
-    return config, {ours: tensors[name] for name, ours in tokenizer_table(sizes).items()}
+    return config, {ours: tensors[name] for name, ours in table(tokenizer_tensors(sizes)).items()}
 
 
 def model_to_ours(
@@ -162,13 +119,17 @@ def _to_official(source: Path, config: dict[str, Any], target: Path) -> Path:
         )
     if target.suffix in io.FILES:
         io.check_tensors(io.under(TOKENIZER, tensors), tokenizer_tensors(sizes), source)
-        return io.write_file(target, {name: tensors[ours] for name, ours in tokenizer_table(sizes).items()})
+        return io.write_file(target, {name: tensors[ours] for name, ours in table(tokenizer_tensors(sizes)).items()})
     if config.get("backbone") is None:
         raise UserError(f"{source}: is a mask tokenizer alone; give a target that ends in .pth or .safetensors.")
     with torch.device("meta"):
         model = HiMTok.from_config(config, source)
     io.check_tensors(tensors, model.state_dict(), source)
     official = opengvlab.to_original(io.under(BACKBONE, tensors), model.backbone.size, source)
-    official |= {name: tensors[ours] for name, ours in tokenizer_table(sizes, OFFICIAL_TOKENIZER).items()}
+    official |= {name: tensors[ours] for name, ours in table(tokenizer_tensors(sizes), OFFICIAL_TOKENIZER).items()}
     original = opengvlab.original_config(model.backbone.size, model.backbone.vocabulary, ARCHITECTURE)
     return io.write_folder(target, original, official, model.processor.tokenizer)
+
+
+CONVERSION = Conversion(HiMTok.name, OFFICIAL_TOKENIZER, tokenizer_to_ours, model_to_ours, _to_official)
+convert, official = CONVERSION.convert, CONVERSION.official

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.base import Example, TrainingSample
+from methods.base import Example, TrainingSample, mask_of
 from methods.common.augment import augmented
 from methods.common.codebook_restart import CodebookRestart
 from methods.common.config import RestartConfig
-from methods.common.masks import mask_iou, mask_of
+from methods.common.masks import mask_iou
 from methods.himtok.config import MaskTokenizerConfig, TokenizerStage
 from methods.himtok.hierarchy import blurred, draw_levels, mask_loss
 from methods.himtok.mask_tokenizer import MaskTokenizer, preprocess_mask

@@ -7,8 +7,8 @@ is loaded). `nano` and `tiny` have the same architecture, small enough to be tra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from methods.base import UserError
 from methods.files import setting
@@ -178,6 +178,34 @@ def transformers_config(size: BackboneSize, vocabulary: int, image_token_id: int
     config._attn_implementation = "sdpa"
     config.text_config._attn_implementation = BY_SAMPLE
     return config
+
+
+@dataclass
+class ContinuedStage:
+    """A stage's `model` that can go on from a trained one, the folder `start`; then the settings NEW, which only a new
+    model follows, are refused."""
+
+    NEW: ClassVar[tuple[str, ...]] = ()
+    seed: int = 0
+    start: str = ""
+
+    def __post_init__(self) -> None:
+        if self.start:
+            refuse_settings_of_new(self, self.start, self.NEW)
+
+
+@dataclass
+class BackboneStage(ContinuedStage):
+    """The keys of every stage that trains a model on the backbone: `start`; or `backbone` (folder of an InternVL model,
+    or random:SIZE with `vocabulary` and `texts`) and `mask_tokenizer` (folder of a trained one). With both the
+    processor's choices."""
+
+    NEW: ClassVar[tuple[str, ...]] = ("backbone", "vocabulary", "texts", "mask_tokenizer_config", "init")
+    backbone: str = ""
+    vocabulary: int = 0
+    texts: list[str] = field(default_factory=list)
+    mask_tokenizer: str = ""
+    processor: ProcessorConfig = field(default_factory=ProcessorConfig)
 
 
 def refuse_settings_of_new(stage: Any, source: str, names: Sequence[str]) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from methods.common.masks import bilinear_mask, mask_of
+from methods.base import mask_of
+from methods.common.masks import bilinear_mask
 from methods.internvl import checkpoint, prompts
 from methods.internvl.chat import MASK, Turn
 from methods.internvl.config import ProcessorConfig

@@ -18,8 +18,9 @@ and the differences move the numbers):
 from bench.evaluate.metrics import boundary, boxes, classes, no_target, overlap, sizes
 
 # isort: on
+from bench.evaluate.metrics.boundary import mask_box
 from bench.evaluate.metrics.registry import aggregate, ratio, support, terms
-from bench.evaluate.metrics.sample import SampleScore, mask_box, score
+from bench.evaluate.metrics.sample import SampleScore, score
 
 VERSION = 2  # raise it when a score of the same masks changes, so that kept scores are made again
 

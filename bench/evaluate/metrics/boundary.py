@@ -50,7 +50,8 @@ class Pair(NamedTuple):
 def cut(pred: np.ndarray, gt: np.ndarray) -> Pair:
     """The pair of two masks bool[H, W]."""
     rows, columns = window_of(mask_box(pred), mask_box(gt))
-    return Pair(*(np.ascontiguousarray(mask[rows, columns]).view(np.uint8) for mask in (pred, gt)), pred.shape)
+    seen, true = (np.ascontiguousarray(mask[rows, columns]).view(np.uint8) for mask in (pred, gt))
+    return Pair(seen, true, (pred.shape[0], pred.shape[1]))
 
 
 def window_of(*boxes: Box | None) -> tuple[slice, slice]:

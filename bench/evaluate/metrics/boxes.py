@@ -4,6 +4,8 @@
 without a target has no box to be found.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from bench.evaluate.metrics.registry import EVERYWHERE, NOWHERE, Samples, mean, register
@@ -11,19 +13,19 @@ from bench.evaluate.metrics.registry import EVERYWHERE, NOWHERE, Samples, mean, 
 THRESHOLDS = (0.5, 0.7, 0.75, 0.9)
 
 
-def _asked(samples: Samples):
+def _asked(samples: Samples) -> np.ndarray:
     return np.array([value is not None for value in samples.box_iou_text], bool) & ~_no_target(samples)
 
 
-def _no_target(samples: Samples):
+def _no_target(samples: Samples) -> np.ndarray:
     return samples.no_target.astype(bool)
 
 
-def _written(threshold: float):
+def _written(threshold: float) -> Callable[[Samples], np.ndarray]:
     return lambda s: np.array([value is not None and value >= threshold for value in s.box_iou_text], bool)
 
 
-def _around_mask(threshold: float):
+def _around_mask(threshold: float) -> Callable[[Samples], np.ndarray]:
     return lambda s: s.box_iou_mask >= threshold
 
 

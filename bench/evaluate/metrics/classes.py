@@ -6,7 +6,7 @@ import numpy as np
 from bench.evaluate.metrics.registry import Samples, per_class, register
 
 
-def _named(samples: Samples):
+def _named(samples: Samples) -> np.ndarray:
     return np.array([sample.category is not None for sample in samples.scores], bool)
 
 

@@ -7,6 +7,8 @@ wrong on both sides. giou and ciou are those of any other split: no target and n
 target and a mask is IoU 0 with its pixels in the union.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from bench.evaluate.metrics.registry import Samples, mean, register
@@ -15,23 +17,25 @@ THRESHOLDS = (0.7, 0.8, 0.9)
 NOTE = "an empty mask says that there is no target"
 
 
-def _none(samples: Samples):
+def _none(samples: Samples) -> np.ndarray:
     return samples.no_target.astype(bool)
 
 
-def _some(samples: Samples):
+def _some(samples: Samples) -> np.ndarray:
     """The samples with a target, where there are others."""
     return ~_none(samples) & _none(samples).any()
 
 
-def _empty(samples: Samples):
+def _empty(samples: Samples) -> np.ndarray:
     return np.array([sample.box_mask is None for sample in samples.scores], bool)
+
+
+def _at_least(threshold: float) -> Callable[[Samples], np.ndarray]:
+    return lambda s: s.iou >= threshold
 
 
 register("n_acc", mean, lambda s: _empty(s) & (s.iou == 1), _none, title="N-acc", note=NOTE, occasional=True)
 register("t_acc", mean, lambda s: ~_empty(s), _some, title="T-acc", note=NOTE, occasional=True)
 for _threshold in THRESHOLDS:
-    register(
-        f"pr@{_threshold}", mean, lambda s, t=_threshold: s.iou >= t, _some, title=f"Pr@{_threshold}", note=NOTE,
-        occasional=True,
-    )  # fmt: skip
+    _title = f"Pr@{_threshold}"
+    register(f"pr@{_threshold}", mean, _at_least(_threshold), _some, title=_title, note=NOTE, occasional=True)

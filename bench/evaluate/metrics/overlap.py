@@ -3,12 +3,14 @@
 "Small", as one of the papers counts it: ground-truth area strictly below 4 % of the image, empty ones left out.
 """
 
+import numpy as np
+
 from bench.evaluate.metrics.registry import Samples, mean, ratio_of_sums, register
 
 SMALL_FRACTION = 0.04
 
 
-def is_small(samples: Samples):
+def is_small(samples: Samples) -> np.ndarray:
     """bool [N]."""
     return (samples.gt_area > 0) & (samples.gt_area_fraction < SMALL_FRACTION)
 

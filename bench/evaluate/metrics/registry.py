@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+Among = Callable[["Samples"], np.ndarray]  # -> bool [N], the samples that take part
 Columns = tuple[np.ndarray, np.ndarray]  # numerators and denominators, [N], or [N, C] for a mean over classes
 
 
@@ -64,7 +65,7 @@ class Metric:
     title: str
     aggregation: Callable[..., Columns]
     values: Callable[[Samples], Any]
-    among: Callable[[Samples], np.ndarray] | None = None
+    among: Among | None = None
     note: str = ""
     where: str = EVERYWHERE
 
@@ -79,7 +80,7 @@ OCCASIONAL: set[str] = set()  # metrics that are left out where no sample takes 
 
 def register(
     name: str, aggregation: Callable[..., Columns], values: Callable[[Samples], Any],
-    among: Callable[[Samples], np.ndarray] | None = None, *, title: str = "", note: str = "", occasional: bool = False,
+    among: Among | None = None, *, title: str = "", note: str = "", occasional: bool = False,
     where: str = EVERYWHERE,
 ) -> None:  # fmt: skip
     """Add a metric of fractions in 0..1; see `Metric`. occasional: it exists only where a sample takes part, as for

@@ -11,7 +11,7 @@ from bench.data import rle
 from bench.data.dataset import ExampleDataset
 from bench.evaluate.metrics import score
 from bench.records import write_records
-from bench.report.build import build
+from bench.report.build import build, verify
 from methods.base import Example, UserError
 from methods.files import write_lines
 
@@ -58,6 +58,24 @@ def test_all_views_are_written_and_the_main_table_is_printed(profile, capsys):
 def test_a_second_build_writes_the_same_bytes(profile):
     first = {path: path.read_bytes() for path in build(profile, profile.parents[1] / "runs", open_toy)}
     assert {path: path.read_bytes() for path in build(profile, profile.parents[1] / "runs", open_toy)} == first
+
+
+def test_every_changed_missing_or_left_over_file_is_named(profile):
+    build(profile)
+    assert {"tables/main.md", "figures/accuracy_latency.svg", "index.html"} <= set(verify(profile))
+    table = profile / "tables" / "accuracy.csv"
+    table.write_text(table.read_text().replace("61", "62", 1))
+    (profile / "figures" / "reconstruction_bound.svg").unlink()
+    (profile / "tables" / "old.md").write_text("")
+    with pytest.raises(
+        UserError, match="4 of .* the records give .*accuracy.csv, .*bound.svg, index.html, tables/old.md"
+    ):
+        verify(profile)
+
+
+@pytest.mark.parametrize("name", [pytest.param("nano", marks=pytest.mark.slow), "full", "mid"])
+def test_the_bundled_results_are_what_their_records_give(name):
+    assert "index.html" in verify(PUBLISHED.parent / name)
 
 
 def test_records_alone_are_enough(profile):

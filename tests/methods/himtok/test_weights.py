@@ -16,8 +16,9 @@ from methods.base import Request, UserError
 from methods.himtok.hierarchy import HierarchyConfig
 from methods.himtok.mask_tokenizer import Encoder, MaskTokenizer, MaskTokenizerConfig
 from methods.himtok.model import HiMTok
-from methods.himtok.state_dict import convert, sizes_of, tokenizer_table, tokenizer_tensors
+from methods.himtok.state_dict import OFFICIAL_TOKENIZER, convert, sizes_of, tokenizer_tensors
 from methods.himtok.tokenizer_training import MaskTokenizerTraining
+from methods.internvl.checkpoint.conversion import table
 from methods.internvl.checkpoint.opengvlab import SYSTEM, key_table, read_config
 from methods.registry import method_class, method_of
 
@@ -57,9 +58,10 @@ def tokenizer_file(tokenizer_state, tmp_path) -> Path:
 
 def test_the_table_names_the_released_tensors(goldens):
     released = json.loads((goldens / "himtok" / "state_dict.json").read_text())
-    assert tokenizer_table(RELEASED).keys() == released.keys()
-    assert tokenizer_table(RELEASED, "mask_decoder.").keys() == {f"mask_decoder.{name}" for name in released}
-    assert len(set(tokenizer_table(RELEASED).values())) == len(released)
+    tensors = tokenizer_tensors(RELEASED)
+    assert table(tensors).keys() == released.keys()
+    assert table(tensors, OFFICIAL_TOKENIZER).keys() == {f"mask_decoder.{name}" for name in released}
+    assert len(set(table(tensors).values())) == len(released)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
@@ -109,7 +111,7 @@ def test_a_model_goes_there_and_back_bit_by_bit(whole, examples, tmp_path):
     assert convert(ours, released) == released
     original = load_file(released / "model.safetensors")
     names = {entry.original for entry in key_table(whole.backbone.size)}
-    assert original.keys() == names | tokenizer_table(whole.mask_tokenizer.config, "mask_decoder.").keys()
+    assert original.keys() == names | table(tokenizer_tensors(whole.mask_tokenizer.config), OFFICIAL_TOKENIZER).keys()
     assert read_config(released) == (whole.backbone.size, whole.backbone.vocabulary, False)
     convert(released, again)
     assert same_bits(load_file(again / "model.safetensors"), load_file(ours / "model.safetensors"))
