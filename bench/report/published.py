@@ -2,8 +2,8 @@
 
 They are another dataset, another scale and often another protocol: they stand beside our figures as labelled rows and
 are never mixed with them. A method is spelled alike in all rows; `protocol` is how its paper scored, or "not stated".
-`grade` says how the figure came here: primary (the authors' own pages), summary (a summary of the paper), secondary
-(quoted by somebody else). `selection.yaml` beside them names those that stand under the main table.
+`grade` says how the figure came here: primary (the paper itself or its authors' pages), summary (a summary of the
+paper), secondary (quoted by somebody else). `selection.yaml` beside them names those that stand under the main table.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ FIELDS = ["method", "dataset", "split", "protocol", "metric", "value", "printed"
 COLUMNS = ("table", "method", "dataset", "split", "protocol", "metric", "value", "source", "grade")
 GRADES = ("primary", "summary", "secondary")  # best first
 MARKS = dict(zip(GRADES, ("", "†", "‡"), strict=True))  # behind a figure
-METRICS = {"cIoU": "ciou", "gIoU": "giou", "mIoU": "giou", "BFscore": "bf_score", "accuracy": "accuracy"}
+METRICS = {"cIoU": "ciou", "gIoU": "giou", "mIoU": "giou", "BFscore": "bf_score", "accuracy": "accuracy",
+           "N-acc": "n_acc"}  # fmt: skip
 
 
 @dataclass

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.records import Record
 from bench.report.published import best_graded, load_published, load_selection
+from bench.report.tables import main_tables, published
 from methods.base import UserError
 
 FOLDER = Path(__file__).parents[3] / "results" / "published"
@@ -76,6 +78,43 @@ def test_secondary_prints_stand_back(figures):
     row = one(best, method="ARGenSeg", dataset="RefCOCO", split="val", metric="ciou")
     assert (row.value, row.grade) == (0.822, "summary")  # a review's 86.3 belongs to the fine-tuned model
     assert one(best, method="HiMTok-8B", dataset="RefCOCO", split="testA", metric="ciou").grade == "secondary"
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "split", "metric", "value", "protocol", "grade"),
+    [
+        ("LISA-7B (ft)", "RefCOCO", "testA", "ciou", 0.791, "per_expression", "primary"),
+        ("LISA-7B", "ReasonSeg", "val", "giou", 0.444, "per_expression", "primary"),
+        ("PixelLM-7B", "RefCOCOg", "test", "ciou", 0.705, "per_expression", "secondary"),
+        ("PSALM", "RefCOCO+", "testB", "ciou", 0.701, "per_object_joined", "secondary"),
+        ("LaSagnA", "RefCOCO", "val", "ciou", 0.768, "not stated", "secondary"),
+        ("Sa2VA-8B", "RefCOCOg", "val", "ciou", 0.789, "per_expression", "primary"),
+        ("Qwen2.5VL-3B-SAMTok (rl)", "gRefCOCO", "val", "n_acc", 0.815, "not stated", "summary"),
+        ("STAMP-7B", "RefCOCO+", "val", "ciou", 0.794, "not stated", "summary"),
+        ("Text4Seg++-7B", "RefCOCO", "val", "ciou", 0.816, "not stated", "secondary"),
+        ("UFO-InternVL2.5-8B (ft)", "RefCOCO", "val", "ciou", 0.81, "not stated", "primary"),
+    ],
+)  # fmt: skip
+def test_other_systems_have_rows_with_protocol_and_grade(
+    figures, method, dataset, split, metric, value, protocol, grade
+):
+    row = one(best_graded(figures), method=method, dataset=dataset, split=split, metric=metric)
+    assert (row.value, row.protocol, row.grade) == (value, protocol, grade)
+
+
+def test_every_figure_has_a_source_and_a_protocol(figures):
+    assert all(figures[name].str.strip().all() for name in ("method", "metric", "printed", "protocol", "source"))
+    assert set(figures["protocol"]) == {"per_expression", "per_object_joined", "not stated"}
+    sources = figures[~figures["source"].str.contains("ARGenSeg|HiMTok|notes on|ContourVLA|GLaMM")]["source"]
+    assert sources.str.contains(r"arXiv \d{4}\.\d{5}").all()
+
+
+def test_published_figures_are_never_beside_measured_ones(figures):
+    measured = Record(method="himtok", metric="ciou", value=0.5, dataset="refcoco", split="val", kind="score")
+    (table,) = main_tables([measured])
+    assert [row["method"] for row in table.rows] == ["himtok"]
+    beside = published(figures, load_selection(FOLDER))
+    assert "not comparable" in beside.title and {row["protocol"] for row in beside.rows} >= {"per_expression"}
 
 
 def test_broken_files_are_named(tmp_path):
