@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 import yaml
 
-from methods.base import BOXES, MASK_RESIZES, READINGS, RULES, Decoding, Example, Request, RequestOptions, UserError
+from methods.base import BOXES, MASK_RESIZES, RULES, Decoding, Example, Request, RequestOptions, UserError
 from methods.files import fill, setting
+from methods.images import READINGS
 
 TASKS = ("segment", "reason", "ground", "perceive", "semantic")
 SENTENCES = ("each", "joined", "first")
@@ -37,7 +38,7 @@ class TaskProtocol:
     repeat: how often the sentences are written. Without a question the method asks in its own words.
     prompt: what the user points with in place of words, taken from the ground truth: the "box", "points" (one, the
     farthest from the mask's edge) or the "mask"; "" where words are asked.
-    image: how files are read (methods.base.open_image). rule: of decoding; empty, those of the evaluation's settings.
+    image: how files are read (methods.images.open_image). rule: of decoding; empty, those of the evaluation's settings.
     The other fields are those of RequestOptions and Decoding.
     printed: the arithmetic of the official script's own figures, which stand beside ours: "masks" (foreground alone,
     epsilons), "masks_ignored_hit" (the same, ignored pixels count as hits), "boxes" (in float32) or "letters" (any

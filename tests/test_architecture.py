@@ -13,6 +13,7 @@ from methods.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for top in ("methods", "bench") for path in (ROOT / top).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 TEXTS = [
     path
     for path in [
@@ -112,7 +113,7 @@ def test_a_method_never_imports_another():
 
 
 def test_the_harness_names_a_method_only_through_the_registry():
-    known = ("base", "check", "common", "files", "registry", "parity", "protocols", "flops", "precision")
+    known = ("base", "check", "common", "files", "images", "registry", "parity", "protocols", "flops", "precision")
 
     def allowed(name: str) -> bool:
         return name == "methods" or any(within(name, f"methods.{part}") for part in known)
@@ -212,9 +213,17 @@ def test_light_modules_load_without_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_no_file_is_longer_than_500_lines():
-    files = [*SOURCES, *(ROOT / "tests").rglob("*.py")]
-    assert [str(path.relative_to(ROOT)) for path in files if len(path.read_text().splitlines()) > 500] == []
+@pytest.mark.parametrize("files", [SOURCES, TESTS], ids=["sources", "tests"])
+def test_nine_functions_in_ten_are_shorter_than_20_lines(files):
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    functions = [node for path in files for node in ast.walk(parse(path)) if isinstance(node, kinds)]
+    lengths = sorted(node.end_lineno - node.lineno + 1 for node in functions)
+    assert lengths[9 * len(lengths) // 10] < 20
+
+
+def test_no_file_is_longer_than_450_lines():
+    files = [*SOURCES, *TESTS]
+    assert [str(path.relative_to(ROOT)) for path in files if len(path.read_text().splitlines()) > 450] == []
 
 
 def test_no_python_under_datasets():

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from methods.base import Example, open_image
+from methods.base import Example
+from methods.images import open_image
 
 CELL = 256  # pixels, of the image within a tile
 LINE = 13

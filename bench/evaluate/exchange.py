@@ -25,7 +25,7 @@ from bench.data.dataset import Dataset
 from bench.evaluate.answers import ALL, JOINT, Located, id_key, match
 from bench.evaluate.metrics import mask_box
 from bench.outputs import check_new
-from methods.base import UNREADABLE, UserError, open_header
+from methods.base import UserError
 from methods.files import (
     file_name,
     number,
@@ -38,6 +38,7 @@ from methods.files import (
     write_atomic,
     write_lines,
 )
+from methods.images import UNREADABLE, open_header
 
 WORDS = ("expression", "caption")
 CARRIED = ("ref_id", "sent_id", "image_id", "text", "failure", "dataset", "split", "protocol")

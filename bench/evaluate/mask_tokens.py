@@ -17,8 +17,9 @@ from PIL import Image
 from bench.evaluate.exchange import read_mask
 from bench.outputs import check_new
 from bench.runtime import device_of
-from methods.base import MOST_PIXELS, MaskTokenizer, UserError
+from methods.base import MaskTokenizer, UserError
 from methods.files import fits, printable, quoted, read_lines, whole_folder, write_lines
+from methods.images import MOST_PIXELS
 from methods.registry import method_spec, resolve
 
 BATCH = 16

@@ -21,19 +21,9 @@ from bench.evaluate.predictions import line, stamp_of, write_predictions
 from bench.evaluate.protocols import asks, protocol_of, wanted_of
 from bench.records import RECONSTRUCTION
 from bench.runtime import answering_in, resolve_precision
-from methods.base import (
-    DEFAULT,
-    Decoding,
-    Example,
-    MaskTokenizer,
-    Model,
-    Prediction,
-    Refiner,
-    Request,
-    mask_of,
-    open_image,
-)
+from methods.base import DEFAULT, Decoding, Example, MaskTokenizer, Model, Prediction, Refiner, Request, mask_of
 from methods.files import read_lines
+from methods.images import open_image
 from methods.protocols import TaskProtocol
 
 NONE: Mapping[str, Path] = {}

@@ -15,7 +15,8 @@ from bench.inference.segment import check_expression, describe, knowledge, load,
 from bench.refmoji.prepare import prepare_data
 from bench.report.qualitative_grid import ANSWER, overlay
 from bench.train.models import find_models
-from methods.base import DEFAULT, Decoding, Model, UserError, open_image
+from methods.base import DEFAULT, Decoding, Model, UserError
+from methods.images import open_image
 
 EXAMPLES = 8
 MOST_BYTES = "20mb"  # of an image that is uploaded

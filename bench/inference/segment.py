@@ -15,8 +15,9 @@ from bench.outputs import check_free, write_image
 from bench.report.qualitative_grid import ANSWER, draw_answers, overlay
 from bench.runtime import device_of
 from bench.train.models import find_model
-from methods.base import Box, Decoding, Model, Prediction, Request, UserError, open_image
+from methods.base import Box, Decoding, Model, Prediction, Request, UserError
 from methods.files import check_text, numbered_lines, read_text
+from methods.images import open_image
 from methods.registry import method_class, method_spec, resolve
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from bench.latency.measure import now, percentile_interval
 from bench.progress import Progress
 from bench.records import SCALING, Record
-from methods.base import DEFAULT, Decoding, Model, Request, open_image
+from methods.base import DEFAULT, Decoding, Model, Request
+from methods.images import open_image
 
 COUNTS = (1, 2, 4, 8)  # images in a batch, and expressions about one image
 GRIDS = (1, 2, 4)  # tiles beside each other; more than one gets a thumbnail

@@ -19,7 +19,8 @@ from bench.refmoji.manifest import verify
 from bench.refmoji.phrases import LOCATION_WORDS
 from bench.refmoji.seen import View, view_of
 from bench.refmoji.special import holds
-from methods.base import UNREADABLE, UserError, open_header
+from methods.base import UserError
+from methods.images import UNREADABLE, open_header
 
 REGENERATED = 3  # scenes per evaluation split that are made again from their seeds
 

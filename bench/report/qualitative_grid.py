@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.data import rle
 from bench.data.dataset import Dataset
-from methods.base import Example, Prediction, UserError, open_image
+from methods.base import Example, Prediction, UserError
+from methods.images import open_image
 
 Row = Mapping[str, Any]
 TRUTH, ANSWER, BOX = (0, 158, 115), (213, 94, 0), (0, 114, 178)  # Okabe and Ito's green, vermilion, blue

@@ -15,7 +15,8 @@ from methods.argenseg.config import MaskTokenizerConfig, Variant
 from methods.argenseg.masks import preprocess_mask
 from methods.argenseg.prefix import Prefix
 from methods.argenseg.tokenizer_training import random_crop
-from methods.base import Example, Request, TrainingSample, mask_of, open_image
+from methods.base import Example, Request, TrainingSample, mask_of
+from methods.images import open_image
 from methods.internvl import prompts as shared
 from methods.internvl.chat import Turn
 from methods.internvl.config import BackboneSize, ProcessorConfig

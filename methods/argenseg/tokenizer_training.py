@@ -30,11 +30,12 @@ from methods.argenseg.discriminator import Discriminator
 from methods.argenseg.mask_tokenizer import VQVAE
 from methods.argenseg.masks import preprocess_mask
 from methods.argenseg.perceptual import Perceptual
-from methods.base import Example, TrainingSample, open_image
+from methods.base import Example, TrainingSample
 from methods.common.augment import augmented
 from methods.common.codebook_restart import CodebookRestart
 from methods.common.config import RestartConfig
 from methods.common.masks import mask_iou
+from methods.images import open_image
 from methods.internvl.mask_tokenizer_stage import MaskTokenizerStage
 from methods.internvl.model import made
 

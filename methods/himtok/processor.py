@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from methods.base import Example, Request, TrainingSample, UserError, mask_of, open_image
+from methods.base import Example, Request, TrainingSample, UserError, mask_of
 from methods.himtok import prompts
 from methods.himtok.config import TASKS, MaskTokenizerConfig
 from methods.himtok.mask_tokenizer import preprocess_mask
 from methods.himtok.prompts import END, START, PromptTemplate, code_token
+from methods.images import open_image
 from methods.internvl import prompts as shared
 from methods.internvl.chat import MASK, Turn
 from methods.internvl.config import BackboneSize, ProcessorConfig

@@ -26,11 +26,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.base import Example, Prediction, open_image
+from methods.base import Example, Prediction
 from methods.common.masks import bilinear_mask, nearest_mask
 from methods.himtok.hierarchy import mask_loss
 from methods.himtok.mask_tokenizer import MaskTokenizer, preprocess_mask
 from methods.himtok.sam import Sam, load_sam
+from methods.images import open_image
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # SAM's
 SHARPNESS = 6.0  # probabilities become logits (2p - 1) * 6

@@ -26,10 +26,10 @@ from methods.base import (
     RequestOptions,
     TrainingSample,
     UserError,
-    open_image,
 )
 from methods.common.masks import without_letterbox
 from methods.files import fill
+from methods.images import open_image
 from methods.internvl import checkpoint, prompts
 from methods.internvl.attention import sample_lengths
 from methods.internvl.backbone import Backbone

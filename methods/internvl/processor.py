@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from methods.base import Example, Request, RequestOptions, TrainingSample, UserError, open_image
+from methods.base import Example, Request, RequestOptions, TrainingSample, UserError
+from methods.images import open_image
 from methods.internvl import prompts
 from methods.internvl.chat import IGNORED, IMAGE, MASK, Chat, Turn
 from methods.internvl.config import BackboneSize, ProcessorConfig

@@ -24,8 +24,9 @@ from bench.train import settings
 from bench.train.checkpoints import load_checkpoint
 from bench.train.loop import TrainState
 from bench.train.plan import machine_of
-from methods.base import UserError, open_image
+from methods.base import UserError
 from methods.files import fill, numbered_lines, read_text
+from methods.images import open_image
 
 VALUES: tuple[Any, ...] = (
     None, True, "", "x", "\ud83d", "a\0b", "x" * 300, "../../x", -1, 0, 0.5, 1e308, float("nan"), float("inf"), 10**30,

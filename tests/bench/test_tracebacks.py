@@ -28,7 +28,8 @@ from bench.records import read_records
 from bench.report.build import build as build_report
 from bench.train import settings
 from bench.train.checkpoints import load_checkpoint
-from methods.base import UserError, open_image
+from methods.base import UserError
+from methods.images import open_image
 from methods.registry import method_class
 from tests.bench.test_malformed import (
     BYTES,

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from methods.base import Decoding, Request, RequestOptions, UserError, open_image
+from methods.base import Decoding, Request, RequestOptions, UserError
+from methods.images import open_image
 from methods.internvl.generation.engine import Answer
 from methods.internvl.prompts import read_box_loosely
 from methods.internvl.tiles import in_square

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from methods.base import UNREADABLE, UserError, open_header, open_image
+from methods.base import UserError
 from methods.files import printable
+from methods.images import UNREADABLE, open_header, open_image
 
 Size = tuple[int, int]  # H, W
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap the sides

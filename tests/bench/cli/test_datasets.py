@@ -14,7 +14,8 @@ from bench.data.readers.captions import KINDS, CaptionDataset
 from bench.data.readers.refer import ReferDataset
 from bench.refmoji.levels import LEVELS
 from bench.refmoji.lexicon import Entry, lexicon
-from methods.base import UserError, open_image
+from methods.base import UserError
+from methods.images import open_image
 
 
 def test_every_card_is_readable():

@@ -13,7 +13,8 @@ from PIL import Image
 from bench.data.cards import open_dataset
 from bench.data.dataset import ExampleDataset
 from bench.data.export import FORMS, export
-from methods.base import Example, UserError, open_image
+from methods.base import Example, UserError
+from methods.images import open_image
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from bench.data.readers.image_files import ImageFiles
-from methods.base import UserError, open_image
+from methods.base import UserError
+from methods.images import open_image
 
 
 @pytest.fixture
