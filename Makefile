@@ -1,10 +1,12 @@
 # From scratch to the comparison table: `make reproduce`. Every target does its own set-up and needs no other first.
 #
 #   PROFILE=nano      which profile of bench/profiles to run (smoke: a two-minute proof of the whole way)
+#   ARGS=             further settings and options, as ARGS="weights=FOLDER data.root=FOLDER --dry-run"
 #   PYTHON=python3    the interpreter that makes the virtual environment (3.11 or 3.12)
 #   VENV=.venv        where the virtual environment lies
 
 PROFILE ?= nano
+ARGS ?=
 PYTHON ?= python3
 VENV ?= .venv
 GENSEG := $(VENV)/bin/genseg
@@ -21,19 +23,19 @@ help: ## list the targets
 setup: $(READY) ## make the virtual environment with the tested versions
 
 reproduce: $(READY) ## evaluate both methods and write the comparison table (uses the shipped weights, resumes)
-	$(GENSEG) reproduce profile=$(PROFILE)
+	$(GENSEG) reproduce profile=$(PROFILE) $(ARGS)
 
 study: $(READY) ## train everything from scratch, then evaluate
-	$(GENSEG) study profile=$(PROFILE)
+	$(GENSEG) study profile=$(PROFILE) $(ARGS)
 
 ablation: $(READY) ## run the ablations of the profile
-	$(GENSEG) ablation profile=$(PROFILE)
+	$(GENSEG) ablation profile=$(PROFILE) $(ARGS)
 
 latency: $(READY) ## measure the time per image, stage by stage
-	$(GENSEG) latency profile=$(PROFILE)
+	$(GENSEG) latency profile=$(PROFILE) $(ARGS)
 
 report: $(READY) ## write tables and figures from the records that exist
-	$(GENSEG) report profile=$(PROFILE)
+	$(GENSEG) report profile=$(PROFILE) $(ARGS)
 
 test: $(READY) ## run the tests on all cores (without the slow and the GPU ones), and check the bundled results
 	OMP_NUM_THREADS=1 $(PYTEST) -q -n auto -m "not slow and not gpu"

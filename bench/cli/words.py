@@ -100,7 +100,7 @@ def evaluated_profile(values: Mapping[str, str]) -> Profile:
             f"Profile {profile.name} evaluates on several datasets, each with its own splits; give "
             f"evaluate.datasets.{next(iter(known))}.splits=[...] instead of split=."
         )
-    names = chosen.split(",") if chosen else list(known)
+    names = list(known) if chosen is None else chosen.split(",")
     for name in names:
         if name not in known:
             raise unknown(f"dataset {name!r} in evaluate.datasets", name, known, f"profile {profile.name}")

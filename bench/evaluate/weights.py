@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from methods.base import UserError
@@ -12,6 +13,7 @@ from methods.files import fits, read_object
 
 WEIGHTS, OLDER, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")  # of which one has the words
+READER = "sentencepiece"  # of tokenizer.model
 COPY = "copy it again from where the checkpoint came from"
 LARGEST_HEADER = 10**8  # bytes that a safetensors file may begin with
 POINTER = b"version https://git-lfs"
@@ -34,6 +36,8 @@ def content_of(folder: Path) -> FolderContent:
     faults = [f"{name} is missing" for name in ("config.json",) if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in TOKENIZERS):
         faults.append(f"the tokenizer's files are missing ({' or '.join(TOKENIZERS)})")
+    elif not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file() and not find_spec(READER):
+        faults.append(f"tokenizer.model is read by {READER}, which is not installed; pip install -e '.[internlm2]'")
     names = _names(folder)
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:

@@ -6,11 +6,13 @@ Ids are always looked up by string: no id is written down anywhere in this proje
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from methods.base import UserError
 from methods.internvl import sentencepiece
@@ -91,10 +93,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if (folder / sentencepiece.MODEL).is_file() and not (folder / "tokenizer.json").is_file():
         return sentencepiece.load(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with _quiet():  # transformers knows no model of the name in an official config.json, and says so
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # damaged files fail in transformers with any exception
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(f"{folder}: no usable tokenizer ({reason}); copy the checkpoint's tokenizer files.") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' warnings."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

@@ -49,6 +49,15 @@ def test_every_gap_is_named(checkpoint, tmp_path):
     assert content_of(tmp_path / "empty").faults[-1] == "1 of 1 files of weights missing, such as model.safetensors"
 
 
+def test_a_tokenizer_needs_what_reads_it(checkpoint, monkeypatch):
+    (checkpoint / "tokenizer.json").rename(checkpoint / "tokenizer.model")
+    monkeypatch.setattr("bench.evaluate.weights.READER", "no_such_module")
+    (fault,) = content_of(checkpoint).faults
+    assert "pip install -e '.[internlm2]'" in fault
+    monkeypatch.setattr("bench.evaluate.weights.READER", "json")
+    assert content_of(checkpoint).faults == ()
+
+
 @pytest.mark.parametrize(
     ("content", "fault"),
     [

@@ -109,6 +109,34 @@ def test_every_class_can_be_asked(forms, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("card", "image", "label", "listed", "expected"),
+    [
+        ("ade20k-150", "ADEChallengeData2016/images/validation/a.jpg",
+         "ADEChallengeData2016/annotations/validation/a.png", None, ["building", "bed"]),
+        ("context-59", "VOCdevkit/VOC2010/JPEGImages/a.jpg", "VOCdevkit/VOC2010/SegmentationClassContext/a.png",
+         "VOCdevkit/VOC2010/ImageSets/SegmentationContext/val.txt", ["bag", "boat"]),
+        ("voc-20", "VOC2012/JPEGImages/a.jpg", "VOC2012/SegmentationClass/a.png",
+         "VOC2012/ImageSets/Segmentation/val.txt", ["bicycle", "car"]),
+    ],
+)  # fmt: skip
+def test_the_layout_of_every_class_benchmark(card, image, label, listed, expected, tmp_path):
+    values = np.zeros((16, 20), np.uint8)
+    values[2:8, 2:10], values[10:, :], values[0, 0] = 2, {"ade20k-150": 8, "context-59": 8, "voc-20": 7}[card], 255
+    for name in filter(None, (image, label, listed)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 16)).save(tmp_path / image)
+    Image.fromarray(values).save(tmp_path / label)
+    if listed:
+        (tmp_path / listed).write_text("a\n")
+    dataset = open_dataset(card, tmp_path, "val")
+    dataset.check()
+    assert [example.expressions[0] for example in dataset] == expected
+    first, second = dataset
+    assert np.array_equal(first.mask, values == 2) and np.array_equal(second.mask, values == values[10, 0])
+    assert np.array_equal(first.ignore, np.isin(values, (0, 255)))
+
+
+@pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
         (
