@@ -7,7 +7,7 @@ sources are named below.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,6 +17,7 @@ from bench.records import BASELINE, Record
 from bench.report.layout import Column, Figure, Table
 from bench.report.published import MARKS, best_graded
 from bench.report.tables import INTERVALS, scores_of
+from methods.registry import METHODS, method_spec
 
 OURS, SCRIPT, PAPER = "measured here", "measured here, by the script's arithmetic", "published"
 LEFT_OUT = ("ablation", "figure", "secondary quote", "small objects")  # in the names of papers' tables
@@ -60,8 +61,12 @@ BENCHMARKS = (
 )  # fmt: skip
 
 
-def benchmarks(records: Sequence[Record], figures: pd.DataFrame) -> list[Table]:
-    """The tables of all tasks in which a method was measured. figures: as load_published gives them."""
+def benchmarks(records: Sequence[Record], figures: pd.DataFrame, others: Collection[str] = ()) -> list[Table]:
+    """The tables of all tasks in which a method was measured. figures: as load_published gives them, of which those of
+    our methods are shown and of the others that are named."""
+    titles = tuple(method_spec(name).title for name in METHODS)
+    shown = [name.startswith(titles) or name in others for name in figures["method"]]
+    figures = figures.loc[pd.Series(shown, figures.index, dtype=bool)]
     ours = [record for record in scores_of(records) if not record.method.startswith(BASELINE)]
     found = []
     for each in BENCHMARKS:

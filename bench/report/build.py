@@ -130,7 +130,7 @@ def _tables(records: Sequence[Record], published_dir: Path) -> dict[str, list[la
     beside = [tables.published(printed, load_selection(published_dir))] if main and len(printed) else []
     accuracy = tables.accuracy(records)
     found = {
-        "benchmarks": benchmarks.benchmarks(records, printed),
+        "benchmarks": benchmarks.benchmarks(records, printed, load_selection(published_dir).methods),
         "main": [*main, *beside],
         "accuracy": [*accuracy, *(beside if accuracy else [])],
         "reconstruction": tables.reconstruction(records),
