@@ -49,7 +49,8 @@ def read_question(arguments: Sequence[Any], tasks: Mapping[str, Any]) -> Questio
         raise UserError(f"{where}: a conversation of {len(messages)} messages; give a task of single questions.")
     content = messages[0]["content"]
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    text = "".join(part["text"] for part in parts if part["type"] == "text").replace(PLACEHOLDER, "").strip()
+    texts = (part["text"].replace(PLACEHOLDER, "").strip() for part in parts if part["type"] == "text")
+    text = "\n".join(filter(None, texts))  # of a text around images, tasks give the pieces without their spaces
     if not text:
         raise UserError(f"{where}: no question in words; give another task.")
     return Question(where, _only_image(parts, where), text, *_generation(settings or {}, where))

@@ -21,7 +21,7 @@ def read(content, settings=None, role="user"):
 
 def test_a_question_has_an_image_and_the_words_around_it():
     found = read([{"type": "text", "text": "See <image>: "}, IMAGE, TEXT])
-    assert (found.image, found.text, found.where) == (PICTURE, "See : Is it red?", "pope test, sample 0")
+    assert (found.image, found.text, found.where) == (PICTURE, "See :\nIs it red?", "pope test, sample 0")
     assert (found.most_tokens, found.stops, found.greedy) == (MOST_TOKENS, (), True)
     request = found.request(tiles=4)
     assert (request.want, request.options.question, request.options.tiles) == (("text",), found.text, 4)
