@@ -1,4 +1,4 @@
-"""`genseg score`, `compare` and `exchange`: files of predictions, without torch."""
+"""`genseg score`, `dialects`, `compare` and `exchange`: files of predictions, without torch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ def add_to(commands: Commands) -> None:
     compare = add_command(commands, "compare", text, run_compare)
     compare.add_argument("first", type=path_of)
     compare.add_argument("second", type=path_of)
+    text = "a file of predictions as other projects would score it"
+    add_command(commands, "dialects", text, run_dialects).add_argument("predictions", type=path_of)
     text = "predictions in another form: .jsonl, .json (COCO results) or a folder of PNG masks"
     exchange = add_command(commands, "exchange", text, run_exchange)
     exchange.add_argument("predictions", type=path_of)
@@ -33,6 +35,12 @@ def run_compare(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.evaluate.commands import compare_files
 
     compare_files(options.first, options.second, _place(settings_of(words)))
+
+
+def run_dialects(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from bench.evaluate.commands import dialects_file
+
+    dialects_file(options.predictions, _place(settings_of(words)))
 
 
 def run_exchange(options: argparse.Namespace, words: Sequence[str]) -> None:

@@ -107,6 +107,10 @@ class Dataset(ABC, Sequence[Example]):
         masks = [self[index].mask for index in dict(self.by_image()).get(image_id, ())]
         return [mask for mask in masks if mask is not None]
 
+    def segmentations(self, index: int) -> Sequence[Any]:
+        """The COCO segmentations whose union is a sample's mask; none where the ground truth has another form."""
+        return ()
+
     def digest(self) -> str:
         """A short digest of what the ground truth depends on."""
         total = hashlib.sha256()

@@ -5,9 +5,10 @@ Everything that pycocotools cannot survive is refused here with a ValueError tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco
 
@@ -37,6 +38,20 @@ def rasterize(segmentation: Any, height: int, width: int) -> np.ndarray:
         return coco.decode(coco.merge(coco.frPyObjects(segmentation, height, width))).view(bool)
     masks = [_filled(_runs(part, height, width), height, width) for part in _rles(segmentation)]
     return masks[0] if len(masks) == 1 else np.logical_or.reduce(masks)
+
+
+def fill_polygons(segmentations: Sequence[Any], height: int, width: int) -> np.ndarray:
+    """COCO segmentations -> the bool [height, width] of their union, polygons filled by OpenCV on vertices cut to whole
+    numbers, as some evaluations draw them, run lengths decoded."""
+    mask = np.zeros((height, width), np.uint8)
+    for each in segmentations:
+        if _is_polygons(each):
+            _check_polygons(each)
+            for polygon in each:
+                cv2.fillPoly(mask, [np.reshape(polygon, (-1, 2)).astype(np.int32)], 1)
+        elif each != []:
+            mask |= rasterize(each, height, width)
+    return mask.astype(bool)
 
 
 def extent(segmentation: Any, height: int, width: int) -> Box | None:

@@ -13,6 +13,8 @@ from rich.table import Table
 from bench.config import load_profile
 from bench.data.cards import load_card, of_label, open_dataset
 from bench.data.dataset import Dataset
+from bench.evaluate.dialects import Answers, box_table
+from bench.evaluate.dialects import table as mask_table
 from bench.evaluate.exchange import is_results, read_answers, write_answers
 from bench.evaluate.plain_tasks import PLAIN, plain_records, score_plain
 from bench.evaluate.scoring import (
@@ -111,6 +113,27 @@ def compare_files(first: Path, second: Path, place: Place = FOUND) -> dict[str, 
             p, family = (f"{value:.4f}" for value in (difference.p, adjusted.get(metric, difference.p)))
             table.add_row(cell(metric), _cell(metric, difference.value), _bounds(difference), p, family)
     Console().print(table)
+    return found
+
+
+def dialects_file(path: Path, place: Place = FOUND) -> list[dict[str, Any]]:
+    """Print how every project of `dialects.yaml` would score a file of predictions."""
+    rows, dataset = scores_of(path, place)
+    if dataset is None:
+        raise UserError(f"{path}: holds scores, whose rules cannot be changed; give the file of predictions.")
+    boxes = dataset.task in PLAIN
+    found = box_table(rows, dataset) if boxes else mask_table(Answers(rows, dataset))
+    figures = [name for name in found[0] if name.startswith("acc@")] or ["ciou", "giou"]
+    table = Table("dialect", *figures, *(() if boxes else ("cIoU, gIoU above ours because",)), title=cell(path))
+    for row in found:
+        title = row["title"] + ("" if row.get("same_questions", True) else " *")
+        told = [] if boxes else [cell("; ".join(filter(None, (row["because"], row["note"]))))]
+        table.add_row(cell(title), *(_cell(name, row[name]) for name in figures), *told)
+    Console(width=None if os.environ.get("COLUMNS") else 140).print(table)
+    if not all(row.get("same_questions", True) for row in found):
+        print(
+            "* asks about sentences in another way (each by itself, or all of an object at once) than was asked here."
+        )
     return found
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.data import rle
+from bench.evaluate import dialects
 from bench.records import Record
 from methods.base import Box, Example
 from methods.protocols import TaskProtocol
 
-EPSILON = 1e-10
+MASKS = [dialects.dialect_of(name).rules for name in ("argenseg", "himtok")]  # without and with such hits
 PRINTED = "printed/"  # before the names of these figures in records
 LETTERS = "ABCD"
 LEADING = re.compile(r"\s*([A-E])\.", re.IGNORECASE)
@@ -57,18 +57,13 @@ def printed_records(
 
 def overlap(row: Row, example: Example, ignored_hit: bool) -> tuple[int, int]:
     """Intersection and union in pixels; ignored pixels count as foreground of both sides if they are hits."""
-    truth = example.mask
-    mask = rle.decode(row["mask"]) if row["mask"] is not None else np.zeros_like(truth)
-    if ignored_hit and example.ignore is not None:
-        mask, truth = mask | example.ignore, truth | example.ignore
-    return int((mask & truth).sum()), int((mask | truth).sum())
+    return dialects.overlap(row["mask"], example.mask, example.ignore, MASKS[ignored_hit].ignored)
 
 
 def mask_figures(overlaps: Sequence[tuple[int, int]]) -> dict[str, float]:
     """cIoU and gIoU of intersections and unions; IoU is 1 where the union is empty."""
-    inter, union = np.array(overlaps, float).reshape(-1, 2).T
-    ious = np.where(union == 0, 1.0, inter / (union + EPSILON))
-    return {"ciou": float(inter.sum() / (union.sum() + EPSILON)), "giou": float(ious.mean())}
+    inter, union = np.array(overlaps, np.int64).reshape(-1, 2).T
+    return dialects.figures(inter, union, np.zeros(len(inter), bool), MASKS[0])
 
 
 def box_overlap(box: Sequence[float] | None, truth: Box | None) -> float:

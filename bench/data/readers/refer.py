@@ -86,6 +86,9 @@ class ReferDataset(Dataset):
             semantic=self._semantic(ref, shape) if self._class_of else None, no_target=not self._ann_ids[index],
         )  # fmt: skip
 
+    def segmentations(self, index: int) -> list[Any]:
+        return [annotation["segmentation"] for annotation in self._anchors(index)]
+
     def image_file(self, index: int) -> Path:
         name, _, where = self._image_name(self._refs[index])
         return self.images.path(name, where)

@@ -89,6 +89,10 @@ class ReferentDataset(Dataset):
             return np.zeros(shape, bool), None
         return parts[0] if len(parts) == 1 else np.logical_or.reduce(parts), None
 
+    def segmentations(self, index: int) -> Sequence[Any]:
+        drawn_here = type(self).masks is ReferentDataset.masks  # else parts are of a form of the reader's own
+        return self.referents[index].parts if drawn_here else ()
+
     def info(self, index: int) -> SampleInfo:
         referent = self.referents[index]
         return SampleInfo(
