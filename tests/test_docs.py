@@ -3,12 +3,16 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from bench.data.dataset import ExampleDataset
 from bench.evaluate.metrics import registry, score
-from bench.evaluate.scoring import to_records
+from bench.evaluate.scoring import score_predictions, to_records
 from bench.records import Record
 from bench.report.layout import markdown
+from methods.base import Example
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "methods").glob("*/README.md"))]
@@ -21,8 +25,6 @@ def code_of(page: str) -> str:
 
 
 def test_metrics_of_the_guide_are_scored(monkeypatch):
-    import numpy as np
-
     monkeypatch.setattr(registry, "REGISTRY", dict(registry.REGISTRY))
     exec(code_of("add_a_metric.md"), {})
     whole, half = np.ones((4, 4), bool), np.zeros((4, 4), bool)
@@ -57,3 +59,13 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http:", "https:")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_coco_results_of_the_guide_are_scored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(code_of("other_systems.md"), {})
+    truth = np.zeros((480, 640), bool)
+    truth[:240] = True
+    dataset = ExampleDataset([Example(Image.new("RGB", (640, 480)), ("it",), truth, image_id=1, ref_id=17)], "refcoco")
+    (row,) = score_predictions(tmp_path / "lisa.json", dataset)
+    assert (row["iou"], row["sent_id"]) == (0.5, 0)

@@ -1,13 +1,18 @@
-"""`genseg score`, `dialects`, `compare` and `exchange`: files of predictions, without torch."""
+"""`genseg score`, `dialects`, `compare`, `explain` and `exchange`: files of predictions, without torch."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
+from string import ascii_lowercase
 from typing import Any
 
 from bench.cli.words import Commands, add_command, none_left, path_of, settings_of, whole_of
+from methods.base import UserError
 from methods.files import printable
+
+SETTING = re.compile(r"[a-z_.]+=")  # how a word that is no file begins
 
 
 def add_to(commands: Commands) -> None:
@@ -17,6 +22,9 @@ def add_to(commands: Commands) -> None:
     compare = add_command(commands, "compare", text, run_compare)
     compare.add_argument("first", type=path_of)
     compare.add_argument("second", type=path_of)
+    text = "why two files of predictions score differently: dialect=A,B, or a.root= b.root= and so on for one of them"
+    explain = add_command(commands, "explain", text, run_explain)
+    explain.add_argument("files", nargs="+", help="the two files, perhaps with runs between them")
     text = "a file of predictions as other projects would score it"
     add_command(commands, "dialects", text, run_dialects).add_argument("predictions", type=path_of)
     text = "predictions in another form: .jsonl, .json (COCO results) or a folder of PNG masks"
@@ -35,6 +43,26 @@ def run_compare(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.evaluate.commands import compare_files
 
     compare_files(options.first, options.second, _place(settings_of(words)))
+
+
+def run_explain(options: argparse.Namespace, words: Sequence[str]) -> None:
+    """`a.` stands before what is said of the first file alone, `b.` before the second's, and so on."""
+    from bench.evaluate.commands import explain_files
+
+    files = [path_of(word) for word in options.files if not SETTING.match(word)]
+    words = [*(word for word in options.files if SETTING.match(word)), *words]
+    count = len(files)
+    if not 2 <= count <= len(ascii_lowercase):
+        raise UserError("Give two files of predictions, or more with the runs between them in the middle.")
+    values = settings_of(words)
+    names = values.pop("dialect", "genseg").split(",")
+    names = names * count if len(names) == 1 else names
+    if len(names) != count:
+        raise UserError(f"dialect= names {len(names)} dialects for {count} files; give one for each, or one for all.")
+    own: dict[str, dict[str, str]] = {letter: {} for letter in ascii_lowercase[:count]}
+    for key in [key for key in values if key[:2] in {f"{letter}." for letter in own}]:
+        own[key[0]][key[2:]] = values.pop(key)
+    explain_files(files, [_place(values | each) for each in own.values()], names)
 
 
 def run_dialects(options: argparse.Namespace, words: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +14,12 @@ from rich.table import Table
 from bench.config import load_profile
 from bench.data.cards import load_card, of_label, open_dataset
 from bench.data.dataset import Dataset
-from bench.evaluate.dialects import Answers, box_table
+from bench.evaluate.dialects import Answers, box_table, dialect_of
 from bench.evaluate.dialects import table as mask_table
 from bench.evaluate.exchange import is_results, read_answers, write_answers
+from bench.evaluate.explain import METRICS, Part, Side, explain, merged
 from bench.evaluate.plain_tasks import PLAIN, plain_records, score_plain
+from bench.evaluate.predictions import settings_of
 from bench.evaluate.scoring import (
     UNANSWERED,
     check_scores,
@@ -135,6 +138,26 @@ def dialects_file(path: Path, place: Place = FOUND) -> list[dict[str, Any]]:
             "* asks about sentences in another way (each by itself, or all of an object at once) than was asked here."
         )
     return found
+
+
+def explain_files(paths: Sequence[Path], places: Sequence[Place], dialects: Sequence[str]) -> list[Part]:
+    """Print how many points of a difference, the last file's figures minus the first's, come from what. Files between
+    them are runs on the way, which tell causes apart that act together."""
+    sides = []
+    for path, place, dialect in zip(paths, places, dialects, strict=True):
+        rows, dataset = scores_of(path, place)
+        if dataset is None or dataset.task in PLAIN:
+            raise UserError(f"{path}: holds no masks; give files of predictions of masks.")
+        sides.append(Side(Answers(rows, dataset), dialect_of(dialect), settings_of(path)))
+    parts = merged([part for pair in pairwise(sides) for part in explain(*pair)])
+    ends = [{name: side.answers.value(side.dialect.rules, name) for name in METRICS} for side in (sides[0], sides[-1])]
+    table = Table("", "cIoU", "gIoU", "answers", title=cell(f"from {paths[0]} to {paths[-1]}"))
+    table.add_row(cell(paths[0]), *(f"{100 * ends[0][name]:.2f}" for name in METRICS), str(len(sides[0].answers)))
+    for part in parts:
+        table.add_row(cell(part.cause), *(f"{100 * part.change[name]:+.2f}" for name in METRICS), str(part.answers))
+    table.add_row(cell(paths[-1]), *(f"{100 * ends[1][name]:.2f}" for name in METRICS), str(len(sides[-1].answers)))
+    Console(width=None if os.environ.get("COLUMNS") else 120).print(table)
+    return parts
 
 
 def scores_of(path: Path, place: Place) -> tuple[Sequence[Mapping[str, Any]], Dataset | None]:

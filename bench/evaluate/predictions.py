@@ -30,7 +30,22 @@ Item = TypeVar("Item")
 
 def stamp_of(**facts: Any) -> str:
     """A short digest of everything that a file's content depends on."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(settings_text(**facts).encode()).hexdigest()[:16]
+
+
+def settings_text(**facts: Any) -> str:
+    """The same to be read: the stamp of a file of predictions, from which `explain` tells why two files differ."""
+    return json.dumps(facts, sort_keys=True, default=str)
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """What a file of predictions was made with; nothing where no stamp of ours says it."""
+    stamp_file = path.with_suffix(".stamp")
+    try:
+        found = json.loads(stamp_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_predictions(

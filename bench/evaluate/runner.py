@@ -17,7 +17,7 @@ from bench.data.dataset import Dataset
 from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.evaluate import baselines
 from bench.evaluate.plan import Question, objects_of, plan
-from bench.evaluate.predictions import line, stamp_of, write_predictions
+from bench.evaluate.predictions import line, settings_text, write_predictions
 from bench.evaluate.protocols import asks, protocol_of, wanted_of
 from bench.records import RECONSTRUCTION
 from bench.runtime import answering_in, resolve_precision
@@ -94,7 +94,7 @@ def predict_method(
             continue
         wanted = wanted_of(rule, want or dataset.wants, identity["method"])
         asked = Asked(protocol, rule, wanted, tokens, way, precision, refiner)
-        stamp = stamp_of(
+        stamp = settings_text(
             **identity, split=split, protocol=protocol, limit=config.limit, batch=config.batch,
             precision=str(precision), asked=asked.want, told=asdict(rule),
         )  # fmt: skip
@@ -150,7 +150,7 @@ def predict_baseline(
                 lines.append(line(example, prediction, protocol, q.sent_id, q.expressions))
             return lines
 
-        stamp = stamp_of(**identity, split=split, protocol=protocol, limit=config.limit, seed=config.seed)
+        stamp = settings_text(**identity, split=split, protocol=protocol, limit=config.limit, seed=config.seed)
         path = folder / f"{name.replace(':', '-')}.{split}.{protocol}.jsonl"
         questions = plan(dataset, protocol_of(protocol, dataset.task, name).sentences, config.limit)
         paths[protocol] = write_predictions(path, stamp, questions, 256, answer, context)
@@ -173,7 +173,7 @@ def predict_reconstructions(
             pairs = zip(examples, predictions, strict=True)
             return [line(e, p, RECONSTRUCTION, -1, e.expressions[:1]) for e, p in pairs]
 
-        stamp = stamp_of(**identity, split=split, tokens=tokens, limit=config.limit)
+        stamp = settings_text(**identity, split=split, tokens=tokens, limit=config.limit)
         path = folder / f"{identity['method']}.{split}.{RECONSTRUCTION}-{tokens:03d}.jsonl"
         paths[tokens] = write_predictions(path, stamp, targets, 32, answer, context)
     return paths

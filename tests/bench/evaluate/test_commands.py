@@ -186,6 +186,21 @@ def test_other_forms_of_predictions_score_alike(answers, tmp_path, genseg):
     assert "is there already" in genseg("exchange", answers / "half.jsonl", tmp_path / "masks", *asked).complaint
 
 
+def test_dialects_and_explanations_are_printed(answers, genseg):
+    where = f"root={answers / DATA}"
+    shown = genseg("dialects", answers / "half.jsonl", where)
+    assert shown.code == 0
+    assert all(name in shown.out for name in ("genseg-bench", "HiMTok", "PSALM", "Sa2VA", "lmms-eval"))
+    told = genseg("explain", answers / "right.jsonl", answers / "half.jsonl", where, "dialect=lisa,psalm")
+    assert told.code == 0
+    assert "polygons are drawn by fillPoly" in told.out or "model, prompt or decoding" in told.out
+    way = [answers / name for name in ("right.jsonl", "right.jsonl", "half.jsonl")]
+    assert genseg("explain", *way, f"a.{where}", f"b.{where}", f"c.{where}").code == 0
+    assert "2 dialects for 3 files" in genseg("explain", *way, where, "dialect=lisa,psalm").complaint
+    assert "did you mean 'lisa'" in genseg("explain", *way[1:], where, "dialect=lsia").complaint
+    assert "Give two files" in genseg("explain", way[0], where).complaint
+
+
 def test_what_was_scored_can_be_compared(answers, tmp_path):
     """Ids as tables write them, and questions that only one file answers."""
     rows = [row for _, row in read_lines(answers / "right.jsonl")]
