@@ -153,7 +153,7 @@ def explain_files(paths: Sequence[Path], places: Sequence[Place], dialects: Sequ
     ends = [{name: side.answers.value(side.dialect.rules, name) for name in METRICS} for side in (sides[0], sides[-1])]
     table = Table("", "cIoU", "gIoU", "answers", title=cell(f"from {paths[0]} to {paths[-1]}"))
     table.add_row(cell(paths[0]), *(f"{100 * ends[0][name]:.2f}" for name in METRICS), str(len(sides[0].answers)))
-    for part in parts:
+    for part in (each for each in parts if any(abs(change) >= 5e-5 for change in each.change.values())):
         table.add_row(cell(part.cause), *(f"{100 * part.change[name]:+.2f}" for name in METRICS), str(part.answers))
     table.add_row(cell(paths[-1]), *(f"{100 * ends[1][name]:.2f}" for name in METRICS), str(len(sides[-1].answers)))
     Console(width=None if os.environ.get("COLUMNS") else 120).print(table)

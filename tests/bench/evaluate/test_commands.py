@@ -190,7 +190,7 @@ def test_dialects_and_explanations_are_printed(answers, genseg):
     where = f"root={answers / DATA}"
     shown = genseg("dialects", answers / "half.jsonl", where)
     assert shown.code == 0
-    assert all(name in shown.out for name in ("genseg-bench", "HiMTok", "PSALM", "Sa2VA", "lmms-eval"))
+    assert all(name in shown.out for name in ("genseg-bench", "HiMTok", "PSALM", "Sa2VA"))
     told = genseg("explain", answers / "right.jsonl", answers / "half.jsonl", where, "dialect=lisa,psalm")
     assert told.code == 0
     assert "polygons are drawn by fillPoly" in told.out or "model, prompt or decoding" in told.out
