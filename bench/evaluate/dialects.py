@@ -160,7 +160,7 @@ def truth_of(dataset: Dataset, index: int, raster: str = "rle") -> tuple[np.ndar
 
 
 def table(answers: Answers) -> list[dict[str, Any]]:
-    """A row for each dialect of masks: its name, `ciou` and `giou`, how many points either lies above ours, and what makes the
+    """A row for each dialect of masks: its name, `ciou` and `giou`, how far either lies above ours, and what makes the
     difference. `same_questions`: whether it asks about sentences as these answers do."""
     known = load_dialects()
     ours = known[OURS].rules
