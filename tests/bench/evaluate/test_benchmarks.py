@@ -65,9 +65,9 @@ def test_a_method_is_asked_what_it_can_answer():
         protocols_of(perceive, "perceive", ("text",), ["argenseg"])
     assert protocols_of(perceive, "perceive", ("text",), ["argenseg"], alone=False) == {}
     (shared,) = benchmarks_of(profile_with("{refcoco: {protocols: [shared]}}"))
-    assert protocols_of(shared, "segment", ("text",), models) == {"himtok": ["shared"]}
-    with pytest.raises(UserError, match="argenseg answers with mask or box, but text is asked for"):
-        protocols_of(shared, "segment", ("text",), ["argenseg"])
+    assert protocols_of(shared, "segment", ("choice",), models) == {"himtok": ["shared"]}
+    with pytest.raises(UserError, match="argenseg answers with mask or box or text, but choice is asked for"):
+        protocols_of(shared, "segment", ("choice",), ["argenseg"])
 
 
 def test_what_is_not_on_this_disk_is_left_out_if_the_profile_says_so(easy_root, tmp_path, capsys):
