@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from PIL import Image
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from PIL import Image
     from torch import Tensor
 
 Box = tuple[float, float, float, float]

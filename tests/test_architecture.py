@@ -213,6 +213,12 @@ def test_light_modules_load_without_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_the_command_line_answers_before_anything_large_is_imported():
+    """`genseg --help` and a mistyped command cost no import of numpy or of the profiles' libraries."""
+    code = "import sys, bench.cli; sys.exit(bool({'numpy', 'PIL', 'yaml', 'omegaconf', 'rich'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("files", [SOURCES, TESTS], ids=["sources", "tests"])
 def test_nine_functions_in_ten_are_shorter_than_20_lines(files):
     kinds = ast.FunctionDef | ast.AsyncFunctionDef

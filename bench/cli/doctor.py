@@ -6,7 +6,6 @@ import argparse
 import os
 import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from bench.assets import asset
 from bench.cli.words import Commands, add_command, none_left, settings_of
@@ -25,6 +24,8 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 def examine() -> None:
     """Print versions, devices and the precision that training would use."""
+    from importlib.metadata import PackageNotFoundError, version
+
     import torch
 
     from bench.runtime import device_name, device_of, resolve_precision

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bench.cli.words import (
     Commands,
@@ -14,9 +15,11 @@ from bench.cli.words import (
     evaluation_settings,
     path_of,
 )
-from bench.config import Profile
 from methods.base import UserError
 from methods.registry import method_of
+
+if TYPE_CHECKING:
+    from bench.config import Profile
 
 ALONE = "checkpoint"  # the profile of a checkpoint
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bench.cli.words import Commands, add_command, announce, profile_of
-from bench.config import Profile
+
+if TYPE_CHECKING:
+    from bench.config import Profile
 
 
 def add_to(commands: Commands) -> None:

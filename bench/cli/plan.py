@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from bench.cli.train import names_and_settings
 from bench.cli.words import Commands, add_command, announce, profile_of, settings_of
-from bench.train.folders import check_stages
 
 TEXT = "what the named stages (all if none is named) will cost: gpus=8 memory=80 mfu=0.4"
 MACHINE = ("gpus", "memory", "mfu", "text", "answer", "tiles")  # settings besides the profile's
@@ -18,6 +17,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from bench.train.folders import check_stages
     from bench.train.plan import machine_of, print_plan
 
     names, words = names_and_settings(options.stages, words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bench.cli.latency import measure
 from bench.cli.words import (
@@ -15,9 +16,11 @@ from bench.cli.words import (
     evaluation_settings,
     profile_of,
 )
-from bench.config import Profile
 from bench.distributed import SINGLE_PROCESS, DistributedContext
 from methods.base import UserError
+
+if TYPE_CHECKING:
+    from bench.config import Profile
 
 SECTIONS = ("data", "train", "evaluate", "latency")
 

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 
 from bench.cli.words import Commands, add_command, announce, profile_of
-from bench.train.folders import stages_in_order
 
 TEXT = "train the named stages (all if none is named) with what they build on"
 
@@ -17,6 +16,7 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     from bench.evaluate.validation import validation
+    from bench.train.folders import stages_in_order
     from bench.train.run import train
 
     names, words = names_and_settings(options.stages, words)

@@ -6,13 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.config import Profile, load_profile, overview
-from bench.schema import unknown
 from methods.base import MethodSpec, UserError
 from methods.files import check_text, number, printable
 from methods.registry import METHODS, method_spec
+
+if TYPE_CHECKING:
+    from bench.config import Profile
 
 Commands = Any  # what argparse's add_subparsers returns
 Run = Callable[[argparse.Namespace, Sequence[str]], None]  # the options, and the words that are key=value
@@ -68,6 +69,8 @@ def split_profile(words: Sequence[str]) -> tuple[str, list[str]]:
 
 def profile_of(words: Sequence[str]) -> Profile:
     """The profile that key=value words name and override."""
+    from bench.config import load_profile
+
     return load_profile(*split_profile(words))
 
 
@@ -100,6 +103,8 @@ def evaluated_profile(values: Mapping[str, str]) -> Profile:
             f"Profile {profile.name} evaluates on several datasets, each with its own splits; give "
             f"evaluate.datasets.{next(iter(known))}.splits=[...] instead of split=."
         )
+    from bench.schema import unknown
+
     names = list(known) if chosen is None else chosen.split(",")
     for name in names:
         if name not in known:
@@ -115,4 +120,6 @@ def method_of(options: argparse.Namespace, profile: Profile, able: Callable[[Met
 
 def announce(command: str, profile: Profile, sections: Sequence[str] = (), stages: Iterable[str] = ()) -> None:
     """Print to stderr what a command resolved: the profile's head, and the sections and stages that it uses."""
+    from bench.config import overview
+
     print(f"# genseg {command}\n{overview(profile, sections, stages)}", file=sys.stderr)
