@@ -244,7 +244,7 @@ def test_the_mask_tokenizers_view_keeps_soft_edges_and_resizes_to_a_square(himto
     assert (view.min(), view.max()) == (0, 1)
     assert ((view > 0.1) & (view < 0.9)).any()
     assert view.mean() == pytest.approx(examples[3].mask.mean(), abs=0.01)
-    with pytest.raises(UserError, match="squares sample 1-red: the task needs a mask"):
+    with pytest.raises(UserError, match="squares sample 1-red: has no mask, which is needed here"):
         himtok.processor.preprocess_mask(replace(examples[0], mask=None))
 
 
