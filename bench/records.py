@@ -6,7 +6,8 @@ counts, as the metric's name says. The kinds, and what their metrics are called:
 - `score`: generated masks under a `protocol` (`per_expression`, `per_object_joined`): `ciou`, `giou`, `small_ciou`,
   `bf_score`, `acc@0.9` (box written in the text), `mask_acc@0.9` (box of the mask), ...: every registered metric that
   applies (bench/evaluate/metrics). Of adaptive lengths also `tokens_spent` and `giou_lost`.
-- `reconstruction`: the same for the ground truth after encoding and decoding, with the first `tokens` mask tokens.
+- `reconstruction`: the same for the ground truth after encoding and decoding, with the first `tokens` mask tokens; the
+  variant `bound=resize` after the way to the mask tokenizer's grid and back alone.
 - `breakdown`: samples of one `group`: `localization_accuracy`, `giou_localized`, `giou`, `ciou`.
 - `difference`: a score minus that of the side `against`, paired by sample.
 - `perception`: choosing the expression for a mask: `accuracy` (of what is written), `likeliest`, `chance`, `failures`.
@@ -44,6 +45,7 @@ REQUIRED = ("method", "metric", "value", "dataset", "split", "kind")
 EMPTY: tuple[Any, ...] = (None, "", {})
 REPAIR = "make the records again with `genseg score` or `genseg eval`"
 REFINED = {"refine": "SAM"}  # the variant whose masks a second model has sharpened
+RESIZE_ALONE = {"bound": "resize"}  # the variant of reconstructions without a mask tokenizer
 Settings = dict[str, str | int | float | bool]
 
 

@@ -37,7 +37,7 @@ from bench.evaluate.runner import predict_baseline, predict_method, predict_reco
 from bench.evaluate.scoring import score_predictions, to_records
 from bench.evaluate.variants import Ways, check_refiner, ways_of
 from bench.outputs import check_lines
-from bench.records import RECONSTRUCTION, Record, read_records, write_records
+from bench.records import RECONSTRUCTION, RESIZE_ALONE, Record, read_records, write_records
 from bench.refmoji.prepare import prepare_data
 from bench.runtime import device_of, digest, load_model, provenance
 from methods.base import MaskTokenizer, Model, UserError
@@ -209,7 +209,11 @@ def _reconstructed(
     place = benchmark.place(dataset.split)
     paths = predict_reconstructions(mask_tokenizer, identity, dataset, place, benchmark.settings, folder, context)
     facts = facts | {"kind": RECONSTRUCTION, "protocol": ""}
-    return [Written(path, place, dataset, facts | {"tokens": n}, "reconstructions") for n, path in paths.items()]
+    told = ({"tokens": count} if count else {"variant": RESIZE_ALONE} for count in paths)
+    return [
+        Written(path, place, dataset, facts | each, "reconstructions")
+        for each, path in zip(told, paths.values(), strict=True)
+    ]
 
 
 def score_reconstructions(

@@ -162,14 +162,14 @@ def predict_reconstructions(
     config: EvaluateConfig, folder: Path, context: DistributedContext = SINGLE_PROCESS,
 ) -> dict[int, Path]:  # fmt: skip
     """The reconstruction bound: every true mask encoded and decoded from each of the mask tokenizer's prefixes, or the
-    longest -> number of tokens -> file."""
+    longest -> number of tokens -> file. Under 0 tokens the resize bound: masks on the tokenizer's grid and back."""
     targets = objects_of(dataset, plan(dataset, "per_object_joined", config.limit))
     paths = {}
-    for tokens in mask_tokenizer.prefixes if config.prefixes else (mask_tokenizer.length,):
+    for tokens in (0, *(mask_tokenizer.prefixes if config.prefixes else (mask_tokenizer.length,))):
 
         def answer(indices: Sequence[int], tokens: int = tokens) -> list[dict[str, Any]]:
             examples = [dataset[index] for index in indices]
-            predictions = round_trip(mask_tokenizer, examples, tokens)
+            predictions = round_trip(mask_tokenizer, examples, tokens) if tokens else resized(mask_tokenizer, examples)
             pairs = zip(examples, predictions, strict=True)
             return [line(e, p, RECONSTRUCTION, -1, e.expressions[:1]) for e, p in pairs]
 
@@ -188,6 +188,15 @@ def round_trip(mask_tokenizer: MaskTokenizer, examples: Sequence[Example], token
     return [
         Prediction(mask=mask_tokenizer.postprocess_mask(probabilities, _shape(example)))
         for example, probabilities in zip(examples, mask_tokenizer.decode(ids), strict=True)
+    ]
+
+
+def resized(mask_tokenizer: MaskTokenizer, examples: Sequence[Example]) -> list[Prediction]:
+    """True masks on the mask tokenizer's grid and back, without becoming tokens."""
+    views = (torch.from_numpy(mask_tokenizer.preprocess_mask(mask_of(example))) for example in examples)
+    return [
+        Prediction(mask=mask_tokenizer.postprocess_mask(view, _shape(example)))
+        for view, example in zip(views, examples, strict=True)
     ]
 
 

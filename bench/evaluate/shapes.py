@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
-from bench.evaluate.runner import round_trip
+from bench.evaluate.runner import resized, round_trip
 from bench.evaluate.statistics import ratio_intervals
 from bench.records import RECONSTRUCTION, Record
 from methods.base import Example, MaskTokenizer
@@ -128,12 +127,8 @@ def shape_ious(mask_tokenizer: MaskTokenizer, shapes: Sequence[Shape], batch: in
     ])  # fmt: skip
     kinds = np.array([shape.kind for shape in shapes])
     found = {kind: ious[kinds == kind] for kind in KINDS} | {"all": ious}
-    return found | {"resize": np.array([_iou(_resized(mask_tokenizer, shape.mask), shape.mask) for shape in shapes])}
-
-
-def _resized(mask_tokenizer: MaskTokenizer, mask: np.ndarray) -> np.ndarray:
-    view = torch.from_numpy(mask_tokenizer.preprocess_mask(mask))
-    return mask_tokenizer.postprocess_mask(view, (mask.shape[0], mask.shape[1]))
+    alone = zip(resized(mask_tokenizer, examples), shapes, strict=True)
+    return found | {"resize": np.array([_iou(prediction.mask, shape.mask) for prediction, shape in alone])}
 
 
 def _iou(predicted: np.ndarray, truth: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """Write every table and figure that the records of a profile allow: `genseg report`.
 
 results/<profile>/tables/   accuracy, reconstruction: no timing in them, the same bytes for the same predictions
-                            breakdown: by the facts of the question
+                            budget: where the points are lost; breakdown: by the facts of the question
                             ablation, perception: the methods with one thing changed, and asked for more
                             understanding: what lmms-eval measured
                             findings: what that says of the papers' claims
@@ -27,6 +27,7 @@ from bench.data.dataset import Dataset
 from bench.outputs import Outputs
 from bench.records import BASELINE, Record, read_records
 from bench.report import benchmarks, claim, figures, findings, layout, page, qualitative_grid, scaling, speed, tables
+from bench.report.budget import budgets
 from bench.report.published import load_published, load_selection
 from bench.report.understanding import understanding
 from methods.base import UserError
@@ -138,6 +139,7 @@ def _tables(records: Sequence[Record], published_dir: Path) -> dict[str, list[la
         "findings": findings.findings(records, printed),
         "perception": tables.perception(records),
         "understanding": understanding(records),
+        "budget": budgets(records),
         "breakdown": tables.breakdowns(records),
         "latency": tables.latency(records),
         "speedup": speed.speedups(records),

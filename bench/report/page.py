@@ -17,7 +17,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Results": ("benchmarks", "main", "accuracy_latency"),
     "What the papers claim": ("findings", "claim"),
     "How many tokens": ("ablation_lengths", "ablation"),
-    "What limits the scores": ("reconstruction_bound", "reconstruction", "breakdown", "perception"),
+    "What limits the scores": ("budget", "reconstruction_bound", "reconstruction", "breakdown", "perception"),
     "Understanding kept": ("understanding",),
     "Where the time goes": ("latency", "speedup", "orders", "roofline", "scaling", "int8"),
     "Training": ("training",),

@@ -117,16 +117,17 @@ def test_baselines_answer_the_same_questions(squares, tmp_path):
 
 def test_a_mask_tokenizer_is_measured_at_every_prefix_on_every_object(writer, squares, tmp_path):
     paths = predict_reconstructions(writer.mask_tokenizer, identity(writer), squares(2), "val", CONFIG, tmp_path)
-    tokens = writer.mask_tokenizer.prefixes
+    tokens = (0, *writer.mask_tokenizer.prefixes)  # 0: the way to the grid and back alone
     assert {n: path.name for n, path in paths.items()} == {
         n: f"{writer.name}.val.reconstruction-{n:03d}.jsonl" for n in tokens
     }
     for path in paths.values():
         assert [row["ref_id"] for row in rows(path)] == [example.ref_id for example in squares(2).examples]
         assert {row["protocol"] for row in rows(path)} == {"reconstruction"}
-    (whole,) = predict_reconstructions(
+    alone, whole = predict_reconstructions(
         writer.mask_tokenizer, identity(writer), squares(2), "val", replace(CONFIG, prefixes=False), tmp_path / "whole"
     ).values()
+    assert alone.read_bytes() == paths[0].read_bytes()
     assert whole.read_bytes() == paths[max(paths)].read_bytes()
 
 
