@@ -16,7 +16,7 @@ SETTING = re.compile(r"[a-z_.]+=")  # how a word that is no file begins
 
 
 def add_to(commands: Commands) -> None:
-    text = "metrics of a file of predictions: root= dataset= split= split_by= images= limit="
+    text = "metrics of a file of predictions: root= dataset= split= split_by= images= limit= method= protocol= results="
     add_command(commands, "score", text, run_score).add_argument("predictions", type=path_of)
     text = "paired differences of two files of predictions or scores"
     compare = add_command(commands, "compare", text, run_compare)
@@ -34,9 +34,12 @@ def add_to(commands: Commands) -> None:
 
 
 def run_score(options: argparse.Namespace, words: Sequence[str]) -> None:
-    from bench.evaluate.commands import score_file
+    from bench.evaluate.commands import Named, score_file
 
-    score_file(options.predictions, _place(settings_of(words)))
+    values = settings_of(words)
+    results = values.pop("results", "")
+    named = Named(values.pop("method", ""), values.pop("protocol", ""), path_of(results) if results else None)
+    score_file(options.predictions, _place(values), named)
 
 
 def run_compare(options: argparse.Namespace, words: Sequence[str]) -> None:

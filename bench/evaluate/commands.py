@@ -14,6 +14,7 @@ from rich.table import Table
 from bench.config import load_profile
 from bench.data.cards import load_card, of_label, open_dataset
 from bench.data.dataset import Dataset
+from bench.evaluate.answers import ALL
 from bench.evaluate.dialects import Answers, box_table, dialect_of
 from bench.evaluate.dialects import table as mask_table
 from bench.evaluate.exchange import is_results, read_answers, write_answers
@@ -34,7 +35,7 @@ from bench.outputs import check_lines
 from bench.records import BASELINE, SCORE, Record, write_records
 from bench.terminal import cell
 from methods.base import UserError
-from methods.files import printable, read_lines, write_lines
+from methods.files import file_name, printable, read_lines, write_lines
 
 SCORES = ("intersection", "figures")  # of which a line of scores has one
 SCORED = ("masks", "boxes", "choices")  # what datasets serve whose answers have scores
@@ -56,10 +57,20 @@ class Place(NamedTuple):
     limit: int = 0
 
 
-FOUND = Place()
+class Named(NamedTuple):
+    """What a file of predictions is called in records. method: the file's name if it is empty; protocol: that of its
+    lines, else the one that asks as they answer; results: a profile's folder of results that gets the records too, so
+    that `genseg report` gives them a row."""
+
+    method: str = ""
+    protocol: str = ""
+    results: Path | None = None
 
 
-def score_file(path: Path, place: Place = FOUND) -> list[Record]:
+FOUND, AS_IT_IS = Place(), Named()
+
+
+def score_file(path: Path, place: Place = FOUND, named: Named = AS_IT_IS) -> list[Record]:
     """Score a file of predictions, print the metrics, and write FILE.scores.jsonl and FILE.records.jsonl beside it.
 
     Every question of the split, or of its first `limit`, that has no answer counts as an empty mask and a failure.
@@ -68,10 +79,14 @@ def score_file(path: Path, place: Place = FOUND) -> list[Record]:
     rows, dataset = scores_of(path, place)
     remarks = dataset.remarks() if dataset else []
     identity = {"dataset": dataset.name, "split": dataset.split, "note": "; ".join(remarks)} if dataset else {}
+    identity |= {"protocol": protocol} if (protocol := named.protocol or _protocol_of(rows)) else {}
     aggregated = plain_records if "figures" in rows[0] else to_records
-    records = aggregated(rows, method=path.name.removesuffix(".jsonl"), seed=0, **identity)
+    records = aggregated(rows, method=named.method or path.name.removesuffix(".jsonl"), seed=0, **identity)
+    if named.results:
+        targets = (*targets, _row_file(named.results, records[0]))
     write_lines(targets[0], rows)
-    write_records(targets[1], records)
+    for target in targets[1:]:
+        write_records(target, records)
     table = Table("metric", "value", "95 % interval", "n", title=cell(path))
     for record in records:
         table.add_row(cell(record.metric), _cell(record.metric, record.value), _bounds(record), str(record.n))
@@ -83,6 +98,25 @@ def score_file(path: Path, place: Place = FOUND) -> list[Record]:
         count = f"{missing} of {len(rows)} questions have no answer"
         print(f"{count}: each is an empty answer and a failure; if only the first N were asked, give limit=N.")
     return records
+
+
+def _protocol_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The protocol that asks as the rows answer, where they name none; else no other one."""
+    if any(row.get("protocol") for row in rows):
+        return ""
+    return "per_object_joined" if all(row["sent_id"] == ALL for row in rows) else "per_expression"
+
+
+def _row_file(results: Path, record: Record) -> Path:
+    """Where the records of another system stand among a profile's. Raises UserError if results has no records, or if
+    what is in their place is none of ours."""
+    folder = results / "records"
+    if not folder.is_dir():
+        raise UserError(f"{printable(results)}: has no records; give the results folder of a profile, results/NAME.")
+    labels = (record.method, record.dataset, record.split, record.protocol)
+    target = folder / f"outside-{file_name(*labels)}.jsonl"
+    check_lines(target, ["metric"])
+    return target
 
 
 def outputs_of(path: Path) -> tuple[Path, Path]:

@@ -23,8 +23,9 @@ from bench.data import rle
 from bench.data.boxes import box_iou
 from bench.data.dataset import Dataset
 from bench.evaluate.answers import id_key
-from methods.base import Example, UserError, open_image
+from methods.base import Example, UserError
 from methods.files import fill, nearest, setting
+from methods.images import open_image
 
 FILE = Path(__file__).with_name("dialects.yaml")
 OURS = "genseg"

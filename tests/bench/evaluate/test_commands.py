@@ -10,7 +10,8 @@ from bench.cli.datasets import build
 from bench.data.cards import open_dataset
 from bench.evaluate.commands import Place, compare_files, outputs_of, score_file
 from bench.evaluate.predictions import line
-from bench.records import read_records
+from bench.records import Record, read_records, write_records
+from bench.report.build import build as build_report
 from methods.base import Prediction, UserError
 from methods.files import read_lines, write_lines
 
@@ -184,6 +185,31 @@ def test_other_forms_of_predictions_score_alike(answers, tmp_path, genseg):
         after = {record.metric: record.value for record in read_records(tmp_path / f"{stem}records.jsonl")}
         assert after == before
     assert "is there already" in genseg("exchange", answers / "half.jsonl", tmp_path / "masks", *asked).complaint
+
+
+def test_an_outside_system_gets_a_row_beside_ours(answers, tmp_path, genseg):
+    """In each form, under its own name and the protocol that asks as it answers."""
+    asked = ("dataset=refmoji", "split=train", f"root={answers / DATA}")
+    results = tmp_path / "results" / "mine"
+    (results / "records").mkdir(parents=True)
+    ours = Record(
+        method="himtok", metric="ciou", value=0.5, dataset="refmoji", split="train", protocol="per_expression"
+    )
+    write_records(results / "records" / "scores-train.jsonl", [ours])
+    for form, name in (("LISA", "lisa.json"), ("UniGS", "masks")):
+        genseg("exchange", answers / "half.jsonl", tmp_path / name, *asked)
+        done = genseg("score", tmp_path / name, *asked, f"method={form}", f"results={results}")
+        assert done.code == 0
+    polygons = json.loads((tmp_path / "lisa.json").read_text())[:1]
+    polygons[0]["segmentation"] = [[1, 1, 30, 1, 30, 30, 1, 30]]
+    (tmp_path / "sam.json").write_text(json.dumps(polygons))
+    genseg("score", tmp_path / "sam.json", *asked, "method=SAM", f"results={results}", "protocol=shared")
+    build_report(results)
+    table = (results / "tables" / "main.md").read_text()
+    assert all(f"| {name} " in table for name in ("himtok", "LISA", "UniGS", "SAM"))
+    assert "per_expression" in table and "shared" in table
+    wrong = genseg("score", tmp_path / "masks", *asked, f"results={tmp_path}")
+    assert "has no records; give the results folder of a profile" in wrong.complaint
 
 
 def test_dialects_and_explanations_are_printed(answers, genseg):
