@@ -17,8 +17,8 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> None:
+    from bench.train.cost_estimate import machine_of, print_plan
     from bench.train.folders import check_stages
-    from bench.train.plan import machine_of, print_plan
 
     names, words = names_and_settings(options.stages, words)
     machine = [word for word in words if word.partition("=")[0] in MACHINE]

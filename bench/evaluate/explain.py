@@ -102,9 +102,10 @@ class _Chain:
         self._cache: dict[tuple[Place, str, str, str], tuple[int, int]] = {}
 
     def values(self) -> dict[str, float]:
-        counts = np.array([self._count(answer, truth) for answer, truth in self.slots], np.int64).reshape(-1, 2).T
+        counts = [self._count(answer, truth) for answer, truth in self.slots]
+        inter, union = np.array(counts, np.int64).reshape(-1, 2).T
         missing = np.array([self.sides[side].missing[place] for (side, place), _ in self.slots], bool)
-        return figures(*counts, missing, self.rules)
+        return figures(inter, union, missing, self.rules)
 
     def _count(self, answer: Place, truth: str) -> tuple[int, int]:
         side, place = answer

@@ -57,7 +57,7 @@ def printed_records(
 
 def overlap(row: Row, example: Example, ignored_hit: bool) -> tuple[int, int]:
     """Intersection and union in pixels; ignored pixels count as foreground of both sides if they are hits."""
-    return dialects.overlap(row["mask"], example.mask, example.ignore, MASKS[ignored_hit].ignored)
+    return dialects.overlap(row["mask"], mask_of(example), example.ignore, MASKS[ignored_hit].ignored)
 
 
 def mask_figures(overlaps: Sequence[tuple[int, int]]) -> dict[str, float]:

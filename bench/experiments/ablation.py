@@ -34,7 +34,7 @@ from bench.evaluate.runner import predict_method
 from bench.evaluate.scoring import compare
 from bench.evaluate.statistics import ratio_intervals
 from bench.experiments.claims import key_of, load_claims
-from bench.latency import orders
+from bench.latency import decoding_orders
 from bench.records import DIFFERENCE, PERCEPTION, Record, Settings, describe, read_records, write_records
 from bench.refmoji.prepare import prepare_data
 from bench.runtime import answering_in, device_of, digest, provenance, resolve_precision
@@ -177,8 +177,8 @@ class Subject:
             config_ = {**form.model, "start": str(self.folder)}
             other = method_class(self.name).build(config_, lambda: ()).to(device).eval()
             with answering_in(other, precision):
-                pairs = orders.ask_both(self.method, other, requests, 1, f"{self.name} order={name}")
-            records += orders.to_records(pairs, **self.facts | place | {"variant": {"order": name}})
+                pairs = decoding_orders.ask_both(self.method, other, requests, 1, f"{self.name} order={name}")
+            records += decoding_orders.to_records(pairs, **self.facts | place | {"variant": {"order": name}})
         return records
 
     def whole(self, usual: torch.nn.Module | None = None) -> list[Record]:

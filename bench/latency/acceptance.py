@@ -32,7 +32,7 @@ from bench.records import Record
 from bench.runtime import PACKAGES, device_name, resolve_precision
 from bench.train.batches import MicroBatch
 from bench.train.engine import LocalEngine
-from bench.train.trainable import enter
+from bench.train.freezing import enter
 from methods.base import Example, Processor, UserError
 from methods.files import read_lines, write_lines
 from methods.registry import method_class

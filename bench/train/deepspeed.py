@@ -24,8 +24,8 @@ from bench.runtime import to_device
 from bench.train.batches import MicroBatch
 from bench.train.engine import LossError, load_module, means, optimizer_state, parameter_groups, rate
 from bench.train.engine import total_loss as weighted
-from bench.train.meter import FlopMeter
-from bench.train.trainable import frozen_parts
+from bench.train.freezing import frozen_parts
+from bench.train.throughput import FlopMeter
 from methods.base import UserError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

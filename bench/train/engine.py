@@ -23,8 +23,8 @@ from bench.config import StageConfig
 from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.runtime import to_device
 from bench.train.batches import MicroBatch
-from bench.train.meter import FlopMeter
 from bench.train.muon import Muon
+from bench.train.throughput import FlopMeter
 from methods.base import UserError
 
 

@@ -28,9 +28,9 @@ from bench.train.batches import MicroBatch, MicroBatches, micro_batch_size, stre
 from bench.train.checkpoints import clean_up, load_checkpoint, save_checkpoint
 from bench.train.engine import Engine, LocalEngine, LossError, rate
 from bench.train.folders import DONE
-from bench.train.meter import FlopMeter, peak_flops, reset_peak_memory
+from bench.train.freezing import enter, merge_adapters
 from bench.train.metrics_logger import MetricsLogger, append
-from bench.train.trainable import enter, merge_adapters
+from bench.train.throughput import FlopMeter, peak_flops, reset_peak_memory
 from methods.base import Trainee, UserError
 from methods.files import fill, whole_folder, writing
 

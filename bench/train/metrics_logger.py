@@ -12,7 +12,7 @@ import torch
 
 from bench.config import TrainConfig
 from bench.distributed import DistributedContext
-from bench.train.meter import FlopMeter, Speed, memory_gigabytes
+from bench.train.throughput import FlopMeter, Speed, memory_gigabytes
 from methods.base import UserError
 from methods.files import writing
 

@@ -22,8 +22,8 @@ from bench.evaluate.commands import Place, score_file
 from bench.records import read_records
 from bench.train import settings
 from bench.train.checkpoints import load_checkpoint
+from bench.train.cost_estimate import machine_of
 from bench.train.loop import TrainState
-from bench.train.plan import machine_of
 from methods.base import UserError
 from methods.files import fill, numbered_lines, read_text
 from methods.images import open_image

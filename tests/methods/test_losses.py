@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.train.trainable import frozen_parts
+from bench.train.freezing import frozen_parts
 from methods.base import TrainingSample
 from methods.internvl.chat import Turn
 

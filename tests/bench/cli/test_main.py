@@ -164,7 +164,7 @@ STEPS = {
 }  # fmt: skip
 PLACES = {
     "train": "train.run.train", "bundle": "train.models.bundle", "evaluate": "evaluate.run.evaluate",
-    "plan": "train.plan.print_plan",
+    "plan": "train.cost_estimate.print_plan",
     "time": "latency.run.time_models", "ablate": "experiments.ablation.ablation", "report": "report.run.write_report",
 }  # fmt: skip
 

@@ -103,7 +103,7 @@ def test_cross_entropy_in_pieces_is_the_same(build, examples, monkeypatch):
 
 
 def test_activation_checkpoints_change_nothing(build, examples):
-    from bench.train.trainable import checkpoint_activations
+    from bench.train.freezing import checkpoint_activations
 
     method = build("argenseg", mask_tokenizer_config="short").train()
     method.enter_stage("joint")

@@ -15,9 +15,9 @@ from bench.train import batches
 from bench.train.batches import MicroBatches, micro_batch_size, stream
 from bench.train.checkpoints import checkpoints
 from bench.train.engine import freeze, parameter_groups, rate
+from bench.train.freezing import enter
 from bench.train.loop import Run, run_stage
-from bench.train.meter import FlopMeter, memory_gigabytes, peak_flops
-from bench.train.trainable import enter
+from bench.train.throughput import FlopMeter, memory_gigabytes, peak_flops
 from methods.base import UserError
 
 CPU = torch.device("cpu")

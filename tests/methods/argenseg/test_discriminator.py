@@ -13,7 +13,7 @@ from methods.base import UserError
 
 
 @pytest.fixture
-def adversary():
+def discriminator():
     torch.manual_seed(0)
     return Discriminator(32, width=32, layers=2)
 
@@ -38,12 +38,12 @@ class Painter(nn.Module):
         return self.colour.expand(count, 3, 32, 32) + 0.0
 
 
-def test_it_learns_to_separate(adversary):
-    optimizer = torch.optim.AdamW(adversary.parameters(), lr=2e-3)
+def test_it_learns_to_separate(discriminator):
+    optimizer = torch.optim.AdamW(discriminator.parameters(), lr=2e-3)
     painter, real = Painter(-0.5), torch.rand(4, 3, 32, 32)
     for _ in range(30):
         drawn = painter(4)
-        losses = adversary.losses(drawn, real, (drawn - real).abs().mean(), painter.colour)
+        losses = discriminator.losses(drawn, real, (drawn - real).abs().mean(), painter.colour)
         optimizer.zero_grad()
         losses["discriminator"].backward()
         optimizer.step()
@@ -51,12 +51,12 @@ def test_it_learns_to_separate(adversary):
     assert losses["discriminator"] < 0.5
 
 
-def test_each_side_gets_the_gradient_of_its_own_loss(adversary):
+def test_each_side_gets_the_gradient_of_its_own_loss(discriminator):
     """The discriminator's loss does not reach the painter, the painter's does not reach the discriminator."""
     painter, real = Painter(-0.5), torch.rand(4, 3, 32, 32)
     drawn = painter(4)
-    losses = adversary.losses(drawn, real, (drawn - real).abs().mean(), painter.colour)
-    own = list(adversary.net.parameters())
+    losses = discriminator.losses(drawn, real, (drawn - real).abs().mean(), painter.colour)
+    own = list(discriminator.net.parameters())
     assert torch.autograd.grad(losses["discriminator"], painter.colour, allow_unused=True, retain_graph=True) == (None,)
     assert set(torch.autograd.grad(losses["adversarial"], own, allow_unused=True, retain_graph=True)) == {None}
     total = losses["discriminator"] + losses["adversarial"]
@@ -66,25 +66,25 @@ def test_each_side_gets_the_gradient_of_its_own_loss(adversary):
     assert all(torch.equal(a, b) for a, b in zip(together, apart, strict=True))
 
 
-def test_the_painter_is_pulled_to_what_is_judged_real(adversary):
+def test_the_painter_is_pulled_to_what_is_judged_real(discriminator):
     """A step down its loss raises the judgement of what it draws, also where the hinge is flat."""
     painter, real = Painter(-0.5), torch.rand(4, 3, 32, 32)
     with torch.no_grad():
-        adversary.net[-1].bias.fill_(-5)  # surely drawn
+        discriminator.net[-1].bias.fill_(-5)  # surely drawn
     drawn = painter(4)
-    losses = adversary.losses(drawn, real, (drawn - real).abs().mean(), painter.colour)
+    losses = discriminator.losses(drawn, real, (drawn - real).abs().mean(), painter.colour)
     losses["adversarial"].backward()
     with torch.no_grad():
-        before = adversary.net(painter(4)).mean()
+        before = discriminator.net(painter(4)).mean()
         painter.colour -= 0.02 * painter.colour.grad.sign()
-        assert adversary.net(painter(4)).mean() > before
+        assert discriminator.net(painter(4)).mean() > before
 
 
-def test_it_pulls_as_hard_as_the_reconstruction(adversary):
+def test_it_pulls_as_hard_as_the_reconstruction(discriminator):
     painter, real = Painter(-0.5), torch.rand(4, 3, 32, 32)
     drawn = painter(4)
     reconstruction = 3 * (drawn - real).abs().mean()
-    losses = adversary.losses(drawn, real, reconstruction, painter.colour)
+    losses = discriminator.losses(drawn, real, reconstruction, painter.colour)
     force = float(pull(losses["adversarial"], painter.colour))
     assert float(pull(reconstruction, painter.colour)) == pytest.approx(force, rel=0.01)
     value = float(losses["adversarial"].detach())  # is not weighted, so that the total stays comparable

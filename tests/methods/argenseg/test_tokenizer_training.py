@@ -35,45 +35,45 @@ def images():
 
 
 def test_the_first_steps_are_unquantised(tokenizer, images):
-    keeper = CellRestart(tokenizer.size, warmup=2, every=2)
+    restart = CellRestart(tokenizer.size, warmup=2, every=2)
     features = tokenizer.features(images)
-    assert [keeper.before(tokenizer, features) for _ in range(5)] == [False] * 2 + [True] * 3
+    assert [restart.before(tokenizer, features) for _ in range(5)] == [False] * 2 + [True] * 3
 
 
 @torch.no_grad()
 def test_codes_are_placed_where_the_quantiser_needed_them(tokenizer, images):
-    keeper = CellRestart(tokenizer.size, warmup=0)
+    restart = CellRestart(tokenizer.size, warmup=0)
     features = 5 * tokenizer.features(images)
     tokenizer.quantize.embedding.weight.zero_()
     met = residual_cells(tokenizer.quantize, features)
-    keeper.before(tokenizer, features)
+    restart.before(tokenizer, features)
     distance = torch.cdist(tokenizer.quantize.embedding.weight, met).amin(1)
     assert (distance < 0.2 * met.std()).all()
 
 
 @torch.no_grad()
 def test_only_codes_that_nothing_chose_are_moved(tokenizer, images):
-    keeper = CellRestart(tokenizer.size, warmup=0, every=2)
+    restart = CellRestart(tokenizer.size, warmup=0, every=2)
     features = tokenizer.features(images)
-    keeper.before(tokenizer, features)
-    keeper.after(torch.tensor([[1, 4, 4]]))
+    restart.before(tokenizer, features)
+    restart.after(torch.tensor([[1, 4, 4]]))
     before = tokenizer.quantize.embedding.weight.clone()
-    keeper.before(tokenizer, features)
+    restart.before(tokenizer, features)
     assert torch.equal(tokenizer.quantize.embedding.weight, before)
-    keeper.before(tokenizer, features)
+    restart.before(tokenizer, features)
     moved = (tokenizer.quantize.embedding.weight != before).any(1)
     assert (~moved).nonzero().flatten().tolist() == [1, 4]
 
 
 @torch.no_grad()
 def test_trained_codes_stay_where_they_are(tokenizer, images):
-    keeper = CellRestart(tokenizer.size, warmup=0, every=2, placed=True)
+    restart = CellRestart(tokenizer.size, warmup=0, every=2, placed=True)
     before = tokenizer.quantize.embedding.weight.clone()
-    assert keeper.before(tokenizer, tokenizer.features(images))
+    assert restart.before(tokenizer, tokenizer.features(images))
     assert torch.equal(tokenizer.quantize.embedding.weight, before)
-    keeper.after(torch.tensor([[3]]))
+    restart.after(torch.tensor([[3]]))
     for _ in range(2):
-        keeper.before(tokenizer, tokenizer.features(images))
+        restart.before(tokenizer, tokenizer.features(images))
     moved = (tokenizer.quantize.embedding.weight != before).any(1)
     assert (~moved).nonzero().flatten().tolist() == [3]
 

@@ -35,59 +35,59 @@ def unit_codes(tokenizer) -> torch.Tensor:
 
 
 def test_the_first_steps_leave_the_latents_unquantised(tokenizer):
-    keeper = LatentRestart(tokenizer.size, warmup=3, every=2)
+    restart = LatentRestart(tokenizer.size, warmup=3, every=2)
     z = torch.randn(2, 4, 12)
-    assert [keeper.before(tokenizer, z) for _ in range(6)] == [False] * 3 + [True] * 3
+    assert [restart.before(tokenizer, z) for _ in range(6)] == [False] * 3 + [True] * 3
 
 
 @torch.no_grad()
 def test_after_the_warm_up_every_code_lies_at_a_latent_that_was_seen(tokenizer):
-    keeper = LatentRestart(tokenizer.size, warmup=0)
+    restart = LatentRestart(tokenizer.size, warmup=0)
     z = 3 * torch.randn(2, 4, 12)
-    keeper.before(tokenizer, z)
+    restart.before(tokenizer, z)
     cosine = unit_codes(tokenizer) @ torch.nn.functional.normalize(z, dim=-1).flatten(0, 1).T
     assert (cosine.amax(1) > 0.99).all()
 
 
 @torch.no_grad()
 def test_trained_codes_stay_where_they_are(tokenizer):
-    keeper = LatentRestart(tokenizer.size, warmup=0, every=2, placed=True)
+    restart = LatentRestart(tokenizer.size, warmup=0, every=2, placed=True)
     before = unit_codes(tokenizer)
-    assert keeper.before(tokenizer, torch.randn(2, 4, 12))
-    keeper.after(torch.tensor([[3]]))
-    keeper.before(tokenizer, torch.randn(2, 4, 12))
+    assert restart.before(tokenizer, torch.randn(2, 4, 12))
+    restart.after(torch.tensor([[3]]))
+    restart.before(tokenizer, torch.randn(2, 4, 12))
     assert torch.equal(unit_codes(tokenizer), before)
 
 
 @torch.no_grad()
 def test_only_codes_that_nothing_chose_are_moved(tokenizer):
-    keeper = LatentRestart(tokenizer.size, warmup=0, every=5)
+    restart = LatentRestart(tokenizer.size, warmup=0, every=5)
     z = torch.randn(2, 4, 12)
-    keeper.before(tokenizer, z)
-    keeper.after(torch.tensor([[3, 5, 5, 9]]))
+    restart.before(tokenizer, z)
+    restart.after(torch.tensor([[3, 5, 5, 9]]))
     before = unit_codes(tokenizer)
     for _ in range(4):
-        keeper.before(tokenizer, torch.randn(2, 4, 12))
+        restart.before(tokenizer, torch.randn(2, 4, 12))
         assert torch.equal(unit_codes(tokenizer), before)  # not yet
-    keeper.before(tokenizer, torch.randn(2, 4, 12))
+    restart.before(tokenizer, torch.randn(2, 4, 12))
     moved = (unit_codes(tokenizer) - before).abs().amax(1) > 1e-6
     assert (~moved).nonzero().flatten().tolist() == [3, 5, 9]
-    assert keeper.hits.sum() == 0
+    assert restart.hits.sum() == 0
 
 
 def test_the_share_of_used_codes_is_reported(tokenizer):
-    keeper = LatentRestart(tokenizer.size, warmup=0)
-    assert keeper.after(torch.tensor([[0, 1, 1, 2]])) == 3 / 16
-    assert keeper.after(torch.tensor([[2, 7]])) == 4 / 16
+    restart = LatentRestart(tokenizer.size, warmup=0)
+    assert restart.after(torch.tensor([[0, 1, 1, 2]])) == 3 / 16
+    assert restart.after(torch.tensor([[2, 7]])) == 4 / 16
 
 
 def test_counts_travel_with_the_state(tokenizer):
-    keeper = LatentRestart(tokenizer.size, warmup=2)
-    keeper.before(tokenizer, torch.randn(1, 4, 12))
-    keeper.after(torch.tensor([[1, 1]]))
+    restart = LatentRestart(tokenizer.size, warmup=2)
+    restart.before(tokenizer, torch.randn(1, 4, 12))
+    restart.after(torch.tensor([[1, 1]]))
     other = LatentRestart(tokenizer.size, warmup=2)
-    other.load_state_dict(keeper.state_dict())
-    assert (int(other.step), other.hits.tolist()) == (1, keeper.hits.tolist())
+    other.load_state_dict(restart.state_dict())
+    assert (int(other.step), other.hits.tolist()) == (1, restart.hits.tolist())
 
 
 def test_during_the_warm_up_the_quantiser_has_no_loss_but_the_encoder_learns(tokenizer, masks):
@@ -113,8 +113,8 @@ def test_afterwards_codes_encoder_and_decoder_all_learn(tokenizer, masks):
 
 def test_half_of_a_batch_is_whole_and_half_is_cut_and_blurred(tokenizer, masks, monkeypatch):
     monkeypatch.setattr(codebook, "draw_levels", lambda count, tokens, replacement: torch.tensor([1, 3])[:count])
-    keeper = LatentRestart(tokenizer.size, warmup=0)
-    losses = tokenizer_loss(tokenizer, keeper, masks, dice=1.0)
+    restart = LatentRestart(tokenizer.size, warmup=0)
+    losses = tokenizer_loss(tokenizer, restart, masks, dice=1.0)
     with torch.no_grad():
         codes, _, _ = tokenizer.quantize(tokenizer.latents(masks))
         kept = torch.tensor([4, 4, 1, 3])
@@ -135,10 +135,10 @@ def one_process(rank: int, folder: str) -> None:
     torch.manual_seed(0)
     tokenizer = MaskTokenizer(MaskTokenizerConfig(**SMALL))
     torch.manual_seed(rank + 1)
-    keeper = LatentRestart(tokenizer.size, warmup=0, every=1)
+    restart = LatentRestart(tokenizer.size, warmup=0, every=1)
     for _ in range(2):
-        tokenizer_loss(tokenizer, keeper, torch.rand(4, 1, 64, 64), dice=1.0)
-    state = {"codes": tokenizer.quantize.embedding.weight.detach(), "hits": keeper.hits}
+        tokenizer_loss(tokenizer, restart, torch.rand(4, 1, 64, 64), dice=1.0)
+    state = {"codes": tokenizer.quantize.embedding.weight.detach(), "hits": restart.hits}
     torch.save(state, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.config import StageConfig, TrainConfig
-from bench.train.trainable import enter, merge_adapters
+from bench.train.freezing import enter, merge_adapters
 from methods.base import UserError
 from methods.registry import method_class
 

@@ -10,9 +10,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from bench.cli import main
 from bench.config import StageConfig, TrainConfig, load_profile
-from bench.train.meter import FlopMeter
-from bench.train.plan import Machine, _config, machine_of, memory_rows, plan_stage
-from bench.train.trainable import enter
+from bench.train.cost_estimate import Machine, _config, machine_of, memory_rows, plan_stage
+from bench.train.freezing import enter
+from bench.train.throughput import FlopMeter
 from methods.base import UserError
 from methods.common.cost import Load
 from methods.registry import method_class, method_spec, resolve

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.latency.orders import Pairs, ask_both, to_records
+from bench.latency.decoding_orders import Pairs, ask_both, to_records
 from methods.base import Decoding, Prediction, Request
 
 

@@ -25,7 +25,7 @@ from bench.config import Profile, StageConfig, TrainConfig
 from bench.data.mixture import task_shares
 from bench.runtime import PEAK_TFLOPS
 from bench.terminal import cell, short
-from bench.train.trainable import enter, frozen_parts
+from bench.train.freezing import enter, frozen_parts
 from methods.base import UserError
 from methods.common.cost import Load
 from methods.files import number
