@@ -75,7 +75,7 @@ def score_file(path: Path, place: Place = FOUND, named: Named = AS_IT_IS) -> lis
 
     Every question of the split, or of its first `limit`, that has no answer counts as an empty mask and a failure.
     """
-    targets = outputs_of(path)
+    targets: tuple[Path, ...] = outputs_of(path)
     rows, dataset = scores_of(path, place)
     remarks = dataset.remarks() if dataset else []
     identity = {"dataset": dataset.name, "split": dataset.split, "note": "; ".join(remarks)} if dataset else {}

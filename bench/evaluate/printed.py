@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.evaluate import dialects
 from bench.records import Record
-from methods.base import Box, Example
+from methods.base import Box, Example, mask_of
 from methods.protocols import TaskProtocol
 
 MASKS = [dialects.Rules(epsilon=1e-10), dialects.Rules(ignored="hits", epsilon=1e-10)]  # such pixels no hits, and hits
