@@ -15,6 +15,7 @@ from bench.cli.words import (
     evaluation_settings,
     path_of,
 )
+from bench.weights import check_folder, fault_of
 from methods.base import UserError
 from methods.registry import method_of
 
@@ -62,8 +63,10 @@ def of_checkpoint(values: dict[str, str]) -> Profile:
     method = method_of(folder)
     if named not in (None, method):
         raise UserError(f"{folder}: holds a model of {method}, not {named!r}; leave model= out or correct it.")
-    if other is not None and not other.is_file():
-        raise UserError(f"{other}: no such file; give the file of the mask tokenizer.")
+    check_folder(folder)
+    fault = fault_of(other) if other is not None else None
+    if fault:
+        raise UserError(f"{other}: {fault}; give the file of the mask tokenizer.")
     name = "-".join(filter(None, [method, size_of(folder), digest(folder, other)[:8]]))
     given = {"profile": ALONE, "name": name, f"models.{method}": str(folder.absolute())}
     given |= {f"mask_tokenizers.{method}": str(other)} if other else {}

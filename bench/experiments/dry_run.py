@@ -24,10 +24,10 @@ from bench.data.status import FOUND, MISSING, WRONG, SplitStatus, archives_of, h
 from bench.evaluate import cost
 from bench.evaluate.plan import questions_in
 from bench.evaluate.protocols import asks, protocol_of
-from bench.evaluate.weights import content_of, fault_of
 from bench.terminal import cell, short
 from bench.train.folders import needed_stages
 from bench.train.models import existing_model
+from bench.weights import content_of, fault_of
 from methods.base import UserError
 from methods.files import printable
 from methods.registry import method_of, method_spec

@@ -11,6 +11,7 @@ from bench.config import Profile
 from bench.outputs import Outputs
 from bench.train.folders import keep_log, model_of_stage, needed_stages, stage_folder
 from bench.train.stages import finished_model
+from bench.weights import check_folder
 from methods.base import UserError
 from methods.files import read_object, write_atomic
 from methods.registry import method_class, method_of
@@ -44,6 +45,7 @@ def existing_model(profile: Profile, method: str) -> Path | None:
         found = method_of(checkpoint)
         if found != method:
             raise UserError(f"{checkpoint}: holds a model of {found}, not of {method}; correct models.{method}.")
+        check_folder(checkpoint)
         return checkpoint
     places = [bundled_model(profile, method)]
     if profile.results_dir == Path("results", profile.name):  # the usual place, in this folder or with the code

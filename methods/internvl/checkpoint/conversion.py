@@ -60,7 +60,9 @@ class Conversion:
             return self.tokenizer_to_ours(io.read_file(source), source)
         tensors = io.read_tensors(source)
         if mask_tokenizer is not None:
-            tensors = io.replaced(tensors, self.prefix, io.read_file(mask_tokenizer))
+            other = io.read_file(mask_tokenizer)
+            self.tokenizer_to_ours(other, mask_tokenizer)  # refuses what is none under the file's own name
+            tensors = io.replaced(tensors, self.prefix, other)
         return self.model_to_ours(tensors, source, load_tokenizer(source))
 
 

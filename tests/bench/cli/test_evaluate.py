@@ -1,8 +1,10 @@
 """`genseg eval` of a checkpoint in an official layout: nothing is converted, nothing is trained."""
 
 import json
+import shutil
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from bench.cli import main
@@ -68,12 +70,29 @@ def test_what_cannot_be_evaluated_is_told(runs, refused, tmp_path, monkeypatch):
     assert "holds no config.json" in refused("checkpoint=nowhere", "dataset=refcoco")
     assert "holds a model of argenseg, not 'himtok'" in refused(checkpoint, "model=himtok")
     assert "no such file" in refused(checkpoint, "mask_tokenizer=nowhere.pth")
-    assert refused(checkpoint, "dataset=refcoco").startswith("genseg: data: ")
+    save_file({"encoder.other.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     data = runs / "data" / "refcoco"
     place = [checkpoint, "dataset=grefcoco", f"root={data}", f"images={data / 'train2014'}"]
+    assert "other.safetensors: lacks " in refused(*place, "mask_tokenizer=other.safetensors")
+    assert refused(checkpoint, "dataset=refcoco").startswith("genseg: data: ")
     assert "evaluate.protocols" in refused(*place, "protocol=mine")
     assert "give the file of VAR's with mask_tokenizer=" in refused(*place)
     assert "nowhere" in refused(*place[:2], "root=nowhere")
+
+
+def test_a_download_that_has_stopped_is_told_before_anything_is_read(runs, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(runs / "checkpoint", "half")
+    weights = tmp_path / "half/model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-100])
+    assert f"half: model.safetensors has {len(data) - 100:,} of {len(data):,} bytes" in refused("checkpoint=half")
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    assert "model.safetensors is a pointer of Git LFS" in refused("checkpoint=half")
+    weights.unlink()
+    assert "1 of 1 files of weights missing, such as model.safetensors" in refused("checkpoint=half")
+    with pytest.raises(UserError, match="half: 1 of 1 files of weights missing"):
+        existing_model(profile_with(tmp_path / "half"), "argenseg")
 
 
 def profile_with(checkpoint, *words):

@@ -107,6 +107,8 @@ def test_the_documentation_names_every_form_and_dataset():
     for name in card_names():
         for reader in load_card(name).readers:
             assert name in table[reader]
+    tested = DOCS.read_text().partition("| reader | read back exactly")[2].partition("\n\n")[0]
+    assert {row.split("|")[1].strip() for row in tested.splitlines()[2:]} == READERS.keys()
 
 
 def test_the_reader_of_the_documentation_reads(folder, monkeypatch):

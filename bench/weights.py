@@ -38,10 +38,23 @@ def content_of(folder: Path) -> FolderContent:
         faults.append(f"the tokenizer's files are missing ({' or '.join(TOKENIZERS)})")
     elif not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file() and not find_spec(READER):
         faults.append(f"tokenizer.model is read by {READER}, which is not installed; pip install -e '.[internlm2]'")
+    files, parameters, broken = _weights(folder)
+    return FolderContent(files, parameters, (*faults, *broken))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError with the first thing that is wrong with the files of weights in a checkpoint's folder, before any
+    of them is read: a download that has stopped, a pointer, a missing file."""
+    broken = _weights(folder)[2]
+    if broken:
+        raise UserError(f"{folder}: {broken[0]}.")
+
+
+def _weights(folder: Path) -> tuple[dict[str, int], int, list[str]]:
+    """(bytes of each file of weights, parameters, what is wrong) of a checkpoint's folder."""
     names = _names(folder)
     absent = [name for name in names if not (folder / name).is_file()]
-    if absent:
-        faults.append(f"{len(absent)} of {len(names)} files of weights missing, such as {absent[0]}")
+    faults = [f"{len(absent)} of {len(names)} files of weights missing, such as {absent[0]}; {COPY}"] if absent else []
     files, parameters = {}, 0
     for name in names:
         path = folder / name
@@ -50,7 +63,7 @@ def content_of(folder: Path) -> FolderContent:
             count, fault = _header(path)
             parameters += count
             faults += [f"{name} {fault}"] if fault else []
-    return FolderContent(files, parameters, tuple(faults))
+    return files, parameters, faults
 
 
 def fault_of(path: Path) -> str | None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench.evaluate.weights import content_of, fault_of
+from bench.weights import check_folder, content_of, fault_of
 from methods.base import UserError
 
 
@@ -28,6 +28,7 @@ def checkpoint(tmp_path):
 def test_a_whole_checkpoint_is_counted(checkpoint):
     content = content_of(checkpoint)
     assert (content.parameters, content.faults) == (11, ())
+    check_folder(checkpoint)
     assert content.files == {path.name: path.stat().st_size for path in checkpoint.glob("*.safetensors")}
     one = checkpoint / "alone"
     one.mkdir()
@@ -42,19 +43,25 @@ def test_every_gap_is_named(checkpoint, tmp_path):
     (checkpoint / "tokenizer.json").unlink()
     content = content_of(checkpoint)
     assert [fault.split(" ")[0] for fault in content.faults] == ["config.json", "the", "1"]
-    assert content.faults[-1] == f"1 of 2 files of weights missing, such as {last.name}"
+    assert content.faults[-1].startswith(f"1 of 2 files of weights missing, such as {last.name}; ")
+    with pytest.raises(UserError, match="1 of 2 files of weights missing"):
+        check_folder(checkpoint)
     assert content.parameters == 6
     assert content_of(tmp_path / "nowhere").faults == ("no such folder",)
     (tmp_path / "empty").mkdir()
-    assert content_of(tmp_path / "empty").faults[-1] == "1 of 1 files of weights missing, such as model.safetensors"
+    assert (
+        content_of(tmp_path / "empty")
+        .faults[-1]
+        .startswith("1 of 1 files of weights missing, such as model.safetensors; ")
+    )
 
 
 def test_a_tokenizer_needs_what_reads_it(checkpoint, monkeypatch):
     (checkpoint / "tokenizer.json").rename(checkpoint / "tokenizer.model")
-    monkeypatch.setattr("bench.evaluate.weights.READER", "no_such_module")
+    monkeypatch.setattr("bench.weights.READER", "no_such_module")
     (fault,) = content_of(checkpoint).faults
     assert "pip install -e '.[internlm2]'" in fault
-    monkeypatch.setattr("bench.evaluate.weights.READER", "json")
+    monkeypatch.setattr("bench.weights.READER", "json")
     assert content_of(checkpoint).faults == ()
 
 
