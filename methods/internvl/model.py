@@ -5,7 +5,7 @@ Shapes: B rows, L tokens, D width, N tiles, P image tokens a tile, R side of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
@@ -37,6 +37,7 @@ from methods.internvl.chat import IGNORED, Turn
 from methods.internvl.config import VOCABULARY, ProcessorConfig, named_size
 from methods.internvl.generation.engine import Answer, Block, Draft, decode
 from methods.internvl.generation.int8 import quantise
+from methods.internvl.generation.prefix import read_prefix
 from methods.internvl.generation.timing import Clock
 from methods.internvl.processor import InternVLProcessor
 from methods.internvl.vocabulary import SPECIALS, stand_in
@@ -235,29 +236,52 @@ class InternVLModel(nn.Module):
             pixels = torch.from_numpy(np.concatenate(list(tiles.values()))).to(self.device)
         with clock.stage("vision"):
             tokens_of_image = self._image_tokens(pixels, tiles)
-        asked = [(i, *each) for i, request in enumerate(requests) for each in self.instructions(request)]
-        with clock.stage("preprocess"):
-            prompts_ = [processor.prompt(text, len(tiles[keys[i]]), self._past) for i, _, text in asked]
-            prefix, rest = self._common_prefix(prompts_, len(views), decoding)
-            tokens_of_row = [tokens_of_image[keys[i]] for i, _, _ in asked]
-            embeddings, valid = self._left_padded(rest, [] if prefix else tokens_of_row)
-            shared = self._left_padded([prefix], tokens_of_row[:1])[0] if prefix else None
-        drafted = self._draft([(requests[i], want) for i, want, _ in asked]) if decoding.constrained else None
-        answers = decode(
-            self.backbone, embeddings, valid, processor.chat.stop_id, *self.writing(tokens, decoding),
-            most_text=decoding.most_tokens, clock=clock, decoding=decoding, draft=drafted, prefix=shared,
-            watched=None if decoding.constrained else self.watched,
-        )  # fmt: skip
+        asked = [Asked(i, keys[i], *each) for i, request in enumerate(requests) for each in self.instructions(request)]
+        answers, passes = self._answers(requests, asked, tokens_of_image, tokens, decoding, clock)
         with clock.stage("resize"):
             sizes = [r.options.size or opened[key].size[::-1] for r, key in zip(requests, keys, strict=True)]
-            predictions = [Prediction(np.zeros(size, bool)) for size in sizes]
-            for (i, want, _), answer in zip(asked, answers, strict=True):
+            predictions = [Prediction(np.zeros(size, bool), steps=passes) for size in sizes]
+            for (i, _, want, _), answer in zip(asked, answers, strict=True):
                 predictions[i].written += self.written_ids(answer)
                 answer = answer if decoding.constrained else self.first_mask(answer)
                 self.read_answer(answer, want, predictions[i], requests[i].options)
         for prediction in predictions:
             prediction.seconds = {stage: value / len(requests) for stage, value in clock.seconds.items()}
         return predictions
+
+    def _answers(
+        self, requests: Sequence[Request], asked: Sequence[Asked], images: Mapping[Hashable, Tensor],
+        tokens: int | None, decoding: Decoding, clock: Clock,
+    ) -> tuple[list[Answer], int]:  # fmt: skip
+        """The answers to prompts, and the passes that were made for all of them. images: view -> its tokens [P, D].
+
+        What prompts about an image begin with is read once, and prompts for the same things are answered together: a
+        box would only wait while masks are written."""
+        with clock.stage("preprocess"):
+            tiles = {view: len(each) // self.backbone.size.tokens_per_tile for view, each in images.items()}
+            prompts_ = [self.processor.prompt(each.text, tiles[each.view], self._past) for each in asked]
+            beginnings, rests = self._beginnings(prompts_, [each.view for each in asked], decoding)
+        prefix = None
+        if beginnings:
+            with clock.stage("prefill"):
+                padded = self._left_padded(list(beginnings.values()), [images[view] for view in beginnings])
+                prefix = read_prefix(self.backbone, *padded)
+        answers: dict[int, Answer] = {}
+        for want in dict.fromkeys(each.want for each in asked):
+            rows = [row for row, each in enumerate(asked) if each.want == want]
+            views = [asked[row].view for row in rows]
+            begun = prefix.of([list(beginnings).index(view) for view in views]) if prefix else None
+            padded = self._left_padded([rests[row] for row in rows], [] if prefix else [images[view] for view in views])
+            draft = (
+                self._draft([(requests[asked[row].request], want) for row in rows]) if decoding.constrained else None
+            )
+            found = decode(
+                self.backbone, *padded, self.processor.chat.stop_id, *self.writing(tokens, decoding),
+                most_text=decoding.most_tokens, clock=clock, decoding=decoding, draft=draft, prefix=begun,
+                watched=None if decoding.constrained else self.watched,
+            )  # fmt: skip
+            answers |= zip(rows, found, strict=True)
+        return [answers[row] for row in range(len(asked))], int(prefix is not None)
 
     def instructions(self, request: Request) -> list[tuple[tuple[str, ...], str]]:
         """The protocol's question, or the processor's with what only weights can say: see HiMTok's mask prompts."""
@@ -277,16 +301,23 @@ class InternVLModel(nn.Module):
         counts = [len(tile) for tile in tiles.values()]
         return dict(zip(tiles, (part.flatten(0, 1) for part in features.split(counts)), strict=True))
 
-    def _common_prefix(
-        self, prompts: list[list[int]], images: int, decoding: Decoding
-    ) -> tuple[list[int], list[list[int]]]:
-        """What all prompts about one image begin with, if the image is in it, and the rests; else nothing."""
-        whole = min(prompts, key=len)[:-1]
-        same = next((i for i, ids in enumerate(zip(*prompts, strict=False)) if len(set(ids)) > 1), len(whole))
-        last = max(i for i, token in enumerate(prompts[0]) if token == self.processor.chat.image_id)
-        if len(prompts) == 1 or images > 1 or same <= last or decoding.backend == "official":
-            return [], prompts
-        return whole[:same], [prompt[len(whole[:same]) :] for prompt in prompts]
+    def _beginnings(
+        self, prompts: list[list[int]], views: Sequence[Hashable], decoding: Decoding
+    ) -> tuple[dict[Hashable, list[int]], list[list[int]]]:
+        """What all prompts about each image begin with, and their rests; nothing if no image has two, or if the images
+        do not stand in what they share. Beginnings reach equally far behind their images."""
+        of_view: dict[Hashable, list[list[int]]] = {}
+        for view, prompt in zip(views, prompts, strict=True):
+            of_view.setdefault(view, []).append(prompt)
+        if len(of_view) == len(prompts) or decoding.backend == "official":
+            return {}, prompts
+        lasts = {view: _last(self.processor.chat.image_id, group[0]) for view, group in of_view.items()}
+        behind = min(_shared(group) - lasts[view] for view, group in of_view.items())
+        if behind <= 0:
+            return {}, prompts
+        ends = {view: last + behind for view, last in lasts.items()}
+        rests = [prompt[ends[view] :] for view, prompt in zip(views, prompts, strict=True)]
+        return {view: group[0][: ends[view]] for view, group in of_view.items()}, rests
 
     def _draft(self, asked: Sequence[tuple[Request, tuple[str, ...]]]) -> Draft | None:
         """What all answers of a batch are expected to say."""
@@ -313,7 +344,7 @@ class InternVLModel(nn.Module):
         height, width = prediction.mask.shape
         text = self.processor.answer_text(answer.text_ids)
         prediction.text = f"{prediction.text}\n{text}".strip()
-        prediction.steps = max(prediction.steps, answer.steps)  # the instructions of a request share one batch
+        prediction.steps += answer.steps
         failures = []
         if "box" in want:
             place = text, width, height, self.processor.config.box_scale
@@ -338,6 +369,26 @@ class InternVLModel(nn.Module):
         prediction.probabilities = answer.masks[0].float().cpu().numpy()
         prediction.token_ids = tuple(answer.mask_ids[0])
         return []
+
+
+class Asked(NamedTuple):
+    """One prompt: the number of its request, the view of its image, what the answer yields, and the user's text."""
+
+    request: int
+    view: Hashable
+    want: tuple[str, ...]
+    text: str
+
+
+def _last(token: int, prompt: list[int]) -> int:
+    """The last place of a token in a prompt."""
+    return max(place for place, other in enumerate(prompt) if other == token)
+
+
+def _shared(prompts: list[list[int]]) -> int:
+    """How many tokens prompts begin with alike; of each at least one is left."""
+    least = min(map(len, prompts)) - 1
+    return next((i for i in range(least) if len({prompt[i] for prompt in prompts}) > 1), least)
 
 
 def _view(request: Request) -> tuple[Any, int | None, bool]:

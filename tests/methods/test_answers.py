@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from methods.base import Request
+from methods.base import Request, RequestOptions
+from methods.internvl.generation.kv_cache import Stepper
 
 CLOSE = dict(rtol=0, atol=1e-4)
 
@@ -34,6 +35,29 @@ def test_a_batch_of_four_is_four_batches_of_one(taught, examples):
         assert (one.text, one.failure, one.box) == (other.text, other.failure, other.box)
         np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=0, atol=1e-4)
     assert len({prediction.token_ids for prediction in together}) == 4  # image and prompt do change the mask
+
+
+@pytest.mark.parametrize("tiles", [None, 4])
+def test_what_expressions_about_an_image_begin_with_is_read_once(taught, examples, tiles, monkeypatch):
+    """Also of several images, of which one may have more tiles; the answers are those of each request by itself."""
+    tall = Image.fromarray(np.asarray(examples[3].image).repeat(4, 0))
+    asked = [(examples[0].image, "it"), (tall, "the large square"), (examples[0].image, "the red square on the left"),
+             (tall, "one")]  # fmt: skip
+    options = RequestOptions(tiles=tiles)
+    requests = [Request(image, (text,), ("mask", "box"), options=options) for image, text in asked]
+    alone = [taught.segment([request])[0] for request in requests]
+    read, run = [], Stepper.run
+    spied = lambda self, x, *more, **given: read.append(x.shape[:2]) or run(self, x, *more, **given)  # noqa: E731
+    monkeypatch.setattr(Stepper, "run", spied)
+    together = taught.segment(requests)
+    prompts = [ids for request in requests for _, ids, _ in taught.inputs(request)]
+    images = [ids.count(taught.processor.chat.image_id) for ids in prompts]
+    assert read[0][0] == 2 and read[0][1] > max(images)  # both images' beginnings, in one pass
+    longest = max(len(ids) for ids in prompts)
+    assert all(rows * count < longest * len(prompts) // 2 for rows, count in read[1:])
+    for one, other in zip(together, alone, strict=True):
+        assert (one.token_ids, one.text, one.failure) == (other.token_ids, other.text, other.failure)
+        np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=0, atol=1e-4)
 
 
 def test_the_order_of_requests_does_not_matter(taught, examples):

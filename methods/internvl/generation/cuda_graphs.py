@@ -30,9 +30,9 @@ WARMUPS = 3  # passes before a recording, in which libraries choose their kernel
 
 
 class GraphDecoder(Decoder):
-    def _stepper(self, embeddings: Tensor, prefix: Tensor | None) -> Stepper:
-        if self.holes or prefix is not None:
-            return super()._stepper(embeddings, prefix)
+    def _stepper(self, embeddings: Tensor) -> Stepper:
+        if self.holes:
+            return super()._stepper(embeddings)
         return kept_stepper(self.backbone, embeddings)
 
     def logits(self, inputs: Tensor, active: Tensor | None, bidirectional: bool, rows: tuple[int, int]) -> Tensor:

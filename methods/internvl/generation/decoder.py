@@ -16,13 +16,14 @@ from transformers.cache_utils import DynamicCache
 from methods.base import Schedule
 from methods.internvl.backbone import Backbone
 from methods.internvl.generation.kv_cache import Stepper
+from methods.internvl.generation.prefix import Prefix, causal_mask, prompt_mask, prompt_positions
 from methods.internvl.generation.timing import Clock
 
 
 class Decoder:
-    def __init__(self, backbone: Backbone, embeddings: Tensor, valid: Tensor, prefix: Tensor | None = None):
-        """embeddings [B, L, D] and valid bool [B, L], false where a shorter prompt is padded on the left; prefix
-        [1, P, D] is what stands before every prompt, read once. `valid` is looked at: where it is on a GPU, the host
+    def __init__(self, backbone: Backbone, embeddings: Tensor, valid: Tensor, prefix: Prefix | None = None):
+        """embeddings [B, L, D] and valid bool [B, L], false where a shorter prompt is padded on the left; prefix: what
+        stands before each prompt and was read already. `valid` is looked at: where it is on a GPU, the host
         waits until all that was asked of the GPU before is done, so it had better be on the CPU.
 
         `hidden` [B, D] is each row's last state, `prompt` [B, L, D] all of the first pass."""
@@ -30,36 +31,31 @@ class Decoder:
         self.holes = not bool(valid.all())  # whether some row has keys that do not exist
         valid = valid.to(embeddings.device, non_blocking=True)
         self.mask = valid
-        positions = (valid.long().cumsum(1) - 1).clamp(min=0)
         self.position = valid.sum(1)
-        self.passes = 1 if prefix is None else 2
-        self.prompt = self._begin(embeddings, positions, prefix)
+        self.passes = 1
+        self.prompt = self._begin(embeddings, prompt_positions(valid), prefix)
         self.hidden = self.prompt[:, -1]
 
-    def _begin(self, embeddings: Tensor, positions: Tensor, prefix: Tensor | None) -> Tensor:
-        self.stepper = self._stepper(embeddings, prefix)
-        if prefix is not None:
-            known = prefix.shape[1]
-            self.stepper.run(prefix, torch.arange(known, device=prefix.device)[None], None, causal=True)
-            self.stepper.repeat(len(embeddings))
-            self.mask = torch.cat([self.mask.new_ones(len(embeddings), known), self.mask], 1)
-            self.position = self.position + known
-            return self._step(embeddings, positions + known, False)
-        if not self.holes:
-            return self.stepper.run(embeddings, positions, None, causal=True)
-        count = embeddings.shape[1]
-        seen = self.mask[:, None, None] & _causal(count, count, embeddings.device)
-        seen = seen | torch.eye(count, dtype=torch.bool, device=seen.device)  # padding that sees nothing would be NaN
-        return self.stepper.run(embeddings, positions, seen)
+    def _begin(self, embeddings: Tensor, positions: Tensor, prefix: Prefix | None) -> Tensor:
+        if prefix is None:
+            self.stepper = self._stepper(embeddings)
+            seen = prompt_mask(self.mask) if self.holes else None
+            return self.stepper.run(embeddings, positions, seen, causal=not self.holes)
+        self.stepper = prefix.stepper.taken(prefix.row_of)
+        self.holes = self.holes or prefix.holes
+        self.mask = torch.cat([prefix.mask, self.mask], 1)
+        known = prefix.mask.sum(1)
+        self.position = self.position + known
+        return self._step(embeddings, positions + known[:, None], False)
 
-    def _stepper(self, embeddings: Tensor, prefix: Tensor | None) -> Stepper:
+    def _stepper(self, embeddings: Tensor) -> Stepper:
         return Stepper(self.backbone.language_model)
 
     def _step(self, embeddings: Tensor, positions: Tensor, bidirectional: bool) -> Tensor:
         count, keys = embeddings.shape[1], self.mask.shape[1]
         seen = self.mask[:, None, None].expand(-1, -1, count, -1) if self.holes else None
         if count > 1 and not bidirectional:
-            causal = _causal(count, keys, embeddings.device)
+            causal = causal_mask(count, keys, embeddings.device)
             seen = causal if seen is None else seen & causal
         return self.stepper.run(embeddings, positions, seen)
 
@@ -121,7 +117,7 @@ class Decoder:
 
 
 class OfficialDecoder(Decoder):
-    def _begin(self, embeddings: Tensor, positions: Tensor, prefix: Tensor | None) -> Tensor:
+    def _begin(self, embeddings: Tensor, positions: Tensor, prefix: Prefix | None) -> Tensor:
         assert prefix is None, "the official codes read every prompt whole"
         self.cache = DynamicCache(config=self.backbone.language_model.config)
         hidden = self.backbone.run(embeddings, self._mask(), positions, self.cache)
@@ -142,8 +138,3 @@ class OfficialDecoder(Decoder):
     def _next(self, schedule: Schedule, logits: Tensor) -> Tensor | None:
         logits.argmax(-1).tolist()  # the host waits for the token
         return schedule.next(logits)
-
-
-def _causal(count: int, keys: int, device: torch.device) -> Tensor:
-    """bool [count, keys]: which keys each of the last `count` tokens sees."""
-    return torch.ones(count, keys, dtype=torch.bool, device=device).tril(keys - count)

@@ -26,6 +26,7 @@ from methods.enlarge import as_released
 from methods.internvl.backbone import Backbone
 from methods.internvl.generation.cuda_graphs import GraphDecoder
 from methods.internvl.generation.decoder import Decoder, OfficialDecoder
+from methods.internvl.generation.prefix import Prefix
 from methods.internvl.generation.timing import Clock
 
 TEXT, WAITING, DONE = 0, 1, 2
@@ -76,7 +77,7 @@ class Writer:
     clock: Clock
     decoding: Decoding
     draft: Draft | None
-    prefix: Tensor | None
+    prefix: Prefix | None
     watched: tuple[int, int] | None = None
 
     # ---- expected words -----------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def decode(
     clock: Clock | None = None,
     decoding: Decoding | None = None,
     draft: Draft | None = None,
-    prefix: Tensor | None = None,
+    prefix: Prefix | None = None,
     watched: tuple[int, int] | None = None,
 ) -> list[Answer]:
     """Greedy answers to B prompts.
@@ -203,8 +204,8 @@ def decode(
     embeddings [B, L, D], valid bool [B, L]. Text tokens are chosen among the first `text_rows` rows of the head,
     so that no mask token can stand in text; within a block only the schedule's own rows are looked at. After
     `block.most` blocks the start token is no longer offered. At most `most_text` text tokens are written per row.
-    draft: what all rows are expected to say. prefix [1, P, D]: what stands before every prompt (but with the official
-    backend). watched: rows [low, high) of the head whose logits are kept at each step in text.
+    draft: what all rows are expected to say. prefix: what stands before each prompt and was read already (but with the
+    official backend). watched: rows [low, high) of the head whose logits are kept at each step in text.
     """
     clock, decoding = clock or Clock(embeddings.device), decoding or Decoding()
     writer = Writer(backbone, stop_id, block, text_rows, most_text, clock, decoding, draft, prefix, watched)

@@ -42,10 +42,12 @@ class Stepper:
         self.length += x.shape[1]
         return rms_norm(self.model.norm, x)
 
-    def repeat(self, batch: int) -> None:
-        """One row's keys become those of `batch` rows."""
-        for store in (self.keys, self.values):
-            store[:] = [each.repeat(batch, 1, 1, 1) for each in store]
+    def taken(self, rows: Tensor) -> Stepper:
+        """Another batch that goes on from rows (int64 [B]) of this one."""
+        other = Stepper(self.model)
+        other.length = self.length
+        other.keys, other.values = ([each[rows] for each in store] for store in (self.keys, self.values))
+        return other
 
     def _attend(self, part, x, turn, number, seen, causal) -> Tensor:
         batch, count, _ = x.shape

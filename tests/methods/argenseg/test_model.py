@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from methods.argenseg.model import CONTEXT, END, PLACEHOLDER, START
-from methods.base import Decoding, Request, TrainingSample, UserError
+from methods.base import Request, TrainingSample, UserError
 from methods.internvl.chat import IGNORED, Turn
+from methods.internvl.generation.decoder import Decoder
 from methods.internvl.vocabulary import token_id
 from methods.registry import method_class, resolve, stage_spec
 
@@ -293,15 +294,18 @@ def test_mask_and_box_are_two_questions(argenseg, writing, examples):
     assert found.mask.shape == (48, 64)
 
 
-def test_both_questions_of_a_request_share_their_steps(argenseg, writing, examples):
-    """They are answered in one batch, so the language model runs no more often than for one of them."""
+def test_both_questions_of_a_request_share_what_they_begin_with_alone(argenseg, writing, examples, monkeypatch):
+    """A box is not carried as padding through the steps of a mask."""
     writing(argenseg)
-    decoding = Decoding(answer_text="generated")  # else one question's fixed words are read with its prompt
-    one, both = (
-        argenseg.segment([Request(examples[0].image, ("it",), want)], decoding)[0]
-        for want in (("mask",), ("mask", "box"))
+    image, rows = examples[0].image, []
+    feed = Decoder.feed
+    monkeypatch.setattr(Decoder, "feed", lambda self, x, *more: rows.append(len(x)) or feed(self, x, *more))
+    mask, box, both = (
+        argenseg.segment([Request(image, ("it",), want)])[0] for want in (("mask",), ("box",), ("mask", "box"))
     )
-    assert both.steps == one.steps + 1  # one pass reads what both questions begin with
+    assert set(rows) == {1}
+    assert both.steps == mask.steps + box.steps + 1  # one pass reads what both questions begin with
+    assert (both.token_ids, both.box) == (mask.token_ids, box.box)
 
 
 def test_built_on_a_saved_tokenizer_the_mask_tokenizer_is_the_saved_one(build, backbone_folder, tmp_path):
