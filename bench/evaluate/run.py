@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +34,7 @@ from bench.evaluate.plain_tasks import PLAIN, plain_records, score_plain
 from bench.evaluate.plan import ALIASES, objects_of, plan
 from bench.evaluate.predictions import stamp_of
 from bench.evaluate.printed import printed_records
+from bench.evaluate.processes import helped
 from bench.evaluate.protocols import asks, protocol_of, wanted_of
 from bench.evaluate.runner import predict_baseline, predict_method, predict_reconstructions
 from bench.evaluate.scoring import score_predictions, to_records
@@ -66,25 +69,40 @@ def evaluate(
 
     models: method -> the folder of its weights. Records of other splits and protocols stay, unless they belong to
     weights that are no longer the profile's. Of many processes each makes its share of the predictions; the first
-    scores them when all are there, and the others return without records."""
-    torch.set_num_threads(profile.evaluate.threads)
+    scores them when all are there, and the others return without records. On a CPU there are as many processes of one
+    thread as the profile has threads (see processes.py)."""
+    spent: Counter[str] = Counter()
+    with helped(profile, models, context, _share) as context:
+        written = _share(profile, models, context, spent)
+    if not context.first:
+        return []
+    begun, found = time.perf_counter(), dict[str, list[Record]]()
+    for each in written:
+        found.setdefault(each.place, []).extend(_records(profile, each))
+    _keep(profile, found)
+    spent["metrics"] += time.perf_counter() - begun
+    told = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in spent.items() if seconds >= 0.05)
+    print(f"time{' of the first process' if context.size > 1 else ''}: {told}", file=sys.stderr)
+    return [record for records in found.values() for record in records]
+
+
+def _share(
+    profile: Profile, models: Mapping[str, Path], context: DistributedContext, spent: Counter[str] | None = None
+) -> list[Written]:
+    """The predictions, of which each process makes its share. spent: seconds per stage, which are added up."""
     with context.partners():
         if context.first:
             prepare_data(profile, train=False)
         context.wait()
-        written = predict(profile, models, context)
+        written = predict(profile, models, context, Counter() if spent is None else spent)
         context.leave()
-    if not context.first:
-        return []
-    found: dict[str, list[Record]] = {}
-    for each in written:
-        found.setdefault(each.place, []).extend(_records(profile, each))
-    _keep(profile, found)
-    return [record for records in found.values() for record in records]
+    return written
 
 
-def predict(profile: Profile, models: Mapping[str, Path], context: DistributedContext) -> list[Written]:
-    """The predictions of every method, mask tokenizer and baseline on every split."""
+def predict(
+    profile: Profile, models: Mapping[str, Path], context: DistributedContext, spent: Counter[str]
+) -> list[Written]:
+    """The predictions of every method, mask tokenizer and baseline on every split. spent: seconds of answering."""
     opened = _opened(profile, context)
     alone = not profile.evaluate.datasets
     asked = [protocols_of(benchmark, dataset.task, dataset.wants, models, alone) for benchmark, dataset in opened]
@@ -106,7 +124,7 @@ def predict(profile: Profile, models: Mapping[str, Path], context: DistributedCo
             if name in protocols:
                 settings = replace(benchmark.settings, protocols=protocols[name])
                 own = replace(benchmark, settings=settings)
-                written += _predict_model(profile, name, model, weights, own, dataset, context, ways)
+                written += _predict_model(profile, name, model, weights, own, dataset, context, ways, spent)
     for name in BASELINES:
         for benchmark, dataset in opened:
             if applies(name, dataset):
@@ -174,7 +192,7 @@ def _check_room(profile: Profile, name: str, folder: Path, context: DistributedC
 
 def _predict_model(
     profile: Profile, name: str, model: Model, weights: str, benchmark: Benchmark, dataset: Any,
-    context: DistributedContext, ways: Ways,
+    context: DistributedContext, ways: Ways, spent: Counter[str],
 ) -> list[Written]:  # fmt: skip
     place, folder, config = benchmark.place(dataset.split), predictions_dir(profile), benchmark.settings
     identity = {"method": name, "weights": weights, "data": dataset.digest()}
@@ -184,7 +202,7 @@ def _predict_model(
     for each in ways.variants:
         paths = predict_method(
             model, identity | each.identity, dataset, place, config, folder, decoding=each.decoding, context=context,
-            refiner=ways.refiner if each.refiner else None, refined=refined,
+            refiner=ways.refiner if each.refiner else None, refined=refined, spent=spent,
         )  # fmt: skip
         refined = paths if each.refiner else {}
         told = facts | each.facts

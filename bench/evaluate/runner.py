@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -34,7 +36,8 @@ COARSE = "coarse"  # the mask of a refined line as it was before
 class Asked:
     """How a method is asked under one protocol.
 
-    want: what is asked. tokens: mask tokens to write, where not all."""
+    want: what is asked. tokens: mask tokens to write, where not all. spent: to which the seconds of each stage are
+    added."""
 
     protocol: str
     rule: TaskProtocol
@@ -43,6 +46,7 @@ class Asked:
     decoding: Decoding
     precision: torch.dtype
     refiner: Refiner | None = None
+    spent: Counter[str] = field(default_factory=Counter)
 
     def answer(self, method: Model, dataset: Dataset, questions: Sequence[Question]) -> list[dict[str, Any]]:
         """The answers to a batch of questions, as lines."""
@@ -53,13 +57,19 @@ class Asked:
             predictions = method.segment(requests, self.decoding)
         lines = self._lines(examples, predictions, questions)
         if self.refiner is None:
+            self._count(predictions)
             return lines
         for _, group in groupby(zip(requests, predictions, strict=True), key=lambda pair: id(pair[0].image)):
             pairs = list(group)
             official = self.rule.mask_resize if self.rule.mask_resize == "official" else ""
             self.refiner.refine(pairs[0][0].image, [p for _, p in pairs], official, bool(official))
+        self._count(predictions)
         refined = self._lines(examples, predictions, questions)
         return [new | {COARSE: old["mask"]} for old, new in zip(lines, refined, strict=True)]
+
+    def _count(self, predictions: Sequence[Prediction]) -> None:
+        for prediction in predictions:
+            self.spent.update(prediction.seconds)
 
     def _lines(
         self, examples: Sequence[Example], predictions: Sequence[Prediction], questions: Sequence[Question]
@@ -74,6 +84,7 @@ def predict_method(
     method: Model, identity: dict[str, Any], dataset: Dataset, split: str, config: EvaluateConfig, folder: Path,
     want: tuple[str, ...] = (), decoding: Decoding = DEFAULT, rules: Mapping[str, TaskProtocol] | None = None,
     context: DistributedContext = SINGLE_PROCESS, refiner: Refiner | None = None, refined: Mapping[str, Path] = NONE,
+    spent: Counter[str] | None = None,
 ) -> dict[str, Path]:  # fmt: skip
     """Ask a method every question of a split under every protocol -> protocol -> file.
 
@@ -83,7 +94,8 @@ def predict_method(
     what the dataset scores. The method is asked for those of it that it offers.
     decoding: a protocol with another rule is left out, and so is one whose answers are not constrained where a number
     of tokens is requested. rules: of the protocols, where they are not the known ones. refiner: sharpens the masks.
-    refined: the files that it made, of which this one has the masks before.
+    refined: the files that it made, of which this one has the masks before. spent: to which seconds per stage are
+    added.
     """
     precision, paths = resolve_precision(config.precision, method.device), {}
     tokens, decoded = identity.get("tokens"), identity.get("rule")
@@ -93,7 +105,7 @@ def predict_method(
         if way is None or (tokens and not rule.constrained):
             continue
         wanted = wanted_of(rule, want or dataset.wants, identity["method"])
-        asked = Asked(protocol, rule, wanted, tokens, way, precision, refiner)
+        asked = Asked(protocol, rule, wanted, tokens, way, precision, refiner, Counter() if spent is None else spent)
         stamp = settings_text(
             **identity, split=split, protocol=protocol, limit=config.limit, batch=config.batch,
             precision=str(precision), asked=asked.want, told=asdict(rule),
@@ -107,7 +119,9 @@ def predict_method(
             paths[protocol] = write_predictions(path, stamp, before, config.batch, list, context)
         else:
             answer = partial(asked.answer, method, dataset)
+            begun, known = time.perf_counter(), asked.spent.total()
             paths[protocol] = write_predictions(path, stamp, questions, config.batch, answer, context)
+            asked.spent["reading, writing, waiting"] += time.perf_counter() - begun - (asked.spent.total() - known)
     return paths
 
 
