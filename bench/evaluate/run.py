@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,7 +36,7 @@ from bench.evaluate.predictions import stamp_of
 from bench.evaluate.printed import printed_records
 from bench.evaluate.processes import helped
 from bench.evaluate.protocols import asks, protocol_of, wanted_of
-from bench.evaluate.runner import predict_baseline, predict_method, predict_reconstructions
+from bench.evaluate.runner import Seconds, predict_baseline, predict_method, predict_reconstructions
 from bench.evaluate.scoring import score_predictions, to_records
 from bench.evaluate.variants import Ways, check_refiner, ways_of
 from bench.outputs import check_lines
@@ -71,7 +71,7 @@ def evaluate(
     weights that are no longer the profile's. Of many processes each makes its share of the predictions; the first
     scores them when all are there, and the others return without records. On a CPU there are as many processes of one
     thread as the profile has threads (see processes.py)."""
-    spent: Counter[str] = Counter()
+    spent: Seconds = defaultdict(float)
     with helped(profile, models, context, _share) as context:
         written = _share(profile, models, context, spent)
     if not context.first:
@@ -87,21 +87,19 @@ def evaluate(
 
 
 def _share(
-    profile: Profile, models: Mapping[str, Path], context: DistributedContext, spent: Counter[str] | None = None
+    profile: Profile, models: Mapping[str, Path], context: DistributedContext, spent: Seconds | None = None
 ) -> list[Written]:
     """The predictions, of which each process makes its share. spent: seconds per stage, which are added up."""
     with context.partners():
         if context.first:
             prepare_data(profile, train=False)
         context.wait()
-        written = predict(profile, models, context, Counter() if spent is None else spent)
+        written = predict(profile, models, context, defaultdict(float) if spent is None else spent)
         context.leave()
     return written
 
 
-def predict(
-    profile: Profile, models: Mapping[str, Path], context: DistributedContext, spent: Counter[str]
-) -> list[Written]:
+def predict(profile: Profile, models: Mapping[str, Path], context: DistributedContext, spent: Seconds) -> list[Written]:
     """The predictions of every method, mask tokenizer and baseline on every split. spent: seconds of answering."""
     opened = _opened(profile, context)
     alone = not profile.evaluate.datasets
@@ -192,7 +190,7 @@ def _check_room(profile: Profile, name: str, folder: Path, context: DistributedC
 
 def _predict_model(
     profile: Profile, name: str, model: Model, weights: str, benchmark: Benchmark, dataset: Any,
-    context: DistributedContext, ways: Ways, spent: Counter[str],
+    context: DistributedContext, ways: Ways, spent: Seconds,
 ) -> list[Written]:  # fmt: skip
     place, folder, config = benchmark.place(dataset.split), predictions_dir(profile), benchmark.settings
     identity = {"method": name, "weights": weights, "data": dataset.digest()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -29,6 +29,7 @@ from methods.images import open_image
 from methods.protocols import TaskProtocol
 
 NONE: Mapping[str, Path] = {}
+Seconds = defaultdict[str, float]  # of each stage, added up
 COARSE = "coarse"  # the mask of a refined line as it was before
 
 
@@ -46,7 +47,7 @@ class Asked:
     decoding: Decoding
     precision: torch.dtype
     refiner: Refiner | None = None
-    spent: Counter[str] = field(default_factory=Counter)
+    spent: Seconds = field(default_factory=lambda: defaultdict(float))
 
     def answer(self, method: Model, dataset: Dataset, questions: Sequence[Question]) -> list[dict[str, Any]]:
         """The answers to a batch of questions, as lines."""
@@ -69,7 +70,8 @@ class Asked:
 
     def _count(self, predictions: Sequence[Prediction]) -> None:
         for prediction in predictions:
-            self.spent.update(prediction.seconds)
+            for stage, seconds in prediction.seconds.items():
+                self.spent[stage] += seconds
 
     def _lines(
         self, examples: Sequence[Example], predictions: Sequence[Prediction], questions: Sequence[Question]
@@ -84,7 +86,7 @@ def predict_method(
     method: Model, identity: dict[str, Any], dataset: Dataset, split: str, config: EvaluateConfig, folder: Path,
     want: tuple[str, ...] = (), decoding: Decoding = DEFAULT, rules: Mapping[str, TaskProtocol] | None = None,
     context: DistributedContext = SINGLE_PROCESS, refiner: Refiner | None = None, refined: Mapping[str, Path] = NONE,
-    spent: Counter[str] | None = None,
+    spent: Seconds | None = None,
 ) -> dict[str, Path]:  # fmt: skip
     """Ask a method every question of a split under every protocol -> protocol -> file.
 
@@ -105,7 +107,9 @@ def predict_method(
         if way is None or (tokens and not rule.constrained):
             continue
         wanted = wanted_of(rule, want or dataset.wants, identity["method"])
-        asked = Asked(protocol, rule, wanted, tokens, way, precision, refiner, Counter() if spent is None else spent)
+        asked = Asked(
+            protocol, rule, wanted, tokens, way, precision, refiner, defaultdict(float) if spent is None else spent
+        )
         stamp = settings_text(
             **identity, split=split, protocol=protocol, limit=config.limit, batch=config.batch,
             precision=str(precision), asked=asked.want, told=asdict(rule),
@@ -119,9 +123,11 @@ def predict_method(
             paths[protocol] = write_predictions(path, stamp, before, config.batch, list, context)
         else:
             answer = partial(asked.answer, method, dataset)
-            begun, known = time.perf_counter(), asked.spent.total()
+            begun, known = time.perf_counter(), sum(asked.spent.values())
             paths[protocol] = write_predictions(path, stamp, questions, config.batch, answer, context)
-            asked.spent["reading, writing, waiting"] += time.perf_counter() - begun - (asked.spent.total() - known)
+            asked.spent["reading, writing, waiting"] += (
+                time.perf_counter() - begun - (sum(asked.spent.values()) - known)
+            )
     return paths
 
 
