@@ -68,6 +68,8 @@ def test_what_is_linked_is_there_or_written_beside(folder):
 def test_long_tables_are_folded(folder):
     text = page.write(folder, "nano", TABLES, RECORDS)
     assert text.count("<details>") == 1 and "<summary>ablation: the table</summary>" in text
+    several = page.write(folder, "nano", TABLES | {"benchmarks": TABLES["main"]}, RECORDS)
+    assert "<summary>main: the table</summary>" in several and "benchmarks: the table" not in several
 
 
 def test_the_origin_names_devices_versions_and_the_weights_of_the_main_models(folder):
