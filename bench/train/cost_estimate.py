@@ -25,7 +25,7 @@ from bench.config import Profile, StageConfig, TrainConfig
 from bench.data.mixture import task_shares
 from bench.runtime import PEAK_TFLOPS
 from bench.terminal import cell, short
-from bench.train.freezing import enter, frozen_parts
+from bench.train.freezing import enter, frozen_parts, parameters_of
 from methods.base import UserError
 from methods.common.cost import Load
 from methods.files import number
@@ -89,7 +89,7 @@ def plan_stage(profile: Profile, name: str, machine: Machine) -> StagePlan:
         trainee = resolve(stage_spec(stage.method, stage.stage).trainee)
         method = trainee.build(_config(profile, stage), lambda: ())
         enter(method, stage, TrainConfig())
-        whole = [p for _, _, part in frozen_parts(method) for p in part.parameters()]
+        whole = [p for _, _, part in frozen_parts(method) for p in parameters_of(part)]
         counts = {
             "all": sum(p.numel() for p in method.parameters()),
             "trained": sum(p.numel() for p in method.parameters() if p.requires_grad),

@@ -224,14 +224,17 @@ def _kept_whole(module: nn.Module) -> Iterator[None]:
     With ZeRO 3 the use of a part is an exchange between all processes, and not every micro-batch has a mask for the
     mask tokenizer to encode.
     """
-    hidden = frozen_parts(module)
-    for parent, name, _ in hidden:
-        parent._modules[name] = None
+    hidden = [
+        (parent._parameters if isinstance(part, nn.Parameter) else parent._modules, name, part)
+        for parent, name, part in frozen_parts(module)
+    ]
+    for holder, name, _ in hidden:
+        holder[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        for parent, name, part in hidden:
-            parent._modules[name] = part
+        for holder, name, part in hidden:
+            holder[name] = part  # type: ignore[assignment]
 
 
 def _deepspeed(device: torch.device) -> Any:

@@ -30,16 +30,24 @@ def enter(method: Trainee, stage: StageConfig, train: TrainConfig) -> None:
         raise UserError("Nothing is left to be trained; shorten stages.*.freeze.")
 
 
-def frozen_parts(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+def frozen_parts(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module | nn.Parameter]]:
     """(parent, name, part) of the outermost parts that train nothing and are small enough for every process to hold
-    whole."""
-    found = []
+    whole: modules, and parameters that stand directly in a module of which other parts train."""
+    own = module.named_parameters(recurse=False)
+    found: list[tuple[nn.Module, str, nn.Module | nn.Parameter]] = [
+        (module, name, p) for name, p in own if not p.requires_grad and p.numel() < SMALL
+    ]
     for name, part in module.named_children():
         if any(p.requires_grad for p in part.parameters()):
             found += frozen_parts(part)
         elif sum(p.numel() for p in part.parameters()) < SMALL:
             found.append((module, name, part))
     return found
+
+
+def parameters_of(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:
+    """Those of a part that `frozen_parts` found."""
+    return [part] if isinstance(part, nn.Parameter) else list(part.parameters())
 
 
 def checkpoint_activations(method: nn.Module) -> None:

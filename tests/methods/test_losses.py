@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from bench.train.freezing import frozen_parts
+from bench.train.freezing import frozen_parts, parameters_of
 from methods.base import TrainingSample
 from methods.internvl.chat import Turn
 
@@ -28,7 +29,7 @@ def batches(method, examples) -> dict[str, dict]:
 
 def used(method, batch) -> list[str]:
     """The parts that a loss calls, in order, without those that every process holds whole."""
-    whole = {id(inner) for *_, part in frozen_parts(method) for inner in part.modules()}
+    whole = {id(inner) for *_, part in frozen_parts(method) if isinstance(part, nn.Module) for inner in part.modules()}
     calls: list[str] = []
     hooks = [
         part.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
@@ -55,3 +56,16 @@ def test_every_batch_uses_the_same_parts_in_the_same_order(build, examples, name
     assert len(found["all"]) > 10
     for kind, calls in found.items():
         assert calls == found["all"], kind
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_a_frozen_parameter_beside_trained_parts_is_whole_everywhere(build, name):
+    """HiMTok's latent tokens, say, are read where a batch has masks and nowhere else: gathering them from all processes
+    would wait for those without masks."""
+    method = build(name).train()
+    method.enter_stage(STAGES[name])
+    whole = {id(p) for *_, part in frozen_parts(method) for p in parameters_of(part)}
+    frozen = {path: p for path, p in method.named_parameters() if not p.requires_grad}
+    assert {path for path, p in frozen.items() if id(p) not in whole} == set()
+    if name == "himtok":
+        assert "mask_tokenizer.latent_tokens" in frozen
