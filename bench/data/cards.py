@@ -126,8 +126,8 @@ def open_dataset(
         )
     split = split or card.defaults.get("split") or next(iter(card.splits), "")
     if split not in card.splits:
-        known = ", ".join(card.splits)
-        raise UserError(f"Dataset {name!r} has no split {split!r}{nearest(split, card.splits)}; choose from {known}.")
+        names = ", ".join(card.splits)
+        raise UserError(f"Dataset {name!r} has no split {split!r}{nearest(split, card.splits)}; choose from {names}.")
     reader = options.pop("reader", None) or reader_of(card, root, split)
     given = {key: value for key, value in options.items() if value not in (None, "", [], False)}
     known = inspect.signature(READERS[reader]).parameters
