@@ -12,24 +12,24 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from bench.config import Profile
-from bench.data.cards import load_card, open_dataset
+from bench.data.cards import load_card
 from bench.data.dataset import Dataset
 from bench.data.mixture import embedded
 from bench.data.readers.places import NotThere
 from bench.data.sampler import MixtureComponent
+from bench.data.splits import Benchmark, benchmarks_of, open_split, own_benchmark
 from methods.base import UserError
 
 COCO = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})\.jpg")
 
 
 def refuse_contamination(profile: Profile, sources: Sequence[MixtureComponent]) -> None:
-    """Raise UserError if an image of the sources lies in an evaluation split of `data.dataset`, unless the profile
-    allows it."""
-    evaluated = profile.data.dataset
-    held = {} if profile.data.allow_contamination or embedded(evaluated) else _held_out(profile)
+    """Raise UserError if an image of the sources lies in an evaluation split of a dataset that the profile evaluates
+    on, unless it allows that."""
+    held = {} if profile.data.allow_contamination else _held_out(profile)
+    evaluated = ", ".join(dict.fromkeys(each.dataset for each in _evaluated(profile)))
     shared: dict[int | str, Path] = {}
     guilty = []
     for source in sources if held else ():
@@ -48,14 +48,19 @@ def refuse_contamination(profile: Profile, sources: Sequence[MixtureComponent]) 
 
 def _held_out(profile: Profile) -> dict[int | str, str]:
     """Image -> evaluation split; nothing for splits whose annotations are not there."""
-    data = profile.data
-    options: dict[str, Any] = {"images": data.images, "split_by": data.split_by}
     held: dict[int | str, str] = {}
-    for split in load_card(data.dataset).splits:
-        with suppress(NotThere):
-            if split != "train":
-                held |= dict.fromkeys(_images(open_dataset(data.dataset, data.root, split, **options)), split)
+    for benchmark in _evaluated(profile):
+        for split in load_card(benchmark.dataset).splits:
+            with suppress(NotThere):
+                if split != "train":
+                    held |= dict.fromkeys(_images(open_split(benchmark, split)), split)
     return held
+
+
+def _evaluated(profile: Profile) -> list[Benchmark]:
+    """The datasets that the profile evaluates on, but for one that is built here, whose splits are disjoint."""
+    every = [own_benchmark(profile), *benchmarks_of(profile)] if profile.evaluate.datasets else [own_benchmark(profile)]
+    return [benchmark for benchmark in every if not embedded(benchmark.dataset)]
 
 
 def _images(dataset: Dataset) -> dict[int | str, Path]:

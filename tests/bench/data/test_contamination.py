@@ -128,8 +128,16 @@ def test_without_annotations_there_is_nothing_to_compare(check):
     check("masks")
 
 
+def test_every_dataset_that_is_evaluated_on_is_looked_through(check):
+    write("refcoco+", "unc", {coco(12): "testA"})
+    told = r"1 training images of refcocog are in evaluation splits of refcoco, refcoco\+"
+    with pytest.raises(UserError, match=told):
+        check("masks", "evaluate.datasets={refcoco: {}, refcoco+: {}}")
+    check("masks", "evaluate.datasets={refcoco: {}}")
+
+
 def test_the_embedded_dataset_is_not_read(check, squares, monkeypatch):
-    monkeypatch.setattr(contamination, "open_dataset", lambda *given, **options: pytest.fail("read"))
+    monkeypatch.setattr(contamination, "open_split", lambda *given, **options: pytest.fail("read"))
     check("masks", "data.dataset=refmoji")
 
 
