@@ -175,6 +175,7 @@ class Prediction:
     token_ids: tuple[int, ...] = ()  # of the mask, counted from 0 in the mask vocabulary
     written: tuple[int, ...] = ()  # all ids of the answer, its end included, as the official code lists them
     steps: int = 0  # forward passes of the language model, prefill included
+    corrections: int | None = None  # mask tokens in whose place the likeliest one was not allowed, if counted
     seconds: dict[str, float] = field(default_factory=dict)  # per stage
     failure: str | None = None
 
@@ -215,8 +216,8 @@ class MaskTokenizer(Protocol):
     def preprocess_mask(self, mask: np.ndarray) -> np.ndarray:
         """bool [H, W] -> what is encoded, float32 [R, R] in 0..1."""
 
-    def encode(self, masks: Tensor) -> Tensor:
-        """float [B, 1, R, R] in 0..1 -> int64 ids [B, T]."""
+    def encode(self, masks: Tensor, tokens: int | None = None) -> Tensor:
+        """float [B, 1, R, R] in 0..1 -> int64 ids [B, tokens], one of `prefixes`; all T for None."""
 
     def decode(self, ids: Tensor) -> Tensor:
         """int64 [B, T] (fewer where the tokenizer allows) -> mask probabilities float [B, R, R]."""
@@ -237,6 +238,9 @@ class Schedule(Protocol):
     """
 
     vocabulary: tuple[int, int]  # rows [low, high) of the output head among which a mask token is chosen
+    # bool [B], the rows whose block is not full, where their lengths differ: the others take no part in the next step
+    unfinished: Tensor | None
+    corrections: Sequence[int] | None  # [B], how often the likeliest token was not allowed, where that is counted
 
     def first(self, batch: int) -> Tensor:
         """Embeddings [B, n, D] of the first step."""

@@ -13,6 +13,7 @@ METHODS: dict[str, Reference] = {
     "boxes": "methods.boxes.spec:SPEC",
     "himtok": "methods.himtok.spec:SPEC",
     "argenseg": "methods.argenseg.spec:SPEC",
+    "textmask": "methods.textmask.spec:SPEC",
 }
 
 

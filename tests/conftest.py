@@ -146,7 +146,7 @@ def build(backbone_folder: Path) -> Callable[..., Any]:
         if name == "boxes":
             config = {"size": "tiny", "vocabulary": 320} | config
         else:
-            small = {"himtok": HIMTOK_SIZES, "argenseg": ARGENSEG_SIZES}[name]
+            small = {"himtok": HIMTOK_SIZES, "argenseg": ARGENSEG_SIZES, "textmask": {"resolution": 32}}[name]
             sizes = config.get("mask_tokenizer_config", small)
             config |= {"mask_tokenizer_config": SHORT_SIZES if sizes == "short" else sizes}
             config = {"backbone": str(backbone_folder)} | config

@@ -51,7 +51,7 @@ def encode_files(source: Path, target: Path, mask_tokenizer: MaskTokenizer, toke
     for start in range(0, len(files), BATCH):
         names, masks = files[start : start + BATCH], [read_mask(path) for path in files[start : start + BATCH]]
         views = torch.from_numpy(np.stack([mask_tokenizer.preprocess_mask(mask) for mask in masks]))[:, None]
-        ids = mask_tokenizer.encode(views.to(device_of()))[:, :count]
+        ids = mask_tokenizer.encode(views.to(device_of()), count)
         for path, mask, row, found in zip(names, masks, ids.tolist(), mask_tokenizer.decode(ids), strict=True):
             lines.append({"file": path.name, "size": list(mask.shape), "token_ids": row})
             again = mask_tokenizer.postprocess_mask(found, mask.shape)

@@ -188,4 +188,4 @@ def line(
         "token_ids": list(prediction.token_ids),
         "steps": prediction.steps,
         "failure": prediction.failure,
-    }
+    } | ({} if prediction.corrections is None else {"corrections": prediction.corrections})

@@ -201,10 +201,10 @@ def predict_reconstructions(
 
 @torch.inference_mode()
 def round_trip(mask_tokenizer: MaskTokenizer, examples: Sequence[Example], tokens: int) -> list[Prediction]:
-    """True masks through the mask tokenizer with the first `tokens` ids, brought back to each image's size."""
+    """True masks through the mask tokenizer in `tokens` ids, brought back to each image's size."""
     views = torch.from_numpy(np.stack([mask_tokenizer.preprocess_mask(mask_of(e)) for e in examples]))[:, None]
     device = next((weights.device for weights in mask_tokenizer.parameters()), views.device)  # some have no weights
-    ids = mask_tokenizer.encode(views.to(device))[:, :tokens]
+    ids = mask_tokenizer.encode(views.to(device), tokens)
     return [
         Prediction(mask=mask_tokenizer.postprocess_mask(probabilities, _shape(example)))
         for example, probabilities in zip(examples, mask_tokenizer.decode(ids), strict=True)

@@ -244,9 +244,10 @@ class Subject:
 
 
 def same_weights(first: torch.nn.Module | None, second: torch.nn.Module | None) -> bool:
-    """Whether two modules hold the same tensors, as far as float16 tells: shipped weights were rounded to it."""
+    """Whether two modules hold the same tensors, as far as float16 tells: shipped weights were rounded to it. Of two
+    without weights nobody knows."""
     if first is None or second is None:
         return first is second
     here, there = first.state_dict(), second.state_dict()
-    alike = here.keys() == there.keys() and all(here[name].shape == there[name].shape for name in here)
+    alike = bool(here) and here.keys() == there.keys() and all(here[name].shape == there[name].shape for name in here)
     return alike and all(torch.equal(here[name].half(), there[name].half()) for name in here)

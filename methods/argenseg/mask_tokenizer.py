@@ -210,13 +210,14 @@ class VQVAE(nn.Module):
         with exactly(images.device):
             return self.quantize.encode(self.features(images.float()))
 
-    def encode(self, masks: Tensor) -> Tensor:
-        """float [B, 1 or 3, R, R] in 0..1 -> ids [B, T]. Raises UserError for masks of another kind or size."""
+    def encode(self, masks: Tensor, tokens: int | None = None) -> Tensor:
+        """float [B, 1 or 3, R, R] in 0..1 -> the first `tokens` ids, all T for None. Raises UserError for masks of
+        another kind or size."""
         side, shape = self.resolution, list(masks.shape)
         if not masks.is_floating_point() or shape[1:] not in ([1, side, side], [3, side, side]):
             found = f"{masks.dtype} {shape}"
             raise UserError(f"The masks are {found}, but must be floats in 0..1 of shape {[1, side, side]} each.")
-        return self.encode_images(masks.expand(-1, 3, -1, -1) * 2 - 1)
+        return self.encode_images(masks.expand(-1, 3, -1, -1) * 2 - 1)[:, :tokens]
 
     def decode(self, ids: Tensor) -> Tensor:
         """ids [B, T'] of whole scales -> mask probabilities [B, R, R]: the image's grey value in 0..1.

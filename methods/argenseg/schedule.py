@@ -22,6 +22,8 @@ class ScaleByScale:
     Scale 1 is predicted from the start token itself.
     """
 
+    unfinished = corrections = None
+
     def __init__(self, model: ARGenSeg, scales: int, decoding: Decoding = DEFAULT):
         self.model = model
         self.decoding = decoding

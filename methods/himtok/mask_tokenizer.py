@@ -233,8 +233,9 @@ class MaskTokenizer(nn.Module):
         return self.encoder(masks.expand(-1, 3, -1, -1), self.latent_tokens)
 
     @torch.no_grad()
-    def encode(self, masks: Tensor) -> Tensor:
-        """float [B, 1, R, R] in 0..1 -> ids int64 [B, T]; float32 without TF32, whatever the caller's settings.
+    def encode(self, masks: Tensor, tokens: int | None = None) -> Tensor:
+        """float [B, 1, R, R] in 0..1 -> the first `tokens` ids (all T for None), int64; float32 without TF32, whatever
+        the caller's settings.
 
         Raises UserError for masks of another kind or size.
         """
@@ -243,7 +244,7 @@ class MaskTokenizer(nn.Module):
             found = f"{masks.dtype} {list(masks.shape)}"
             raise UserError(f"The masks are {found}, but must be floats in 0..1 of shape {list(wanted)} each.")
         with exactly(masks.device):
-            return self.quantize.ids(self.latents(masks.float()))
+            return self.quantize.ids(self.latents(masks.float()))[:, :tokens]
 
     def decode(self, ids: Tensor) -> Tensor:
         """ids [B, T'] with 1 <= T' <= T -> probabilities [B, R, R]. Raises UserError for ids that do not exist."""

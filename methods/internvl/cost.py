@@ -94,7 +94,9 @@ def answering(model: InternVLModel, load: Load, precision: torch.dtype, steps: i
     with largest_output(model) as most, torch.no_grad():
         read = total(model, replace(load, masks=0), precision, [])
         with flop_counter() as counter:
-            if tokenizer is not None:
+            if tokenizer is not None and any(
+                True for _ in tokenizer.parameters()
+            ):  # others need no arithmetic to speak of
                 tokenizer.decode_soft(torch.empty(load.samples, tokenizer.length, tokenizer.size))
     per_token = 2 * size.text_layers * size.text_kv_heads * (size.text_width // size.text_heads) * precision.itemsize
     flops = read.flops + 2.0 * language * written + counter.get_total_flops()

@@ -368,6 +368,7 @@ class InternVLModel(nn.Module):
         prediction.mask = self.mask_tokenizer.postprocess_mask(soft, size, options.mask_resize)
         prediction.probabilities = answer.masks[0].float().cpu().numpy()
         prediction.token_ids = tuple(answer.mask_ids[0])
+        prediction.corrections = answer.corrections
         return []
 
 

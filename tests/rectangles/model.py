@@ -29,7 +29,7 @@ class RectangleTokenizer(nn.Module):  # methods.base.MaskTokenizer, without weig
     def preprocess_mask(self, mask: np.ndarray) -> np.ndarray:
         return bilinear_mask(torch.from_numpy(mask).float(), (self.resolution, self.resolution)).astype(np.float32)
 
-    def encode(self, masks: Tensor) -> Tensor:
+    def encode(self, masks: Tensor, tokens: int | None = None) -> Tensor:
         seen, ends = masks[:, 0] > 0.5, []
         for line in (seen.any(1), seen.any(2)):  # columns, then rows, in which there is something
             first, last = line.int().argmax(1), self.resolution - line.flip(1).int().argmax(1)

@@ -108,7 +108,11 @@ class Decoder:
         inputs = self._next(schedule, self.head(begun, *rows))
         while inputs is not None:
             with clock.step():
-                inputs = self._next(schedule, self.logits(inputs, active, bidirectional, rows))
+                going = schedule.unfinished
+                if going is not None and active is not None:
+                    going = going & active
+                logits = self.logits(inputs, active if going is None else going, bidirectional, rows)
+                inputs = self._next(schedule, logits)
         tail = schedule.tail() if follow is None else torch.cat([schedule.tail(), follow], 1)
         return self.feed(self.backbone.embed(tail), active)
 

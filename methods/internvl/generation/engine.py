@@ -62,6 +62,7 @@ class Answer:
     masks: list[Tensor] = field(default_factory=list)  # float [R, R], the mask tokenizer's probabilities
     mask_ids: list[list[int]] = field(default_factory=list)
     steps: int = 0
+    corrections: int | None = None  # see methods.base.Prediction
     finished: bool = False  # False if the limit on text tokens cut it off
 
 
@@ -182,6 +183,8 @@ class Writer:
             answers[row].text_ids.append(-1)
             answers[row].masks.append(masks[row])
             answers[row].mask_ids.append(ids[row])
+            if schedule.corrections is not None:
+                answers[row].corrections = (answers[row].corrections or 0) + schedule.corrections[row]
 
 
 @torch.inference_mode()

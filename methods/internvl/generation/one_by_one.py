@@ -13,6 +13,8 @@ class OneByOne:
     """methods.base.Schedule for blocks of `tokens` (all, if None) mask tokens between the ids of a start and an end
     token; `offset` is the vocabulary's row of mask token 0. The likeliest token is fed and decoded."""
 
+    unfinished = corrections = None
+
     def __init__(
         self, backbone: Backbone, mask_tokenizer: MaskTokenizer, start_id: int, offset: int, end_id: int,
         tokens: int | None = None,

@@ -147,7 +147,7 @@ class Faithful(torch.nn.Module):
     def postprocess_mask(self, probabilities, size):
         return bilinear_mask(probabilities, size)
 
-    def encode(self, masks):
+    def encode(self, masks, tokens):
         for mask in masks:
             self.kept[len(self.kept)] = mask[0]
         return torch.arange(len(self.kept) - len(masks), len(self.kept))[:, None]
