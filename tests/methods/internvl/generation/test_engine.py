@@ -62,6 +62,8 @@ def test_rows_that_pause_see_only_their_own_tokens(backbone, lengths, steps):
 class Recorder:
     """A schedule that keeps the logits of every step."""
 
+    unfinished = corrections = None
+
     def __init__(self, schedule, kept: list):
         self.schedule, self.kept = schedule, kept
         self.vocabulary = schedule.vocabulary
