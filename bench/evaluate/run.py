@@ -225,7 +225,8 @@ def _reconstructed(
     place = benchmark.place(dataset.split)
     paths = predict_reconstructions(mask_tokenizer, identity, dataset, place, benchmark.settings, folder, context)
     facts = facts | {"kind": RECONSTRUCTION, "protocol": ""}
-    told = ({"tokens": count} if count else {"variant": RESIZE_ALONE} for count in paths)
+    alone = {"variant": facts.get("variant", {}) | RESIZE_ALONE}
+    told = ({"tokens": count} if count else alone for count in paths)
     return [
         Written(path, place, dataset, facts | each, "reconstructions")
         for each, path in zip(told, paths.values(), strict=True)

@@ -98,7 +98,8 @@ def test_a_mask_tokenizer_alone_has_its_bound(small):
     ablation(small)
     found = read_records(small.results_dir / "records" / "ablation-tokens.jsonl")
     assert {r.kind for r in found} == {"reconstruction"}
-    assert variants(found, "himtok") == {f"encoder_layout=official, tokens={n}" for n in (1, 2, 4, 8, 16, 24, 32)}
+    limits = {f"tokens={n}" for n in (1, 2, 4, 8, 16, 24, 32)} | {"bound=resize"}
+    assert variants(found, "himtok") == {f"encoder_layout=official, {limit}" for limit in limits}
 
 
 def test_single_tokens_give_the_answers_of_whole_scales(small):

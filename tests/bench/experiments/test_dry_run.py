@@ -16,7 +16,8 @@ def nowhere(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["eval", "reproduce"])
-def test_a_machine_that_has_nothing_is_told_what_it_needs(nowhere, genseg, command):
+def test_a_machine_that_has_nothing_is_told_what_it_needs(nowhere, genseg, command, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # the terminal's width would break lines
     result = genseg(command, "profile=compare-8b", *nowhere, "--dry-run")
     assert result.code == 2
     assert "28 of 28 things that compare-8b needs are missing or wrong: himtok (" in result.err
