@@ -36,5 +36,5 @@ def test_what_cannot_be_learnt_is_named(writer, examples):
     reserved = (("user", "<image>\n<|im_end|>"), ("assistant", "x"))
     with pytest.raises(UserError, match="a turn holds '<|im_end|>', which stands for something else"):
         prepared(writer, replace(examples[0], turns=reserved))
-    with pytest.raises(UserError, match="needs a mask"):
+    with pytest.raises(UserError, match="has no mask, which is needed here; use other data"):
         prepared(writer, replace(examples[0], turns=TURNS, mask=None))

@@ -64,6 +64,7 @@ def test_a_checkpoint_is_enough(runs, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "runs" / folder.name / "config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_evaluated_is_told(runs, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint = f"checkpoint={runs / 'checkpoint'}"

@@ -19,10 +19,12 @@ def estimates():
     return {name: estimate(name, "tiny", SETTINGS) for name in ("himtok", "argenseg")}
 
 
+@pytest.mark.slow
 def test_the_passes_of_the_language_model_are_those_of_the_method(estimates):
     assert (estimates["himtok"].usual.steps, estimates["argenseg"].usual.steps) == (34, 10)
 
 
+@pytest.mark.slow
 def test_weights_are_in_the_asked_precision_but_for_the_mask_tokenizer(estimates):
     full = estimate("himtok", "tiny", replace(SETTINGS, precision="float32"))
     model = method_class("himtok").build({"backbone": "random:tiny", "mask_tokenizer_config": {"width": 64, "heads": 1,
@@ -57,6 +59,7 @@ def test_the_size_of_a_checkpoint_is_read_from_its_settings(build, tmp_path):
     assert size_of_model(tmp_path, "8b") == ""
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_too_small_is_refused_with_numbers(build, tmp_path, monkeypatch):
     build("himtok").save_pretrained(tmp_path / "model")
     assert check_room("himtok", tmp_path / "model", SETTINGS, 0) is None  # so small that nothing is estimated

@@ -69,7 +69,7 @@ def test_the_first_tokens_alone(writer, masks, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["himtok", "argenseg"])
-@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize("ending", [".pth", pytest.param(".safetensors", marks=pytest.mark.slow)])
 def test_an_official_file_is_enough(genseg, masks, tmp_path, method, ending):
     path, state = tmp_path / f"official{ending}", OFFICIAL[method].state_dict()
     torch.save(state, path) if ending == ".pth" else save_file(state, path)

@@ -88,6 +88,7 @@ def test_scores_follow_the_truth_and_the_metrics(small, squares, monkeypatch, na
     assert path.read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_ends_alike(small, asked, monkeypatch):
     first = run.evaluate(small, find_models(small))
     for name in ("predictions", "scores"):

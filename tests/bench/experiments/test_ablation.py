@@ -26,6 +26,7 @@ def side(against):
     return {"settings": against.get("variant", {}), "tokens": against.get("tokens")}
 
 
+@pytest.mark.slow
 def test_every_budget_box_and_length_is_asked(small):
     small.ablation.thresholds = [0.5]
     records = [record for record in ablation(small) if record.kind != DIFFERENCE]

@@ -15,6 +15,7 @@ def nowhere(tmp_path):
     return [f"weights={tmp_path / 'weights'}", f"data.root={tmp_path / 'data'}", "size=tiny"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["eval", "reproduce"])
 def test_a_machine_that_has_nothing_is_told_what_it_needs(nowhere, genseg, command, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)  # the terminal's width would break lines

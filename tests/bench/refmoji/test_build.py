@@ -55,6 +55,7 @@ def test_a_killed_build_resumes_and_ends_in_the_same_bytes(tmp_path, monkeypatch
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_builds_at_once_wait_for_each_other_and_end_as_one_alone(tmp_path):
     root = tmp_path / "both"
     words = "data", "build", f"root={root}", "splits=val", "workers=2"

@@ -61,6 +61,7 @@ def ours(build, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_whole_model_goes_to_the_released_layout_and_back(ours, tmp_path):
     released = convert(ours, tmp_path / "official")
     tensors = read_tensors(released)

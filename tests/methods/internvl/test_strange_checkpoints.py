@@ -385,6 +385,7 @@ def test_a_head_that_is_the_embedding(layout, saved, tmp_path):
     assert "tie_word_embeddings" in sentence(folder, lambda: method_class("boxes").from_pretrained(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["himtok", "argenseg"])
 def test_a_mask_tokenizers_file_of_any_shape(name, build, tmp_path):
     """Sizes are read off the shapes, so that shapes can lie."""
