@@ -33,6 +33,7 @@ def test_weights_are_in_the_asked_precision_but_for_the_mask_tokenizer(estimates
     assert full.weights - estimates["himtok"].weights == 2 * backbone
 
 
+@pytest.mark.slow
 def test_more_at_once_takes_more_memory_and_less_time_each(estimates):
     many = estimate("himtok", "tiny", replace(SETTINGS, batch=16))
     one = estimates["himtok"]
