@@ -113,7 +113,8 @@ def _from_result(row: Mapping[str, Any], where: str, asked: Questions) -> dict[s
     if index is None:
         named = f"reference {quoted(found['ref_id'])}" if "ref_id" in found else "single question about this image"
         raise UserError(
-            f"{where}: the dataset has no {named}; write the question's ref_id, and name the split it is of."
+            f"{where}: the dataset has no {named}; COCO results need the ref_id of the question there, and split= its "
+            "split."
         )
     info = asked.infos[index]
     words = next((row[name] for name in WORDS if row.get(name)), None)
