@@ -1,4 +1,5 @@
-"""`genseg data list`, and `build`, `check`, `show`, `export` of a dataset: `genseg data check refcoco root=refer`."""
+"""`genseg data list`, and `build`, `check`, `show`, `export`, `overlap` of a dataset: `genseg data check refcoco
+root=refer`."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from bench.cli.words import Commands, add_command, none_left, path_of, settings_
 from methods.base import UserError
 
 BUILD_NUMBERS = {"train_scenes": (0, 0, 10**8), "seed": (0, 0, 2**31 - 1), "workers": (1, 1, 1024)}
-ACTIONS = ("list", "build", "check", "show", "export")
+ACTIONS = ("list", "build", "check", "show", "export", "overlap")
 
 
 def add_to(commands: Commands) -> None:
-    command = add_command(commands, "data", "list, build, check, show or export datasets", run)
+    command = add_command(commands, "data", "list, build, check, show, export or compare datasets", run)
     command.add_argument("action", choices=ACTIONS)
     command.add_argument("name", nargs="?", default="refmoji", help="a dataset of the list (default: refmoji)")
 
@@ -24,9 +25,8 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     if "=" in options.name:  # the first setting of a command without a name
         options.name, words = "refmoji", [options.name, *words]
     values = settings_of(words)
-    {"list": _list, "build": _build, "check": _check, "show": _show, "export": _export}[options.action](
-        options.name, values
-    )
+    actions = {"list": _list, "build": _build, "check": _check, "show": _show, "export": _export, "overlap": _overlap}
+    actions[options.action](options.name, values)
 
 
 def _list(name: str, values: dict[str, str]) -> None:
@@ -77,6 +77,19 @@ def _export(name: str, values: dict[str, str]) -> None:
     split, limit = values.pop("split", None), whole_of(values, "limit", 0, 0, 10**9)
     none_left(values)
     export_rows(root, split, form, out, limit, name, **where)
+
+
+def _overlap(name: str, values: dict[str, str]) -> None:
+    from bench.cli.datasets import show_overlap
+
+    theirs = {key.removeprefix("other."): values.pop(key) for key in list(values) if key.startswith("other.")}
+    other, out = values.pop("other", ""), path_of(values.pop("out", "overlap.jsonl"))
+    if not other:
+        raise UserError("Name the dataset to compare with, as other=refcoco other.root=FOLDER other.split=val.")
+    both = ((name, values), (other, theirs))
+    sides = [(own, _root(own, mine), mine.pop("split", None), _where(mine)) for own, mine in both]
+    none_left(values | {f"other.{key}": value for key, value in theirs.items()})
+    show_overlap(*sides, out)
 
 
 def _root(name: str, values: dict[str, str]) -> Path:

@@ -15,16 +15,17 @@ from rich.table import Table
 from bench.data.cards import COUNTED, card_names, load_card, open_dataset
 from bench.data.contact_sheet import contact_sheet
 from bench.data.export import export
+from bench.data.overlap import Pair, looks_of, shared_images
 from bench.data.readers.places import NotThere
 from bench.data.status import FOUND, MISSING, WRONG, SplitStatus, archives_of, how_to_get, status_of
-from bench.outputs import write_image
+from bench.outputs import check_lines, write_image
 from bench.refmoji.build import build
 from bench.refmoji.checks import check_refmoji
 from bench.terminal import cell
 from methods.base import UserError
-from methods.files import printable
+from methods.files import printable, write_lines
 
-__all__ = ["build", "check", "export_rows", "list_cards", "show"]
+__all__ = ["build", "check", "export_rows", "list_cards", "show", "show_overlap"]
 COLUMNS = (*COUNTED, "no target")
 
 
@@ -139,6 +140,27 @@ def export_rows(
     told = ", ".join(f"{count:,} {key}" for key, count in counts.items())
     print(printable(f"{told}: {out} (train on them with data.dataset=conversations data.root={out})"))
     return counts
+
+
+Side = tuple[str, Path, str | None, dict[str, str]]  # a dataset's name, root, split, and images, split_by
+
+
+def show_overlap(first: Side, second: Side, out: Path) -> list[Pair]:
+    """Print how many images two datasets share by what they show, and write the pairs to `out`, a line each."""
+    check_lines(out, ("first", "second"))
+    looks = []
+    for name, root, split, where in (first, second):
+        dataset = open_dataset(name, root, split, with_images=False, **where)
+        looks.append(looks_of(dataset.image_paths()))
+        failed = looks[-1].unreadable
+        told = f"; {len(failed):,} cannot be read, such as {failed[0]}" if failed else ""
+        print(printable(f"{dataset.name} {dataset.split}: {len(looks[-1].paths):,} images{told}"))
+    pairs = list(shared_images(*looks))
+    write_lines(out, ({"first": str(pair.first), "second": str(pair.second), "difference": pair.difference}
+                      for pair in pairs))  # fmt: skip
+    shared = len({pair.second for pair in pairs})
+    print(printable(f"{shared:,} images of the second show what the first holds; the pairs are in {out}"))
+    return pairs
 
 
 def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

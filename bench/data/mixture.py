@@ -111,9 +111,10 @@ def _open(profile: Profile, stage: StageConfig, source: SourceConfig) -> dict[st
     name, root = source.dataset, train_root(source)
     datasets: dict[str, Dataset] = {}
     text_tasks = [task for task in source.tasks if task in TEXT_TASKS]
+    reader = None if load_card(name).serves == "texts" else "captions"  # the embedded dataset holds both
     for task in text_tasks:
         kinds = ("caption",) if task in ("caption", "generate") else ("question", "what", "colour", "count", "where")
-        datasets[task] = open_dataset(name, root, source.split, reader="captions", kinds=kinds, images=source.images)
+        datasets[task] = open_dataset(name, root, source.split, reader=reader, kinds=kinds, images=source.images)
     if len(text_tasks) < len(source.tasks):
         # datasets of a mixture number their classes differently
         classes = "bucket" if profile.data.mixture else True

@@ -46,8 +46,8 @@ class CocoDataset(ReferentDataset):
         content = read_object(path, "get the file again")
         try:
             names = {entry(row, "id", int): entry(row, "name", str) for row in entry(content, "categories", list)}
-            made = _classes if ask == "class" else _objects
-            referents = [each for image, rows in _by_image(content, names) for each in made(*image, rows, names)]
+            found = _by_image(content, names)
+            referents = [each for listed, rows in found for each in self.referents_of(ask, listed, rows, names)]
         except ValueError as error:
             raise UserError(f"{path}: {error}; correct it, or get the file again.") from None
         self.classes = tuple(dict.fromkeys(names.values()))
@@ -55,23 +55,29 @@ class CocoDataset(ReferentDataset):
         place = images_beside(path, images or inside)
         super().__init__(name, split, path, ImageFiles(place, opens_images), referents[:limit])
 
+    @staticmethod
+    def referents_of(ask: str, listed: Listed, rows: list[Any], names: dict[int, str]) -> Iterator[Referent]:
+        """The samples of an image with its annotations. Raises ValueError saying what is wrong in them."""
+        return (_classes if ask == "class" else _objects)(*listed, rows, names)
+
 
 Listed = tuple[int | str, str, Size]  # an image's id, file name, and (H, W)
 
 
 def _by_image(content: dict[str, Any], names: dict[int, str]) -> list[tuple[Listed, list[Any]]]:
     """The images that have annotations, with these. Raises ValueError saying what is wrong."""
-    images = {_id(row, "id"): (entry(row, "file_name", str), (side(row, "height"), side(row, "width")))
+    images = {identifier(row, "id"): (entry(row, "file_name", str), (side(row, "height"), side(row, "width")))
               for row in entry(content, "images", list)}  # fmt: skip
     found: dict[int | str, list[Any]] = {}
     for row in entry(content, "annotations", list):
-        if entry(row, "category_id", int) not in names or _id(row, "image_id") not in images:
+        if entry(row, "category_id", int) not in names or identifier(row, "image_id") not in images:
             raise ValueError(f"annotation {quoted(row.get('id'))} is of an image or category that is not listed")
         found.setdefault(row["image_id"], []).append(row)
     return [((key, *images[key]), rows) for key, rows in found.items()]
 
 
-def _id(row: Any, key: str) -> int | str:
+def identifier(row: Any, key: str) -> int | str:
+    """A number or text by which a row is known. Raises ValueError if it has none."""
     value = entry(row, key, object)
     if not isinstance(value, int | str):
         raise ValueError(f"no usable {key} ({quoted(value)} is neither a number nor text)")
@@ -93,7 +99,7 @@ def _objects(key: Any, image: str, size: Any, rows: list[Any], names: dict[int, 
     for row in rows:
         if not row.get("iscrowd"):
             name, parts = names[row["category_id"]], (entry(row, "segmentation", object),)
-            yield Referent(_id(row, "id"), key, image, size, (name,), (0,), parts, coco_union([row.get("bbox")]),
+            yield Referent(identifier(row, "id"), key, image, size, (name,), (0,), parts, coco_union([row.get("bbox")]),
                            category=name, facts={"targets": 1, "category": name})  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 A row is {"image": path, "conversations": [{"from": "human" | "gpt", "value": text}, ...]}; `<image>` stands where the
 image is. In HiMTok's rows `mask` is the path of an 8-bit image, whose place in the text is a span of mask tokens,
-<|mt_start|><|mt_0|>...<|mt_end|>; in ARGenSeg's `mask` is a path or a list with one, and its place is `<mask>`. Both
-are read as `<mask>`, so that either method learns from either file. A meta file names several such files: {name:
+<|mt_start|><|mt_0|>...<|mt_end|>; in ARGenSeg's `mask` is a path or a list, and its place is `<mask>`. Both are read as
+`<mask>`, so that either method learns from either file. A meta file names several such files: {name:
 {"root", "annotation", "repeat_time", "length", "data_augment"}}, where `repeat_time` below 1 keeps the first rows and
 above 1 repeats all.
 """
@@ -31,6 +31,7 @@ SPAN = re.compile(r"<\|mt_start\|>(?:<\|mt_\d+\|>)*<\|mt_end\|>")
 REF = re.compile(r"<ref>(.*?)</ref>", re.DOTALL)
 INSTRUCTIONS = re.compile(r"Given the following instructions: (.*?); please perform", re.DOTALL)
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+LISTED = re.compile(rf"{MASK}(?:(?:\s|[,;:.\d()&-]|\band\b)*{MASK})+")
 MOST_REPEATS = 1000
 
 
@@ -52,9 +53,13 @@ class ConversationDataset(ReferentDataset):
     A row with a mask has it as `mask`, at the size of its own file, and as `expressions` what it asks for: the words in
     <ref>...</ref>, or behind ARGenSeg's "Given the following instructions:", else all that the user says first; so it
     serves "segment" as well. Without a mask `expressions` holds the user's first text and `answer` the answer to it.
-    `ref_id` is <name>/<line>, with #2 and so on for repetitions. Rows with several images or masks are refused by name:
-    give a row for each. `root` is a meta file, a file of rows, or a folder that holds one of either; `images` the
-    folder that the rows' paths start from, else the meta file's root, else the folder of the rows' file.
+    `ref_id` is <name>/<line>, with #2 and so on for repetitions. A row that lists several masks in one answer (LISA's
+    instance lists) is read with their union, since an answer has one mask here; rows with several images, or with masks
+    in several answers, are refused by name: give a row for each. Rows of a mask without an image are pictures to be
+    generated, which the reader `pairs` takes.
+
+    `root` is a meta file, a file of rows, or a folder that holds one of either; `images` the folder that the rows'
+    paths start from, else the meta file's root, else the folder of the rows' file.
     """
 
     serves = "conversations"
@@ -67,7 +72,7 @@ class ConversationDataset(ReferentDataset):
         path = self.find(root, name, split)
         if path is None:
             raise NotThere(f"{root}: has no meta.json and no single *.jsonl; give the file as root.")
-        self._textual, self._files = 0, [path]
+        self._textual, self._united, self._files = 0, 0, [path]
         self._notes: list[str] = []
         self._folders: dict[str, ImageFiles] = {}
         self._turns: dict[Any, tuple[tuple[str, str], ...]] = {}
@@ -115,18 +120,22 @@ class ConversationDataset(ReferentDataset):
 
     def _row(self, source: Source, number: int, row: Mapping[str, Any]) -> Referent | None:
         """The referent of a row, None if it has no image. Raises ValueError saying what is wrong with it."""
-        image, mask = _one(row, "image"), _one(row, "mask")
+        image, masks = one_path(row, "image"), paths_of(row, "mask")
         if image is None:
             return None
         turns = tuple(_turns(entry(row, "conversations", list)))
         count = sum(text.count(MASK) for _, text in turns)
-        if count != (mask is not None):
-            raise ValueError(f"{count} places for a mask in its text, but {'one mask' if mask else 'no mask'}")
-        key, asked = f"{source.name}/{number}", asked_for(turns[0][1], mask is not None)
+        if count != len(masks):
+            listed = {0: "no mask", 1: "one mask"}.get(len(masks), f"{len(masks)} masks")
+            raise ValueError(f"{count} places for a mask in its text, but {listed}")
+        if count > 1:
+            turns = _united(turns)
+            self._united += 1
+        key, asked = f"{source.name}/{number}", asked_for(turns[0][1], count > 0)
         self._turns[key] = turns
         return Referent(
             key, f"{source.name}/{image}", image, None, (asked,), (0,),
-            parts=(mask,) if mask else (), answer=None if mask else turns[1][1],
+            parts=tuple(masks), answer=None if masks else turns[1][1],
             task="conversation", facts={"source": source.name},
         )  # fmt: skip
 
@@ -140,9 +149,9 @@ class ConversationDataset(ReferentDataset):
     def masks(self, referent: Referent) -> tuple[np.ndarray | None, None]:
         if not referent.parts:
             return None, None
-        path = checked_path(self.files_of(referent).folder, referent.parts[0], self.where(referent))
-        size = self.frame(referent)
-        return read_pixels(path, self.where(referent), lambda image: _binary(image, size)), None
+        where, size = self.where(referent), self.frame(referent)
+        paths = [checked_path(self.files_of(referent).folder, part, where) for part in referent.parts]
+        return np.logical_or.reduce([read_pixels(p, where, lambda image: _binary(image, size)) for p in paths]), None
 
     def check(self, indices: Any = None) -> None:
         for referent in self._chosen(indices):
@@ -158,7 +167,8 @@ class ConversationDataset(ReferentDataset):
 
     def remarks(self) -> list[str]:
         left = [f"{self._textual} rows without an image are left out"] if self._textual else []
-        return [*self._notes, *left]
+        united = [f"the masks of {self._united} rows with several are united"] if self._united else []
+        return [*self._notes, *left, *united]
 
 
 def asked_for(text: str, mask: bool) -> str:
@@ -204,16 +214,31 @@ def _read(path: Path) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
     yield from ((f"{path}, row {number}", number, row) for number, row in enumerate(rows))
 
 
-def _one(row: Mapping[str, Any], key: str) -> str | None:
-    """The one path of a row, which may be a list. Raises ValueError for several, and for what is no path."""
+def paths_of(row: Mapping[str, Any], key: str) -> list[str]:
+    """The paths of a row, which has one, a list of them, or none. Raises ValueError for what is no path."""
     value = row.get(key)
-    if isinstance(value, list):
-        if len(value) > 1:
-            raise ValueError(f"it names {len(value)} {key}s, but one is read: give a row for each")
-        value = value[0] if value else None
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{key} {quoted(value)} is not a path")
-    return value or None
+    paths = value if isinstance(value, list) else [value]
+    for path in paths:
+        if not (path is None or isinstance(path, str)):
+            raise ValueError(f"{key} {quoted(path)} is not a path")
+    return [path for path in paths if path]
+
+
+def one_path(row: Mapping[str, Any], key: str) -> str | None:
+    """The one path of a row, None if it has none. Raises ValueError for several, and for what is no path."""
+    paths = paths_of(row, key)
+    if len(paths) > 1:
+        raise ValueError(f"it names {len(paths)} {key}s, but one is read: give a row for each")
+    return paths[0] if paths else None
+
+
+def _united(turns: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """The turns with a list of masks as one: "<mask>, <mask> and <mask>." becomes "<mask>." Raises ValueError where
+    the masks are no list."""
+    found = tuple((role, LISTED.sub(MASK, text)) for role, text in turns)
+    if sum(text.count(MASK) for _, text in found) > 1:
+        raise ValueError("its masks answer different questions, but one is read: give a row for each")
+    return found
 
 
 def _turns(conversation: list[Any]) -> Iterator[tuple[str, str]]:

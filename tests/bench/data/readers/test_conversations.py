@@ -77,6 +77,18 @@ def test_a_list_and_rows_without_images(folder):
     assert len(dataset) == 1 and dataset.remarks() == ["1 rows without an image are left out"]
 
 
+@pytest.mark.parametrize("listed", ["<mask>, <mask>.", "(1) <mask>; (2) <mask>.", "<mask> and <mask>."])
+def test_the_masks_of_an_instance_list_are_united(folder, listed):
+    other = np.zeros((16, 20), bool)
+    other[8:12, 1:5] = True
+    Image.fromarray(np.uint8(255 * other)).save(folder / "n.png")
+    row = {"image": "a.png", "mask": ["m.png", "n.png"], "conversations": talk("All boxes?", f"Sure: {listed}")}
+    dataset = opened(folder, row)
+    assert np.array_equal(dataset[0].mask, MASK | other) and dataset[0].turns[1][1].count("<mask>") == 1
+    assert dataset[0].turns[1][1].endswith("<mask>.") and len(dataset.with_targets()) == 1
+    assert dataset.remarks() == ["the masks of 1 rows with several are united"]
+
+
 @pytest.mark.parametrize(("repeat", "count"), [(1, 4), (3, 12), (0.5, 2)])
 def test_a_meta_file_says_how_often_rows_count(folder, repeat, count):
     (folder / "rows").mkdir()
@@ -98,7 +110,9 @@ def test_a_meta_file_says_how_often_rows_count(folder, repeat, count):
 
 ROWS = [
     ({"image": ["a.png", "b.png"]}, "line 1: it names 2 images, but one is read: give a row for each"),
-    ({"mask": ["m.png", "m.png"]}, "line 1: it names 2 masks, but one is read: give a row for each"),
+    ({"mask": ["m.png", "m.png"]}, "line 1: 1 places for a mask in its text, but 2 masks"),
+    ({"mask": ["m.png", "m.png"], "conversations": talk("A?", "<mask>.", "B?", "<mask>.")}, "different questions"),
+    ({"mask": ["m.png", "m.png"], "conversations": talk("A?", "<mask> eats <mask>.")}, "answer different questions"),
     ({"image": 3}, "line 1: image 3 is not a path"),
     ({"mask": None}, "line 1: 1 places for a mask in its text, but no mask"),
     ({"conversations": talk("Segment it.", "No.")}, "line 1: 0 places for a mask in its text, but one mask"),
