@@ -124,12 +124,17 @@ def answering_in(method: Model, precision: torch.dtype) -> AbstractContextManage
 
 def provenance(profile: Profile, name: str, weights: str, precision: str, method: Model) -> dict[str, Any]:
     """The fields of a record that are the same for all figures of one model."""
+    used = str(resolve_precision(precision, method.device)).removeprefix("torch.")
+    return {"backbone": profile.name} | origin(name, weights, used, method.device)
+
+
+def origin(name: str, weights: str, precision: str, device: torch.device) -> dict[str, Any]:
+    """The same for a part of a model, whose precision is known."""
     return {
         "method": name,
         "checkpoint": weights,
-        "backbone": profile.name,
-        "device": device_name(method.device),
-        "precision": str(resolve_precision(precision, method.device)).removeprefix("torch."),
+        "device": device_name(device),
+        "precision": precision,
         "versions": {package: version(package) for package in PACKAGES},
         "revision": version("genseg-bench"),
         "date": date.today().isoformat(),

@@ -26,6 +26,7 @@ from bench.cli import (
     latency,
     parity,
     plan,
+    reconstruct,
     report,
     reproduce,
     score,
@@ -37,7 +38,7 @@ from methods.base import UserError
 from methods.files import printable
 
 COMMANDS = (reproduce, train, plan, evaluate, ablation, latency, report, data, segment, generate, demo, convert,
-            tokens, score, import_lmms, parity, doctor, gpu_check)  # as help lists them  # fmt: skip
+            tokens, reconstruct, score, import_lmms, parity, doctor, gpu_check)  # as help lists them  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -32,14 +32,14 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
 
     values = settings_of(words)
     tokens = whole_of(values, "tokens", 0, 0, 10**6)
-    mask_tokenizer = load_mask_tokenizer(*_chosen(values))
+    mask_tokenizer = load_mask_tokenizer(*chosen_tokenizer(values))
     none_left(values)
     work = encode_files if options.command == "encode" else decode_file
     for line in work(options.source, options.target, mask_tokenizer, tokens):
         print(printable(line))
 
 
-def _chosen(values: dict[str, str]) -> tuple[str, Path]:
+def chosen_tokenizer(values: dict[str, str]) -> tuple[str, Path]:
     """The method, and the folder or file of its weights: those of checkpoint=, else of the profile."""
     checkpoint, name = values.pop("checkpoint", ""), values.pop("method", "")
     if checkpoint:

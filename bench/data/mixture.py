@@ -118,9 +118,10 @@ def _open(profile: Profile, stage: StageConfig, source: SourceConfig) -> dict[st
     if len(text_tasks) < len(source.tasks):
         # datasets of a mixture number their classes differently
         classes = "bucket" if profile.data.mixture else True
-        semantic = classes if stage_spec(stage.method, stage.stage).semantic else False
-        referents = open_dataset(
-            name, root, source.split, semantic=semantic, images=source.images,
+        spec = stage_spec(stage.method, stage.stage)
+        semantic = classes if spec.semantic else False
+        referents = open_dataset(  # a mask tokenizer learns from masks, whether their images are there or not
+            name, root, source.split, with_images=not spec.mask_tokenizer, semantic=semantic, images=source.images,
             split_by=source.split_by, styles=source.styles,
         )  # fmt: skip
         for task in (task for task in source.tasks if task not in TEXT_TASKS):

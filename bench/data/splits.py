@@ -76,6 +76,6 @@ def _filled(own: Benchmark, profile: Profile, name: str, given: BenchmarkConfig)
     return Benchmark(dataset, root, images, split_by, given.options, settings)
 
 
-def open_split(benchmark: Benchmark, split: str) -> Dataset:
-    """A split of a benchmark."""
-    return open_dataset(benchmark.dataset, benchmark.root, split, **benchmark.where)
+def open_split(benchmark: Benchmark, split: str, with_images: bool = True) -> Dataset:
+    """A split of a benchmark; without its images where only ground truth is wanted."""
+    return open_dataset(benchmark.dataset, benchmark.root, split, with_images=with_images, **benchmark.where)

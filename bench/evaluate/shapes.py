@@ -7,18 +7,10 @@ tokenizer cannot have learnt this generator.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-
-from bench.evaluate.runner import resized, round_trip
-from bench.evaluate.statistics import ratio_intervals
-from bench.records import RECONSTRUCTION, Record
-from methods.base import Example, MaskTokenizer
 
 KINDS = ("tall", "wide", "corner", "ring", "thin", "tiny")
 SIDE = 256  # pixels of a test image
@@ -111,35 +103,3 @@ def _tiny(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
 
 
 _DRAW = {"tall": _tall, "wide": _wide, "corner": _corner, "ring": _ring, "thin": _thin, "tiny": _tiny}
-
-
-def shape_ious(mask_tokenizer: MaskTokenizer, shapes: Sequence[Shape], batch: int = 50) -> dict[str, np.ndarray]:
-    """IoU of each shape after encoding and decoding all its tokens, by kind; under "all" those of all kinds, and under
-    "resize" those after the way to the tokenizer's grid and back alone."""
-    examples = [Example(Path(), ("",), shape.mask, dataset="shapes", ref_id=i) for i, shape in enumerate(shapes)]
-    ious = np.array([
-        _iou(prediction.mask, shape.mask)
-        for i in range(0, len(examples), batch)
-        for shape, prediction in zip(
-            shapes[i : i + batch], round_trip(mask_tokenizer, examples[i : i + batch], mask_tokenizer.length),
-            strict=True,
-        )
-    ])  # fmt: skip
-    kinds = np.array([shape.kind for shape in shapes])
-    found = {kind: ious[kinds == kind] for kind in KINDS} | {"all": ious}
-    alone = zip(resized(mask_tokenizer, examples), shapes, strict=True)
-    return found | {"resize": np.array([_iou(prediction.mask, shape.mask) for prediction, shape in alone])}
-
-
-def _iou(predicted: np.ndarray, truth: np.ndarray) -> float:
-    return float((predicted & truth).sum() / max(1, (predicted | truth).sum()))
-
-
-def shape_records(ious: Mapping[str, np.ndarray], seed: int = 0, **facts: Any) -> list[Record]:
-    """A record of gIoU for each entry of `shape_ious`, with its interval over masks."""
-    records = []
-    for name, values in ious.items():
-        found = ratio_intervals({"giou": (values, np.ones(len(values)))}, range(len(values)), seed)["giou"]
-        fields: dict[str, Any] = {"dataset": "shapes", "split": name, "kind": RECONSTRUCTION, "metric": "giou"} | facts
-        records.append(Record(value=found.value, low=found.low, high=found.high, n=len(values), **fields))
-    return records

@@ -14,8 +14,9 @@ from bench.data.cards import load_card
 from bench.data.splits import open_split, own_benchmark
 from bench.evaluate.plan import plan
 from bench.evaluate.protocols import wanted_of
+from bench.evaluate.reconstruction import shape_ious
 from bench.evaluate.runner import round_trip
-from bench.evaluate.shapes import shape_ious, shape_test
+from bench.evaluate.shapes import shape_test
 from methods.base import Example, Prediction, Request, Trainee
 from methods.protocols import TaskProtocol
 from methods.registry import stage_spec
@@ -35,10 +36,10 @@ def validation(profile: Profile, stage: StageConfig) -> Measure | None:
     split, count = profile.train.validate_split, profile.train.validate_samples
     if not count or split not in load_card(profile.data.dataset).splits:
         return None
-    dataset = open_split(own_benchmark(profile), split)
+    alone = stage_spec(stage.method, stage.stage).mask_tokenizer
+    dataset = open_split(own_benchmark(profile), split, with_images=not alone)
     questions = plan(dataset, "per_expression", 3 * count)[::3][:count]
     dataset.check([question.index for question in questions])
-    alone = stage_spec(stage.method, stage.stage).mask_tokenizer
     want = wanted_of(TaskProtocol(), ("mask", "box"), stage.method)
     shapes = shape_test(SHAPES) if alone else []
 

@@ -1,7 +1,8 @@
 """Named sizes of the backbone, as transformers configurations, and the processor's choices. Imports no torch.
 
-The official sizes follow the config.json files of OpenGVLab/InternVL2_5-* (the checkpoint's own file wins when one
-is loaded). `nano` and `tiny` have the same architecture, small enough to be trained from scratch on a laptop.
+The official sizes follow the config.json files of OpenGVLab/InternVL2_5-* and InternVL3-* (the checkpoint's own file
+wins when one is loaded). `nano` and `tiny` have the same architecture, small enough to be trained from scratch on a
+laptop.
 """
 
 from __future__ import annotations
@@ -90,6 +91,10 @@ SIZES = {
     "26b": BackboneSize("internlm2", 6144, 48, 48, 8, 16384, 3200, 45, 25, 12800, "6b", rms_eps=1e-5),
     "38b": BackboneSize("qwen2", 5120, 64, 40, 8, 27648, 3200, 45, 25, 12800, "6b"),
     "78b": BackboneSize("qwen2", 8192, 80, 64, 8, 29568, 3200, 45, 25, 12800, "6b"),
+    # InternVL3 on Qwen2.5 where it is not of a size above (its 1B, 38B and 78B are): 1.5B, 7B and 14B of Qwen2.5
+    "internvl3-2b": BackboneSize("qwen2", 1536, 28, 12, 2, 8960, 1024, 24, 16, 4096),
+    "internvl3-8b": BackboneSize("qwen2", 3584, 28, 28, 4, 18944, 1024, 24, 16, 4096),
+    "internvl3-14b": BackboneSize("qwen2", 5120, 48, 40, 8, 13824, 1024, 24, 16, 4096),
 }
 
 VOCABULARY = {"qwen2": 151674, "internlm2": 92553}  # rows of the embedding in every InternVL2_5-* of the family

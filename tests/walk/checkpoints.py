@@ -47,6 +47,15 @@ def write_checkpoints(folder: Path) -> None:
                 convert(Path(made) / name, folder / VQ_VAE)
 
 
+def write_parts(folder: Path) -> None:
+    """HiMTok's mask tokenizer and the backbone by themselves, as himtok.pth and InternVL2_5-tiny."""
+    with tempfile.TemporaryDirectory() as made:
+        backbone = _backbone(Path(made) / "backbone")
+        _model("himtok", backbone).save_pretrained(Path(made) / "himtok")
+        resolve(method_spec("himtok").convert)(Path(made) / "himtok", folder / "himtok.pth")
+        resolve(method_spec("boxes").convert)(backbone, folder / "InternVL2_5-tiny")
+
+
 def _cut(folder: Path) -> None:
     """The weights of a folder as several files with an index, as those of 8B are."""
     tensors = {name: tensor.clone() for name, tensor in io.read_tensors(folder).items()}

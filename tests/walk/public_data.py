@@ -94,6 +94,15 @@ def write_data(root: Path) -> None:
     write_classes(root)
 
 
+def write_training(root: Path) -> None:
+    """What a training on RefCOCO, RefCOCO+ and RefCOCOg needs below a folder, in PSALM's form."""
+    for split, pictures in (("train", numbers(9)), ("val", numbers(0))):
+        for number in pictures:
+            draw(root / "coco/train2014" / coco_name(number), number)
+        for name in ("refcoco", "refcoco+", "refcocog"):
+            write_json(root / f"res/{name}/{name}_{split}.json", list(psalm_items(pictures)))
+
+
 def psalm_items(pictures: Sequence[int]) -> Iterator[dict[str, Any]]:
     """As PSALM converts them: an item per object with all its sentences."""
     for number in pictures:

@@ -201,7 +201,7 @@ def to_original(tensors: Mapping[str, Tensor], size: BackboneSize, source: Any =
 def read_config(folder: Path) -> tuple[BackboneSize, int, bool]:
     """(architecture, vocabulary rows, whether the head is the embedding) from an original config.json.
 
-    Raises UserError for what is not InternVL2.5.
+    Raises UserError for what is neither InternVL2.5 nor InternVL3 on Qwen2.5, which has the same form.
     """
     return parse_config(read_settings(folder), folder)
 
@@ -213,7 +213,10 @@ def parse_config(config: Mapping[str, Any], folder: Path) -> tuple[BackboneSize,
     kind = text.get("architectures")
     family = next((own for own, theirs in FAMILIES.items() if kind == [theirs]), None)
     if family is None or config.get("ps_version") != "v2" or config.get("select_layer", -1) != -1:
-        raise UserError(f"{folder}: {quoted(kind)} in this form is no InternVL2.5; give an InternVL2_5 checkpoint.")
+        raise UserError(
+            f"{folder}: {quoted(kind)} in this form is no InternVL2.5; give an InternVL2_5 checkpoint, or an InternVL3 "
+            "on Qwen2.5."
+        )
     found = {name: text.get(theirs, MISSING) for name, theirs in TEXT_SIZES.items()}
     found |= {name: vision.get(theirs, MISSING) for name, theirs in VISION_SIZES.items()}
     normalised = vision.get("qk_normalization")

@@ -206,8 +206,9 @@ def test_the_sources_are_opened_where_they_lie(profile, squares, monkeypatch):
         ("refcoco", "refer", "train"), ("refcoco+", "plus", "train"), ("captions", "text", "train"),
         ("refmoji", "moji/train-7", "train"), ("refmoji", "moji/train-7", "train"),
     ]  # fmt: skip
-    assert opened[0][3] == {"semantic": False, "images": "coco", "split_by": "", "styles": []}
-    assert opened[1][3] == {"semantic": False, "images": "", "split_by": "", "styles": ["refcoco+"]}
+    usual = {"semantic": False, "with_images": True}
+    assert opened[0][3] == usual | {"images": "coco", "split_by": "", "styles": []}
+    assert opened[1][3] == usual | {"images": "", "split_by": "", "styles": ["refcoco+"]}
     assert Sampler(found, 2, 1, 0).counts == [2, 2, 2, 6]  # twelve images as 1 : 2 : 1 : 4
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bench.evaluate.shapes import KINDS, shape_ious, shape_records, shape_test
+from bench.evaluate.reconstruction import shape_ious, shape_records
+from bench.evaluate.shapes import KINDS, shape_test
 from methods.base import Prediction
 
 
@@ -42,7 +43,8 @@ def test_kinds_are_what_they_say(shapes):
 
 def test_ious_of_a_tokenizer(himtok, shapes, monkeypatch):
     monkeypatch.setattr(
-        "bench.evaluate.shapes.round_trip", lambda method, examples, tokens: [Prediction(e.mask) for e in examples]
+        "bench.evaluate.reconstruction.round_trip",
+        lambda method, examples, tokens: [Prediction(e.mask) for e in examples],
     )
     found = shape_ious(himtok.mask_tokenizer, shapes)
     assert set(found) == {*KINDS, "all", "resize"} and all((found[kind] == 1).all() for kind in KINDS)

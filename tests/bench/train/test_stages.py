@@ -83,10 +83,10 @@ def test_each_task_is_served_by_its_kind_of_data(profile, opened):
     assert set(found.datasets) == set(found.tasks) == {"segment", "caption", "question"}
     assert [options.get("reader") for *_, options in opened] == ["captions", "captions", None]
     assert {split for _, _, split, _ in opened} == {"train"}
-    assert opened[2][3] == {"semantic": False}
+    assert opened[2][3] == {"semantic": False, "with_images": True}
     opened.clear()
     open_mixture(profile, profile.stages["backbone"])
-    assert opened[0][3] == {"semantic": True}
+    assert opened[0][3] == {"semantic": True, "with_images": True}
 
 
 def test_the_corpus_holds_every_text_once_and_boxes(squares):

@@ -93,6 +93,25 @@ def test_an_original_folder_is_a_backbone(original, examples):
     assert (ids[0] == method.processor.tokenizer.bos_token_id) == internlm2
 
 
+@pytest.mark.parametrize("original", ["qwen2"], indirect=True)
+def test_internvl3_on_qwen25_is_read_by_its_configuration(original, examples):
+    """The same form; its dynamic scaling of positions begins beyond 32,768 tokens, which no request here reaches."""
+    before = BoxesModel.from_pretrained(original)
+    config = json.loads((original / "config.json").read_text())
+    config |= {"system_message": None, "hidden_size": 64}
+    config["llm_config"] |= {"rope_scaling": {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"},
+                             "max_window_layers": 70, "moe_config": None}  # fmt: skip
+    (original / "config.json").write_text(json.dumps(config))
+    method = BoxesModel.from_pretrained(original)
+    assert_same(method, before)
+    request = Request(examples[0].image, ("the red square",))
+    assert method.segment([request])[0].text == before.segment([request])[0].text
+    config["llm_config"]["architectures"] = ["InternLM3ForCausalLM"]
+    (original / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="InternLM3ForCausalLM.* is no InternVL2.5; give .* or an InternVL3 on Qwen2.5"):
+        BoxesModel.from_pretrained(original)
+
+
 def test_from_layout_to_layout_and_back(original, tmp_path):
     """original -> ours -> native -> ours: the same bits and files."""
     ours, native, again = (tmp_path / name for name in ("ours", "native", "again"))

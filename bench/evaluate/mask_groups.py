@@ -1,0 +1,42 @@
+"""What a mask is like: how large, of which aspect, and where in the image. Groups of a breakdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+SIZES = ((0.01, "below 1 %"), (0.04, "1 to 4 %"), (0.15, "4 to 15 %"), (1.01, "15 % and more"))  # of the image's area
+TALL = 2.0  # times as tall as wide, or the other way round
+
+
+def size_of(mask: np.ndarray) -> str:
+    """The share of the image that a mask covers, as one of SIZES."""
+    return next(name for share, name in SIZES if mask.mean() < share)
+
+
+def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """left, top, right, bottom of a mask that is not empty, ends exclusive."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def aspect_of(mask: np.ndarray) -> str:
+    """Whether a mask's box is tall, wide or neither."""
+    left, top, right, bottom = _bounds(mask)
+    ratio = (bottom - top) / (right - left)
+    return "tall" if ratio >= TALL else "wide" if ratio <= 1 / TALL else "compact"
+
+
+def place_of(mask: np.ndarray) -> str:
+    """Which borders a mask touches, else the third of the image's width in which its centre lies."""
+    left, top, right, bottom = _bounds(mask)
+    height, width = mask.shape
+    touched = [name for name, at in (("left", left == 0), ("right", right == width), ("top", top == 0),
+                                     ("bottom", bottom == height)) if at]  # fmt: skip
+    if touched:
+        return f"at the {touched[0]} border" if len(touched) == 1 else "at several borders"
+    return ("on the left", "in the middle", "on the right")[min(2, int(3 * (left + right) / 2 / width))]
+
+
+GROUPS: dict[str, Callable[[np.ndarray], str]] = {"size": size_of, "aspect": aspect_of, "place": place_of}
