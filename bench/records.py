@@ -9,7 +9,8 @@ counts, as the metric's name says. The kinds, and what their metrics are called:
 - `reconstruction`: the same for the ground truth after encoding and decoding, with the first `tokens` mask tokens; the
   variant `bound=resize` after the way to the mask tokenizer's grid and back alone.
 - `breakdown`: samples of one `group`: `localization_accuracy`, `giou_localized`, `giou`, `ciou`.
-- `difference`: a score minus that of the side `against`, paired by sample.
+- `difference`: a score minus that of the side `against` (another `variant` or number of `tokens`, or another `method`),
+  paired by sample.
 - `perception`: choosing the expression for a mask: `accuracy` (of what is written), `likeliest`, `chance`, `failures`.
 - `decoding_order`: a model against its other form that must write the same tokens, which the variant names:
   `median_ms` and `steps`, the same of the model as it is (`plain_median_ms`, `plain_steps`), `ratio` (of seconds, the
@@ -67,7 +68,9 @@ class Record:
     axis: str = ""  # of scaling
     units: int | None = None
     group: Settings = field(default_factory=dict)  # the attributes that a breakdown's samples share; none: all samples
-    against: dict[str, Any] = field(default_factory=dict)  # of a difference: `variant` and `tokens` of the other side
+    against: dict[str, Any] = field(
+        default_factory=dict
+    )  # of a difference: `variant`, `tokens` or `method` of the other
     n: int = 0  # samples behind the figure
     failures: int = 0  # of them, answers that were missing or malformed (scored as empty masks)
     low: float | None = None

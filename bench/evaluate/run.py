@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from bench.evaluate.printed import printed_records
 from bench.evaluate.processes import helped
 from bench.evaluate.protocols import asks, protocol_of, wanted_of
 from bench.evaluate.runner import Seconds, predict_baseline, predict_method, predict_reconstructions
-from bench.evaluate.scoring import score_predictions, to_records
+from bench.evaluate.scoring import difference_records, key_of, score_predictions, to_records
 from bench.evaluate.variants import Ways, check_refiner, ways_of
 from bench.outputs import check_lines
 from bench.records import RECONSTRUCTION, RESIZE_ALONE, Record, read_records, write_records
@@ -79,6 +80,8 @@ def evaluate(
     begun, found = time.perf_counter(), dict[str, list[Record]]()
     for each in written:
         found.setdefault(each.place, []).extend(_records(profile, each))
+    for place, records in _between_methods(profile, written).items():
+        found[place] += records
     _keep(profile, found)
     spent["metrics"] += time.perf_counter() - begun
     told = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in spent.items() if seconds >= 0.05)
@@ -253,6 +256,22 @@ def _records(profile: Profile, written: Written) -> list[Record]:
         rows = [row for _, row in read_lines(scores_of(profile, path))]
         records += breakdown(rows, dataset.objects, profile.evaluate.seed, **facts)
     return records
+
+
+def _between_methods(profile: Profile, written: Sequence[Written]) -> dict[str, list[Record]]:
+    """Place -> the differences of each two methods, as they are meant, under the same protocol, paired by sample."""
+    found: dict[str, list[Record]] = defaultdict(list)
+    answers = [w for w in written if w.kind == "answers" and w.dataset.task not in PLAIN
+               and not (w.facts.get("variant") or w.facts.get("tokens"))]  # fmt: skip
+    for first, second in combinations(answers, 2):
+        if (first.place, first.protocol) != (second.place, second.protocol):
+            continue
+        rows = [[row for _, row in read_lines(scores_of(profile, each.path))] for each in (first, second)]
+        if {key_of(row) for row in rows[0]} != {key_of(row) for row in rows[1]}:
+            continue  # a protocol may ask methods different questions
+        facts = {"seed": profile.evaluate.seed, **first.facts, "against": {"method": second.facts["method"]}}
+        found[first.place] += difference_records(*rows, **facts)
+    return found
 
 
 def _keep(profile: Profile, found: Mapping[str, Sequence[Record]]) -> None:

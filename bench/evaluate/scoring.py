@@ -24,11 +24,11 @@ from bench.data.dataset import Dataset, SampleInfo
 from bench.evaluate.answers import ALL, check_ids, id_key, match
 from bench.evaluate.exchange import read_answers
 from bench.evaluate.metrics import SampleScore, score, support
-from bench.evaluate.metrics.registry import note_of
+from bench.evaluate.metrics.registry import EVERYWHERE, REGISTRY, note_of
 from bench.evaluate.plan import plan
 from bench.evaluate.predictions import line
 from bench.evaluate.statistics import Difference, differences, intervals
-from bench.records import Record
+from bench.records import DIFFERENCE, Record
 from methods.base import Box, Example, Prediction, UserError, mask_of
 from methods.files import fits, quoted
 
@@ -214,6 +214,23 @@ def to_records(rows: Sequence[Mapping[str, Any]], **identity: Any) -> list[Recor
         for metric, interval in found.items()
         if counts[metric] and math.isfinite(interval.value)
     ]
+
+
+def difference_records(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], **identity: Any
+) -> list[Record]:
+    """Records of the differences, first minus second, of two files of scores over the same questions. `identity` as for
+    `to_records`, with `against`."""
+    for name in PLACE:
+        identity.setdefault(name, _single(first, name))
+    identity |= {"kind": DIFFERENCE}
+    identity.pop("note", None)
+    return [
+        Record(metric=name, value=found.value, low=_finite(found.low), high=_finite(found.high), n=len(first),
+               note=f"p = {found.p:.4f}", **identity)
+        for name, found in compare(first, second, identity.get("seed") or 0).items()
+        if name in REGISTRY and REGISTRY[name].where == EVERYWHERE
+    ]  # fmt: skip
 
 
 def compare(

@@ -80,7 +80,8 @@ class ScoreClaim:
         """Whether a record of kind `difference` is this claim's."""
         side = record.method, record.metric, key_of(record.variant, record.tokens)
         against = key_of(record.against.get("variant", {}), record.against.get("tokens"))
-        return side == (self.method, self.metric, self.more.key) and against == self.less.key
+        own = side == (self.method, self.metric, self.more.key) and against == self.less.key
+        return own and "method" not in record.against
 
 
 @dataclass

@@ -22,7 +22,7 @@ PARTS = {
 }  # fmt: skip
 SIZES = ("small", "medium", "large")
 COLUMNS = [
-    Column("method", "method"),
+    Column("method", "method", "method"),
     Column("giou", "gIoU", "percent"),
     *(Column(name, f"lost: {title}", "percent") for name, title in PARTS.items()),
     Column("bf_score", "BF", "percent"),

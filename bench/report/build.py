@@ -4,7 +4,7 @@ results/<profile>/tables/   accuracy, reconstruction: no timing in them, the sam
                             budget: where the points are lost; breakdown: by the facts of the question
                             ablation, perception: the methods with one thing changed, and asked for more
                             understanding: what lmms-eval measured
-                            findings: what that says of the papers' claims
+                            findings: what that says of the papers' claims; claims: these and those about speed
                             benchmarks: the papers' tables, one for each task, with the papers' own rows
                             main, latency, orders, speedup, roofline, claim, scaling, int8: with timings
                             published: what the papers print
@@ -20,15 +20,29 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from bench.assets import asset
 from bench.data.dataset import Dataset
 from bench.outputs import Outputs
 from bench.records import BASELINE, Record, read_records
-from bench.report import benchmarks, claim, figures, findings, layout, page, qualitative_grid, scaling, speed, tables
+from bench.report import (
+    benchmarks,
+    claim,
+    figures,
+    findings,
+    layout,
+    page,
+    qualitative_grid,
+    scaling,
+    speed,
+    summary,
+    tables,
+)
 from bench.report.budget import budgets
 from bench.report.published import load_published, load_selection
+from bench.report.summary_chart import summary_chart
 from bench.report.understanding import understanding
 from methods.base import UserError
 from methods.files import file_name, printable, read_lines
@@ -51,8 +65,8 @@ def build(
     Raises UserError when there are no records, and before anything is replaced that was not written here.
     """
     profile_dir = Path(profile_dir)
-    records, shown = _records_and_tables(profile_dir)
-    files = _views(profile_dir, records, shown, runs_dir)
+    records, shown, printed = _records_and_tables(profile_dir)
+    files = _views(profile_dir, records, shown, printed, runs_dir)
     if runs_dir and open_dataset:
         files |= _under("figures", _qualitative_grids(Path(runs_dir) / "scores", open_dataset))
     outputs = Outputs(profile_dir)
@@ -70,8 +84,8 @@ def verify(profile_dir: Path, runs_dir: Path | None = None) -> list[str]:
     Raises UserError, naming them, for files that differ or are missing, and for tables that no record gives.
     """
     profile_dir = Path(profile_dir)
-    records, shown = _records_and_tables(profile_dir)
-    files = _views(profile_dir, records, shown, runs_dir)
+    records, shown, printed = _records_and_tables(profile_dir)
+    files = _views(profile_dir, records, shown, printed, runs_dir)
     files["index.html"] = page.write(profile_dir, profile_dir.name, shown, records)
     made = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
     wrong = [name for name, content in made.items() if not _holds(profile_dir / name, content)]
@@ -88,21 +102,28 @@ def _holds(path: Path, content: bytes) -> bool:
     return path.is_file() and path.read_bytes() == content
 
 
-def _records_and_tables(profile_dir: Path) -> tuple[list[Record], dict[str, list[layout.Table]]]:
+def _records_and_tables(profile_dir: Path) -> tuple[list[Record], dict[str, list[layout.Table]], pd.DataFrame]:
+    """The records, their tables, and the papers' figures."""
     records_dir = profile_dir / "records"
     records = read_records(records_dir) if records_dir.exists() else []
     if not records:
         raise UserError(f"{records_dir}: no records there; run `make reproduce` or `genseg eval` first.")
     own = profile_dir.parent / "published"
-    return records, _tables(records, own if own.is_dir() else asset("results", "published"))
+    published = own if own.is_dir() else asset("results", "published")
+    return records, _tables(records, published), load_published(published)
 
 
 def _views(
-    profile_dir: Path, records: Sequence[Record], shown: Mapping[str, Sequence[layout.Table]], runs_dir: Path | None
+    profile_dir: Path,
+    records: Sequence[Record],
+    shown: Mapping[str, Sequence[layout.Table]],
+    printed: pd.DataFrame,
+    runs_dir: Path | None,
 ) -> dict[str, bytes | str]:
     """Name -> content of every table and figure that needs no more than records and logs."""
     files: dict[str, bytes | str] = dict(_table_files(shown))
     for name, figure in (
+        ("summary", summary_chart(records, printed)),
         ("accuracy_latency", figures.accuracy_over_latency(records)),
         ("reconstruction_bound", figures.reconstruction_bound(records)),
         ("ablation_lengths", figures.ablation_lengths(records)),
@@ -126,7 +147,7 @@ def find_logs(profile_dir: Path, runs_dir: Path | None) -> dict[str, Path]:
 
 def _tables(records: Sequence[Record], published_dir: Path) -> dict[str, list[layout.Table]]:
     """Name of the files -> their tables; those without rows are left out."""
-    main = tables.main_tables(records)
+    main = tables.overview(records)
     printed = load_published(published_dir)
     beside = [tables.published(printed, load_selection(published_dir))] if main and len(printed) else []
     accuracy = tables.accuracy(records)
@@ -137,6 +158,7 @@ def _tables(records: Sequence[Record], published_dir: Path) -> dict[str, list[la
         "reconstruction": tables.reconstruction(records),
         "ablation": tables.ablations(records),
         "findings": findings.findings(records, printed),
+        "claims": summary.claims(records, printed),
         "perception": tables.perception(records),
         "understanding": understanding(records),
         "budget": budgets(records),

@@ -32,7 +32,9 @@ def _table(claim: SpeedClaim, records: Sequence[Record]) -> list[Table]:
             answer = _answer(claim, whole)
             times = f"{_total(fast).value:.1f}", f"{_total(slow).value:.1f}"
             cells = (*place, _where(setting), *times, shown(whole), shown(part), answer)
-            rows.append(dict(zip(names, cells, strict=True)))
+            told = {"text": claim.text, "paper": f"more than {claim.times:g} times", "ratio": shown(whole)}
+            told |= {"answer": answer, "where": f"{place[0]}, {' '.join(filter(None, place[1:]))}"}
+            rows.append(dict(zip(names, cells, strict=True)) | told)
             notes.append(_sentence(claim, (fast_title, slow_title), place, setting, (fast, slow), whole, answer))
     title = f"“{claim.text}”: medians of whole requests (95 % interval)"
     return [Table(title, [Column(name, name) for name in names], rows, notes)] if rows else []

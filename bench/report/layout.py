@@ -9,19 +9,22 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape as quote
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import rich.box
 import rich.table
 from rich.console import Console
 
+from bench.report.names import method_name
 from bench.terminal import cell
 from methods.files import printable
 
-Kind = Literal["text", "count", "number", "percent", "time"]
+Kind = Literal["text", "method", "count", "number", "percent", "time"]
+WORDS = ("text", "method")  # kinds of cells that stand on the left
 MISSING = "–"
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet computes a cell that begins with
 LATEX = str.maketrans({
@@ -32,12 +35,13 @@ LATEX = str.maketrans({
 
 
 class Figure(NamedTuple):
-    """A fraction in 0..1 with its interval; `mark` is printed behind it (a footnote sign)."""
+    """A fraction in 0..1 with its interval; `mark` is printed behind it (a footnote sign), the `best` one is bold."""
 
     value: float
     low: float | None = None
     high: float | None = None
     mark: str = ""
+    best: bool = False
 
 
 class Timing(NamedTuple):
@@ -49,11 +53,18 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """`key` finds the cell in a row and heads the CSV; `title` heads the other faces (none: not shown there)."""
+    """`key` finds the cell in a row and heads the CSV; `title` heads the other faces (none: not shown there), with a
+    `group` that neighbouring columns share above it. Cells of the kind "method" are records' labels, shown by name."""
 
     key: str
     title: str
     kind: Kind = "text"
+    group: str = ""
+
+    @property
+    def head(self) -> str:
+        """The title with its group, where there is one line for both."""
+        return f"{self.group} {self.title}" if self.group else self.title
 
 
 @dataclass(frozen=True)
@@ -82,12 +93,18 @@ def markdown(*tables: Table) -> str:
 
 def _markdown(table: Table) -> str:
     """Cells are not padded: a changed figure then changes one line of a shipped table."""
-    lines = [[column.title for column in table.shown]]
-    lines += [["---" if column.kind == "text" else "--:" for column in table.shown]]
-    lines += table.cells()
+    lines = [[column.head for column in table.shown]]
+    lines += [["---" if column.kind in WORDS else "--:" for column in table.shown]]
+    lines += [[f"**{text}**" if best else text for text, best in row] for row in _marked(table)]
     notes = "".join(f"\n{_markdown_text(note)}\n" for note in table.notes)
     rows = ("| " + " | ".join(map(_markdown_cell, line)) + " |\n" for line in lines)
     return f"### {_markdown_text(table.title)}\n\n" + "".join(rows) + notes
+
+
+def _marked(table: Table) -> list[list[tuple[str, bool]]]:
+    """What stands in the shown columns, each with whether it is the best of its column."""
+    best = [[getattr(row.get(column.key), "best", False) for column in table.shown] for row in table.rows]
+    return [list(zip(cells, marks, strict=True)) for cells, marks in zip(table.cells(), best, strict=True)]
 
 
 def _markdown_cell(text: str) -> str:
@@ -99,23 +116,47 @@ def _markdown_text(text: str) -> str:
     return re.sub(r"[\\`<\[\]]", r"\\\g<0>", one_line(text)).replace(r"\<", "&lt;")
 
 
-def html(*tables: Table) -> str:
-    """Tables one below the other, each with its title and notes, for a page that has a style."""
-    return "\n".join(_html(table) for table in tables)
+def html(*tables: Table, said: set[str] | None = None) -> str:
+    """Tables one below the other, each with its title and those of its notes that are not in `said` yet, for a page
+    that has a style."""
+    return "\n".join(_html(table, set() if said is None else said) for table in tables)
 
 
-def _html(table: Table) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        kinds = ("" if column.kind == "text" else ' class="figure"' for column in table.shown)
-        return "".join(f"<{tag}{kind}>{quote(text)}</{tag}>" for text, kind in zip(cells, kinds, strict=True))
-
-    head = line([column.title for column in table.shown], "th")
-    body = "\n".join(f"<tr>{line(cells, 'td')}</tr>" for cells in table.cells())
-    notes = "".join(f"\n<p>{quote(note)}</p>" for note in table.notes)
+def _html(table: Table, said: set[str]) -> str:
+    notes = [note for note in table.notes if note not in said]
+    said.update(notes)
+    body = "\n".join(f"<tr>{''.join(_html_cells(table, row))}</tr>" for row in _marked(table))
     return (
-        f'<h3>{quote(table.title)}</h3>\n<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>{notes}"
+        f"<h3>{quote(table.title)}</h3>\n"
+        f'<div class="wide" tabindex="0" role="region" aria-label="{quote(table.title)}"><table>\n'
+        f"<thead>{_html_head(table.shown)}</thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        + "".join(f'\n<p class="note">{quote(note)}</p>' for note in notes)
     )
+
+
+def _html_head(columns: Sequence[Column]) -> str:
+    """The titles, below their groups where there are any."""
+    kinds = ["" if column.kind in WORDS else ' class="figure"' for column in columns]
+    titles = "".join(f'<th scope="col"{kind}>{quote(column.title)}</th>' for column, kind in
+                     zip(columns, kinds, strict=True))  # fmt: skip
+    if not any(column.group for column in columns):
+        return f"<tr>{titles}</tr>"
+    groups = [(name, len(list(own))) for name, own in groupby(columns, key=lambda column: column.group)]
+    above = "".join(f'<th scope="colgroup" colspan="{count}" class="group">{quote(name)}</th>' if name
+                    else f'<td colspan="{count}"></td>' for name, count in groups)  # fmt: skip
+    return f"<tr>{above}</tr>\n<tr>{titles}</tr>"
+
+
+def _html_cells(table: Table, row: Sequence[tuple[str, bool]]) -> Iterator[str]:
+    """The first cell heads its row; intervals stand apart, so that figures are aligned at their points."""
+    for place, ((text, best), column) in enumerate(zip(row, table.shown, strict=True)):
+        figure, sign, half = text.partition(" ± ")
+        words = f'{quote(figure)}<span class="half">{sign}{quote(half)}</span>' if sign else quote(text)
+        words = f"<b>{words}</b>" if best else words
+        if column.kind in WORDS:
+            yield f'<th scope="row">{words}</th>' if place == 0 else f"<td>{words}</td>"
+        else:
+            yield f'<td class="figure">{words}</td>'
 
 
 def to_csv(*tables: Table) -> str:
@@ -136,9 +177,10 @@ def latex(*tables: Table) -> str:
 
 
 def _latex(table: Table) -> str:
-    spec = "".join("l" if column.kind == "text" else "r" for column in table.shown)
-    lines = [[column.title for column in table.shown], *table.cells()]
-    head, *body = [" & ".join(_escape(cell) for cell in line) + r" \\" for line in lines]
+    spec = "".join("l" if column.kind in WORDS else "r" for column in table.shown)
+    head = " & ".join(_escape(column.head) for column in table.shown) + r" \\"
+    body = [" & ".join(rf"\textbf{{{_escape(text)}}}" if best else _escape(text) for text, best in row) + r" \\"
+            for row in _marked(table)]  # fmt: skip
     caption = _escape(" ".join([table.title + ".", *table.notes]))
     return "\n".join(
         [
@@ -161,7 +203,7 @@ def _latex(table: Table) -> str:
 
 def print_table(table: Table, console: Console) -> None:
     """Print to the terminal, in several parts one below the other if it is too narrow for all columns."""
-    rows = [[column.title for column in table.shown], *table.cells()]
+    rows = [[column.head for column in table.shown], *table.cells()]
     cells = [[printable(each) for each in row] for row in rows]
     widths = [max(len(line[i]) for line in cells[1:]) for i in range(len(table.shown))]
     widths = [max(width, *map(len, title.split())) for width, title in zip(widths, cells[0], strict=True)]
@@ -169,7 +211,7 @@ def print_table(table: Table, console: Console) -> None:
     for part in _parts(table.shown, widths, console.width):
         face = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         for i in part:
-            side = "left" if table.shown[i].kind == "text" else "right"
+            side = "left" if table.shown[i].kind in WORDS else "right"
             face.add_column(cell(cells[0][i]), justify=side, width=widths[i])
         for line in cells[1:]:
             face.add_row(*(cell(line[i]) for i in part))
@@ -180,7 +222,7 @@ def print_table(table: Table, console: Console) -> None:
 
 def _parts(columns: Sequence[Column], widths: Sequence[int], limit: int) -> list[list[int]]:
     """Indices of the columns of each part: the text columns that lead the table, then as many others as fit."""
-    lead = next((i for i, column in enumerate(columns) if column.kind != "text"), len(columns))
+    lead = next((i for i, column in enumerate(columns) if column.kind not in WORDS), len(columns))
     lead = lead if sum(widths[:lead]) + 3 * lead <= limit / 2 else 1
     parts = [list(range(lead))]
     for i in range(lead, len(columns)):
@@ -193,6 +235,8 @@ def _parts(columns: Sequence[Column], widths: Sequence[int], limit: int) -> list
 def _show(value: Any, kind: Kind) -> str:
     if value is None or value == "":
         return MISSING
+    if kind == "method":
+        return method_name(str(value))
     if isinstance(value, Figure):
         half = "" if value.low is None or value.high is None else f" ± {50 * (value.high - value.low):.1f}"
         return f"{100 * value.value:.1f}{half}{value.mark}"
@@ -214,7 +258,7 @@ def _csv_values(value: Any, column: Column) -> list[str]:
     numbers = {"percent": 3, "time": 2}.get(column.kind, 0)
     if not numbers:
         text = "" if value is None else one_line(str(value))
-        return [f"'{text}" if column.kind == "text" and text[:1] in FORMULA else text]
+        return [f"'{text}" if column.kind in WORDS and text[:1] in FORMULA else text]
     parts = list(value or ())[:numbers]
     return ["" if part is None else f"{part:.6f}" for part in parts] + [""] * (numbers - len(parts))
 

@@ -1,39 +1,66 @@
-"""One page of a profile's results, `index.html`: what the papers claim and what was measured, tables, figures, origin.
+"""One page of a profile's results, `index.html`: the answer, the papers' claims, tables, figures, provenance.
 
-It needs no script and nothing from outside its folder. The same records give the same bytes.
+It needs no script and nothing from outside its folder, and opens from a disk. The same records give the same bytes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
 
 from bench.records import Record
 from bench.report import layout
+from bench.report.names import method_name
+from bench.report.summary import sentences
 
 # Section -> the names of its tables and figures; those that a profile lacks are left out.
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Results": ("benchmarks", "main", "accuracy_latency"),
-    "What the papers claim": ("findings", "claim"),
-    "How many tokens": ("ablation_lengths", "ablation"),
-    "What limits the scores": ("budget", "reconstruction_bound", "reconstruction", "breakdown", "perception"),
+    "What the papers claim": ("claims",),
+    "Results": ("benchmarks", "main"),
+    "Where points are lost": ("budget", "budget_parts", "breakdown", "perception"),
+    "Tokens and scales": ("ablation_lengths", "reconstruction_bound", "reconstruction", "ablation"),
+    "Where the time goes": (
+        "accuracy_latency",
+        "latency_stages",
+        "latency",
+        "speedup",
+        "orders",
+        "roofline",
+        "scaling",
+        "int8",
+    ),
     "Understanding kept": ("understanding",),
-    "Where the time goes": ("latency", "speedup", "orders", "roofline", "scaling", "int8"),
     "Training": ("training",),
     "Examples": ("examples", "own_words"),
+    "All scores": ("accuracy", "published"),
 }
-FOLDED = ("ablation", "reconstruction", "breakdown", "roofline", "scaling")  # long tables, opened by a click
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --faint: #8882; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; padding: 1rem; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); } h3 { font-size: 1rem; }
-nav a { margin-right: 1rem; } .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9em; }
-th, td { padding: 0.2rem 0.7rem 0.2rem 0; text-align: left; border-bottom: 1px solid var(--faint); }
-th { vertical-align: bottom; } .figure { text-align: right; } td.figure { white-space: nowrap; }
-img { max-width: 100%; background: white; } summary { cursor: pointer; } .small { font-size: 0.85em; opacity: 0.8; }
-"""
+FOLDED = ("ablation", "reconstruction", "breakdown", "roofline", "scaling", "accuracy", "published", "orders")
+TITLES = {
+    "ablation": "every ablation", "reconstruction": "reconstructions by number of tokens",
+    "breakdown": "by the facts of the question", "roofline": "roofline of each stage", "scaling": "scaling",
+    "accuracy": "every metric on every split", "published": "the papers' figures", "orders": "decoding orders",
+}  # fmt: skip
+CHART = "summary"
+WHAT = {
+    CHART: "Accuracy over latency, with intervals",
+    "accuracy_latency": "Accuracy over latency on every split",
+    "ablation_lengths": "Accuracy over the number of mask tokens",
+    "reconstruction_bound": "Reconstruction over the number of mask tokens",
+    "training": "Training curves",
+    "latency_stages": "Latency by stage",
+    "budget_parts": "Error budget",
+}
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=jinja2.select_autoescape(("html",)),
+    trim_blocks=True, undefined=jinja2.StrictUndefined,
+)  # fmt: skip
+RANDOM = "The weights of {} were never trained: their figures show that everything runs, and nothing else."
 
 
 def write(folder: Path, title: str, tables: Mapping[str, Sequence[layout.Table]], records: Iterable[Record]) -> str:
@@ -41,54 +68,99 @@ def write(folder: Path, title: str, tables: Mapping[str, Sequence[layout.Table]]
 
     tables: the name of the files in `tables` -> what they hold.
     """
+    records, said = list(records), set[str]()
     sections = []
     for heading, names in SECTIONS.items():
-        parts = [part for name in names for part in (_tables(name, tables), *_images(folder, name)) if part]
+        parts = [part for name in names for part in (*_images(folder, name), _tables(name, tables, said)) if part]
         if parts:
-            anchor = heading.lower().replace(" ", "-")
-            sections.append((anchor, heading, "\n".join(parts)))
-    links = "".join(f'<a href="#{anchor}">{escape(heading)}</a>' for anchor, heading, _ in sections)
-    study = '<a href="STUDY.md">The study</a>' if (folder / "STUDY.md").is_file() else ""
-    body = "\n".join(f'<h2 id="{anchor}">{escape(heading)}</h2>\n{text}' for anchor, heading, text in sections)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>genseg-bench: {escape(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n"
-        f"<h1>genseg-bench: {escape(title)}</h1>\n<nav>{links}{study}</nav>\n{body}\n"
-        f"{_origin(records)}\n</body></html>\n"
+            anchor = re.sub(r"\W+", "-", heading.lower())
+            sections.append({"anchor": anchor, "heading": heading, "body": Markup("\n".join(parts))})
+    sections.append({"anchor": "provenance", "heading": "Provenance", "body": Markup(_provenance(records))})
+    return TEMPLATES.get_template("page.html").render(
+        title=_title(records, title), subtitle=_subtitle(records), sections=sections, warnings=_warnings(records),
+        sentences=sentences(records, tables.get("claims", ())), chart=_chart(folder), links=_links(folder),
+    ) + "\n"  # fmt: skip
+
+
+def _title(records: Sequence[Record], profile: str) -> str:
+    """The methods that were measured, as "ARGenSeg and HiMTok, nano"."""
+    names = sorted({method_name(r.method) for r in records if r.checkpoint and not r.variant}, key=str.lower)
+    if not names or len(names) > 5:
+        return f"Results of {profile}"
+    return f"{', '.join(names[:-1])} and {names[-1]}, {profile}" if len(names) > 1 else f"{names[0]}, {profile}"
+
+
+def _subtitle(records: Sequence[Record]) -> str:
+    dates = sorted({record.date for record in records if record.date})
+    span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}" if dates else ""
+    return f"Measured {span}, genseg-bench {records[0].revision}" if span else ""
+
+
+def _warnings(records: Sequence[Record]) -> list[str]:
+    """What must be said before any figure."""
+    untrained = sorted({method_name(r.method) for r in records if "random weights" in r.note})
+    return [RANDOM.format(" and ".join(untrained))] if untrained else []
+
+
+def _chart(folder: Path) -> dict[str, Any] | None:
+    """The chart beside the answer."""
+    path = folder / "figures" / f"{CHART}.svg"
+    if not path.is_file():
+        return None
+    size = re.search(
+        rb'width="([\d.]+)pt" height="([\d.]+)pt"|viewBox="0 0 ([\d.]+) ([\d.]+)"', path.read_bytes()[:2000]
     )
+    width, height = (next(filter(None, pair)) for pair in ((size[1], size[3]), (size[2], size[4]))) if size else (0, 0)
+    return {"src": f"figures/{path.name}", "text": WHAT[CHART], "width": round(float(width) * 4 / 3),
+            "height": round(float(height) * 4 / 3)}  # fmt: skip
 
 
-def _tables(name: str, tables: Mapping[str, Sequence[layout.Table]]) -> str:
+def _links(folder: Path) -> list[dict[str, str]]:
+    """What lies beside the page, where it does."""
+    beside = {"STUDY.md": "The study", "browser/index.html": "Browse the samples"}
+    return [{"href": name, "text": text} for name, text in beside.items() if (folder / name).is_file()]
+
+
+def _tables(name: str, tables: Mapping[str, Sequence[layout.Table]], said: set[str]) -> str:
     if not tables.get(name):
         return ""
     files = ", ".join(f'<a href="tables/{name}.{kind}">{kind}</a>' for kind in ("md", "csv", "tex"))
-    text = f'{layout.html(*tables[name])}\n<p class="small">{files}</p>'
-    folded = name in FOLDED or (name == "main" and "benchmarks" in tables)  # a table for each dataset, split, protocol
-    return f"<details><summary>{escape(name)}: the table</summary>\n{text}\n</details>" if folded else text
+    text = f'{_verdicts(layout.html(*tables[name], said=said))}\n<p class="files">This table as {files}</p>'
+    title = TITLES.get(name, name)
+    folded = name in FOLDED
+    return f"<details><summary>Table: {escape(title)}</summary>\n{text}\n</details>" if folded else text
+
+
+def _verdicts(html: str) -> str:
+    """The verdicts' cells with a colour beside their words."""
+    return re.sub(r"<td>((reproduced|contradicted|not)(?: decided| measured here)?)</td>",
+                  r'<td><span class="verdict verdict-\2">\1</span></td>', html)  # fmt: skip
 
 
 def _images(folder: Path, name: str) -> list[str]:
     """Drawings of that name, and photographs whose name begins with it."""
     paths = [folder / "figures" / f"{name}.svg", *sorted((folder / "figures").glob(f"{name}*.webp"))]
     return [
-        f'<p><img src="figures/{path.name}" alt="{escape(path.stem)}" loading="lazy"></p>'
+        f'<figure><img src="figures/{escape(path.name)}" alt="{escape(WHAT.get(path.stem, path.stem))}" loading="lazy">'
+        f"</figure>"
         for path in paths
         if path.is_file()
     ]
 
 
-def _origin(records: Iterable[Record]) -> str:
+def _provenance(records: Iterable[Record]) -> str:
     """Devices, precisions, weights, versions and dates behind the figures."""
     records = list(records)
     versions = {f"{name} {number}" for record in records for name, number in record.versions.items()}
-    weights = {f"{r.method} {r.checkpoint}" for r in records if r.checkpoint and not r.variant}
+    weights = {f"{method_name(r.method)} {r.checkpoint}" for r in records if r.checkpoint and not r.variant}
     facts = {
         "devices": {record.device for record in records},
         "precision": {record.precision for record in records},
         "weights (digest)": weights,
         "versions": versions | {f"genseg-bench {record.revision}" for record in records if record.revision},
+        "seeds": {str(record.seed) for record in records if record.seed is not None},
         "measured": {record.date for record in records},
     }
-    lines = (f"{name}: {escape(', '.join(sorted(filter(None, values))))}" for name, values in facts.items() if values)
-    return '<h2 id="origin">Origin</h2>\n<p class="small">' + "<br>\n".join(lines) + "</p>"
+    lines = (f"<dt>{name}</dt><dd>{escape(', '.join(sorted(filter(None, values))))}</dd>"
+             for name, values in facts.items() if any(values))  # fmt: skip
+    return '<dl class="provenance">' + "\n".join(lines) + "</dl>"

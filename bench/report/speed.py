@@ -24,7 +24,7 @@ TOTAL = ("total", "median_ms")
 
 def speedups(records: Sequence[Record]) -> list[Table]:
     """Fast against official backend of each method, and below the table methods against each other."""
-    columns = [Column("method", "method")] + [
+    columns = [Column("method", "method", "method")] + [
         Column(key, key) for key in ("fast ms", "official ms", "ratio", "ratio, language model", "per million masks")
     ]
     tables = []
@@ -64,7 +64,7 @@ def sentences(found: Sequence[Metrics]) -> list[str]:
 
 def orders(records: Sequence[Record]) -> list[Table]:
     """Models in two decoding orders that must write the same tokens: how many answers do, and what the other costs."""
-    columns = [Column("method", "method"), Column("variant", "other order")] + [
+    columns = [Column("method", "method", "method"), Column("variant", "other order")] + [
         Column(key, key) for key in ("steps", "its steps", "ms", "its ms", "ratio", "equal answers", "failures")
     ]
     tables = []
@@ -94,7 +94,7 @@ def _orders_line(mine: Mapping[str, Record]) -> dict[str, str]:
 
 def roofline(records: Sequence[Record]) -> list[Table]:
     """Each stage and step: what it reads and computes, its floor, what was measured, and the share reached."""
-    columns = [Column("method", "method"), Column("stage", "stage")] + [
+    columns = [Column("method", "method", "method"), Column("stage", "stage")] + [
         Column(key, key) for key in ("GB read", "GFLOP", "floor ms", "bound by", "measured ms", "share of floor")
     ]
     tables = []
@@ -114,7 +114,7 @@ def roofline(records: Sequence[Record]) -> list[Table]:
 
 def int8(records: Sequence[Record]) -> list[Table]:
     """What 8-bit weights change of trained models' answers."""
-    columns = [Column("method", "method")] + [
+    columns = [Column("method", "method", "method")] + [
         Column(key, key) for key in ("changed answers", "changed mask tokens", "cIoU", "difference of cIoU", "n")
     ]
     rows = []

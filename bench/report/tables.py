@@ -1,7 +1,8 @@
 """The tables: views of records, with nothing measured or rounded anywhere else.
 
-`accuracy` holds every score and no timing, so its bytes follow from the predictions alone. `main_tables` adds the
-median latency; `latency` has the stages. Published figures get a block of their own.
+`accuracy` holds every score and no timing, so its bytes follow from the predictions alone. `overview` has the headline
+scores of all splits side by side, with the median latency; `latency` has the stages. Published figures get a block of
+their own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from bench.evaluate.metrics.registry import EVERYWHERE, OCCASIONAL, RECONSTRUCTI
 from bench.records import (
     BASELINE,
     BREAKDOWN,
+    DIFFERENCE,
     LATENCY,
     PERCEPTION,
     RECONSTRUCTION,
@@ -27,6 +29,7 @@ from bench.records import (
     describe,
 )  # fmt: skip
 from bench.report.layout import Column, Figure, Table, Timing
+from bench.report.names import place_name
 from bench.report.published import GRADES, MARKS, Selection, best_graded
 
 STAGES = ("vision", "prefill", "text", "mask", "mask_tokenizer", "resize")
@@ -40,10 +43,10 @@ def _columns(*places: str) -> tuple[Column, ...]:
 SCORES = _columns(EVERYWHERE)
 RECONSTRUCTION_SCORES = _columns(EVERYWHERE, RECONSTRUCTIONS)
 BOUND = Column("recon_giou", "reconstruction bound gIoU", "percent")
-SPEED = Column("latency_ms", "latency ms, median (p90)", "time")
 COUNTS = (Column("failures", "failures", "count"), Column("n", "n", "count"))
 PLACE = tuple(Column(name, "") for name in ("dataset", "split", "protocol"))  # in the CSV; the title says it elsewhere
 ORIGIN = (Column("small_n", "", "count"), Column("checkpoint", ""), Column("backbone", ""))
+BEST = "Bold: the best of a column, where the 95 % interval of the paired difference to every other method excludes 0."
 INTERVALS = "Percent, ± half of the 95 % interval of a bootstrap over images; the CSV has both bounds."
 
 
@@ -69,15 +72,53 @@ def accuracy(records: Sequence[Record]) -> list[Table]:
     return [_score_table(records, place, (*SCORES, BOUND, *COUNTS)) for place in _places(scores_of(records))]
 
 
-def main_tables(records: Sequence[Record]) -> list[Table]:
-    """The same with the median latency of each method."""
-    tables = []
-    for place in _places(scores_of(records)):
-        table = _score_table(records, place, (*SCORES, BOUND, SPEED, *COUNTS))
-        devices = sorted({r.device for r in records if r.kind == LATENCY and r.device})
-        notes = [f"Latency: batch 1, from the image's file to the mask at the image's size, on {'; '.join(devices)}."]
-        tables.append(replace(table, notes=[*table.notes, *(notes if devices else [])]))
-    return tables
+HEADLINE = (("ciou", "cIoU"), ("bf_score", "BF"), ("acc@0.9", "Acc@0.9"))
+
+
+def overview(records: Sequence[Record]) -> list[Table]:
+    """The headline scores of all splits side by side, a table per dataset and protocol: a row per method, trivial
+    baselines below. A figure is the best of its column where the paired difference to every other method is sure."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for dataset, split, protocol in _places(scores_of(records)):
+        found.setdefault((dataset, protocol), []).append(split)
+    return [_overview(records, *where, splits) for where, splits in found.items()]
+
+
+def _overview(records: Sequence[Record], dataset: str, protocol: str, splits: Sequence[str]) -> Table:
+    here = [r for r in scores_of(records) if (r.dataset, r.protocol) == (dataset, protocol)]
+    used = {(r.split, r.metric) for r in here}
+    columns, rows = [], {label: {"method": label} for label in sorted({r.label for r in here}, key=row_order)}
+    for split in splits:
+        sizes = {r.n for r in here if r.split == split and r.metric in ("ciou", "giou")}
+        group = f"{split} ({max(sizes):,})" if sizes else split
+        columns += [Column(f"{split}/{metric}", title, "percent", group) for metric, title in HEADLINE
+                    if (split, metric) in used]  # fmt: skip
+    gaps = [r for r in records if r.kind == DIFFERENCE and "method" in r.against]
+    for record in here:
+        best = _beats_all(record, [other for other in here if other.place == record.place], gaps)
+        rows[record.label][f"{record.split}/{record.metric}"] = Figure(record.value, record.low, record.high, "", best)
+        rows[record.label].setdefault("failures", 0)
+        if record.metric in ("ciou", "giou"):
+            rows[record.label]["latency_ms"] = whole_time(records, record)
+    columns = [Column("method", "method", "method"), *columns, Column("latency_ms", "latency, ms", "time")]
+    devices = sorted({r.device for r in records if r.kind == LATENCY and r.device})
+    notes = [INTERVALS, *([BEST] if gaps else [])]
+    notes += [f"Latency: median (90th percentile) of single requests on {'; '.join(devices)}."] if devices else []
+    return Table(place_name(dataset, "", protocol).replace(" ,", ","), columns, list(rows.values()), notes)
+
+
+def _beats_all(record: Record, others: Sequence[Record], gaps: Sequence[Record]) -> bool:
+    """Whether a score is surely above that of every other method, trivial baselines apart, by paired differences."""
+    rivals = {other.method for other in others if not other.method.startswith(BASELINE)} - {record.method}
+    sure = set()
+    for gap in gaps:
+        if (gap.place, gap.metric) != (record.place, record.metric) or gap.low is None or gap.high is None:
+            continue
+        if gap.method == record.method and gap.low > 0:
+            sure.add(gap.against["method"])
+        if gap.against["method"] == record.method and gap.high < 0:
+            sure.add(gap.method)
+    return bool(rivals) and rivals <= sure and not record.variant
 
 
 def ablations(records: Sequence[Record]) -> list[Table]:
@@ -86,7 +127,7 @@ def ablations(records: Sequence[Record]) -> list[Table]:
     extra = (Column("giou_lost", "gIoU lost", "percent"), Column("tokens_spent", "tokens spent", "number"))
     measured = {record.metric for record in changed}
     used = [column for column in (*SCORES, *extra) if column.key in measured]
-    columns = [*PLACE, Column("method", "method"), Column("variant", "variant"), *used, *COUNTS]
+    columns = [*PLACE, Column("method", "method", "method"), Column("variant", "variant"), *used, *COUNTS]
     tables = []
     for place in _places(changed):
         here = [record for record in changed if record.place == place]
@@ -119,7 +160,7 @@ def perception(records: Sequence[Record]) -> list[Table]:
         row: dict[str, object] = dict(_figures(mine[name] for name in titles if name in mine))
         rows.append(row | {"method": method, "n": mine["accuracy"].n})
     columns = [
-        Column("method", "method"),
+        Column("method", "method", "method"),
         *(Column(name, title, "percent") for name, title in titles.items()),
         COUNTS[1],
     ]
@@ -129,7 +170,7 @@ def perception(records: Sequence[Record]) -> list[Table]:
 def breakdowns(records: Sequence[Record]) -> list[Table]:
     """Localization and overlap by the attributes of the sample, one table per dataset and split."""
     asked = [record for record in records if record.kind == BREAKDOWN]
-    columns = [Column("method", "method"), Column("group", "samples")] + [
+    columns = [Column("method", "method", "method"), Column("group", "samples")] + [
         Column(key, title, "percent")
         for key, title in (
             ("localization_accuracy", "localization accuracy"), ("giou_localized", "gIoU when localized"),
@@ -196,7 +237,7 @@ def latency(records: Sequence[Record]) -> list[Table]:
         Column("device", ""),
         Column("precision", ""),
         Column("dataset", ""),
-        Column("method", "method"),
+        Column("method", "method", "method"),
         *(Column(stage, stage, "time") for stage in stages),
         Column("total", "total", "time"),
         Column("steps", "steps", "count"),
@@ -232,7 +273,7 @@ def reconstruction(records: Sequence[Record]) -> list[Table]:
     measured = {record.metric for record in bounds}
     columns = [
         *PLACE[:2],
-        Column("method", "mask tokenizer"),
+        Column("method", "mask tokenizer", "method"),
         Column("tokens", "tokens", "count"),
         *(column for column in RECONSTRUCTION_SCORES if column.key in measured),
         Column("n", "n", "count"),
@@ -274,7 +315,6 @@ def _score_table(records: Sequence[Record], place: tuple[str, str, str], columns
         row = _figures(mine) | {"method": name, "n": first.n, "failures": first.failures}
         row |= {"checkpoint": first.checkpoint, "backbone": first.backbone}
         row["recon_giou"] = _bound(records, first)
-        row["latency_ms"] = whole_time(records, first)
         row["small_n"] = next((record.n for record in mine if record.metric == "small_ciou"), 0)
         rows.append(row | dict(zip(("dataset", "split", "protocol"), place, strict=True)))
     small, total = max(row["small_n"] for row in rows), max(row["n"] for row in rows)
@@ -284,7 +324,7 @@ def _score_table(records: Sequence[Record], place: tuple[str, str, str], columns
     if "n_acc" not in unused:
         notes.append("N-acc, T-acc: an empty mask says that there is no target. Pr: of the samples with one.")
     notes += sorted({f"{record.note}." for record in here if record.metric == "giou" and record.note})
-    columns = [*PLACE, Column("method", "method"), *(c for c in columns if c.key not in unused), *ORIGIN]
+    columns = [*PLACE, Column("method", "method", "method"), *(c for c in columns if c.key not in unused), *ORIGIN]
     return Table(f"{dataset} {split}, {protocol}", columns, rows, notes)
 
 

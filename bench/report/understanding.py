@@ -8,8 +8,9 @@ from bench.records import UNDERSTANDING, Record
 from bench.report.layout import Column, Table
 
 COLUMNS = (
-    Column("dataset", "task"), Column("split", "split"), Column("metric", "metric"), Column("method", "method"),
-    Column("shown", "value"), Column("value", "", "number"), Column("low", "", "number"), Column("high", "", "number"),
+    Column("dataset", "task"), Column("split", "split"), Column("metric", "metric"),
+    Column("method", "method", "method"), Column("shown", "value"), Column("value", "", "number"),
+    Column("low", "", "number"), Column("high", "", "number"),
     Column("failures", "empty answers", "count"), Column("n", "n", "count"), Column("note", "note"),
     Column("protocol", ""), Column("checkpoint", ""), Column("precision", ""), Column("date", ""),
 )  # fmt: skip

@@ -206,8 +206,8 @@ def test_an_outside_system_gets_a_row_beside_ours(answers, tmp_path, genseg):
     genseg("score", tmp_path / "sam.json", *asked, "method=SAM", f"results={results}", "protocol=shared")
     build_report(results)
     table = (results / "tables" / "main.md").read_text()
-    assert all(f"| {name} " in table for name in ("himtok", "LISA", "UniGS", "SAM"))
-    assert "per_expression" in table and "shared" in table
+    assert all(f"| {name} " in table for name in ("HiMTok", "LISA", "UniGS", "SAM"))
+    assert "each expression by itself" in table and "shared" in table
     wrong = genseg("score", tmp_path / "masks", *asked, f"results={tmp_path}")
     assert "has no records; give the results folder of a profile" in wrong.complaint
 

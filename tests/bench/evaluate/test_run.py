@@ -23,7 +23,14 @@ def test_everything_is_scored(small, asked):
     methods = {record.method for record in records}
     assert methods == {"himtok", "argenseg", "baseline:empty", "baseline:full", "baseline:random-object",
                        "baseline:largest-object"}  # fmt: skip
-    assert {record.kind for record in records} == {"score", "reconstruction", "breakdown"}
+    assert {record.kind for record in records} == {"score", "reconstruction", "breakdown", "difference"}
+    gaps = [record for record in records if record.kind == "difference"]
+    assert {(r.method, r.against["method"], r.protocol) for r in gaps} == {
+        ("himtok", "argenseg", "per_expression"), ("himtok", "argenseg", "per_object_joined")
+    }  # fmt: skip
+    of = {(r.method, r.protocol): r.value for r in records if r.metric == "ciou" and r.kind == "score"}
+    for gap in (r for r in gaps if r.metric == "ciou"):
+        assert gap.value == pytest.approx(of["himtok", gap.protocol] - of["argenseg", gap.protocol])
     assert {record.protocol for record in records} == {"per_expression", "per_object_joined", ""}
     lengths = {record.tokens for record in records if (record.method, record.kind) == ("argenseg", "reconstruction")}
     assert lengths == {None, 1, 5, 14, 30}  # None: the resize bound

@@ -1,5 +1,7 @@
 """Synthetic records of two methods, two baselines and their mask tokenizers: no figure here was measured."""
 
+from pathlib import Path
+
 import pytest
 
 from bench.records import Record
@@ -54,3 +56,9 @@ def records():
         *latency_records("himtok", 210.4, {"vision": 5.25, "mask": 120.0, "resize": 0.31, "extra": 1.0}),
         *latency_records("argenseg", 150.0, {"vision": 5.1, "mask": 60.0, "mask_tokenizer": 40.0, "resize": 0.3}),
     ]
+
+
+@pytest.fixture
+def published_folder():
+    """The papers' figures that are shipped."""
+    return Path(__file__).parents[3] / "results" / "published"

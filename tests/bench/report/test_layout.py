@@ -46,9 +46,10 @@ def test_markdown_is_rounded():
 
 def test_html_is_escaped_and_figures_are_marked_for_the_style():
     text = html(TABLE)
-    assert "<h3>Some_table</h3>" in text and "<p>100 % of it.</p>" in text
-    assert '<th>method</th><th class="figure">cIoU</th>' in text
-    assert '<td>a &amp; b</td><td class="figure">61.2 ± 2.5</td>' in text
+    assert "<h3>Some_table</h3>" in text and '<p class="note">100 % of it.</p>' in text
+    assert '<th scope="col">method</th><th scope="col" class="figure">cIoU</th>' in text
+    assert '<th scope="row">a &amp; b</th><td class="figure">61.2<span class="half"> ± 2.5</span></td>' in text
+    assert "100 % of it." not in html(TABLE, said={"100 % of it."})
     assert text.count("<tr>") == text.count("</tr>") == 4
 
 

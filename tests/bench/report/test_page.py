@@ -1,5 +1,6 @@
 """The page of a profile's results."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -9,9 +10,11 @@ from bench.report import page
 from bench.report.layout import Column, Table
 
 TABLES = {
-    name: [Table(f"about {name}", [Column("x", "x")], [{"x": "<1>"}])]
-    for name in ("main", "findings", "ablation", "int8")
+    name: [Table(f"about {name}", [Column("x", "x")], [{"x": "<1>"}], ["said once"])]
+    for name in ("main", "claims", "ablation", "int8")
 }
+TABLES["claims"] = [Table("Claims", [Column("claim", "claim"), Column("verdict", "verdict")],
+                          [{"claim": "<2>", "verdict": "not decided"}])]  # fmt: skip
 PLACE = {"dataset": "toy", "split": "val", "protocol": "per_expression"}
 RECORDS = [
     Record("a", "ciou", 0.5, **PLACE, checkpoint="c1", device="a <CPU>", versions={"torch": "2.13"}, date="2026-01-02"),
@@ -20,15 +23,16 @@ RECORDS = [
 
 
 class Page(HTMLParser):
-    """Collects the tags that are open and what is linked."""
+    """Collects the tags that are open, what is linked, and the ids."""
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.linked = [], []
+        self.open, self.linked, self.ids = [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.linked += [value for name, value in attributes if name in ("href", "src")]
+        self.ids += [value for name, value in attributes if name == "id"]
         if tag not in ("meta", "img", "br"):
             self.open.append(tag)
 
@@ -44,36 +48,69 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_sections_are_in_order_and_those_without_content_left_out(folder):
+def test_the_answer_comes_first_and_sections_without_content_are_left_out(folder):
     text = page.write(folder, "nano", TABLES, RECORDS)
     assert Page(text).open == []
-    headings = ["Results", "What the papers claim", "How many tokens", "Where the time goes", "Examples", "Origin"]
+    headings = [
+        "What the papers claim",
+        "Results",
+        "Tokens and scales",
+        "Where the time goes",
+        "Examples",
+        "Provenance",
+    ]
     places = [text.index(f">{heading}</h2>") for heading in headings]
     assert places == sorted(places) and text.count("</h2>") == len(headings)
-    assert "&lt;1&gt;" in text and "<1>" not in text
+    assert text.index("On toy val, each expression by itself, a reaches a cIoU of 50.0") < places[0]
+    assert "&lt;1&gt;" in text and "<1>" not in text and "&lt;2&gt;" in text
+    assert '<span class="verdict verdict-not">not decided</span>' in text
 
 
 def test_what_is_linked_is_there_or_written_beside(folder):
-    linked = Page(page.write(folder, "nano", TABLES, RECORDS)).linked
-    assert "figures/ablation_lengths.svg" in linked and "figures/ablation_lengths.png" not in linked
-    assert [path for path in linked if "examples" in path and path[0] != "#"] == [
+    found = Page(page.write(folder, "nano", TABLES, RECORDS))
+    assert "figures/ablation_lengths.svg" in found.linked and "figures/ablation_lengths.png" not in found.linked
+    assert [path for path in found.linked if "examples" in path and path[0] != "#"] == [
         "figures/examples.toy.testA.webp", "figures/examples.toy.val.webp"
     ]  # fmt: skip
-    assert {f"tables/{name}.csv" for name in TABLES} < set(linked)
-    assert "STUDY.md" not in linked
+    assert {f"tables/{name}.csv" for name in TABLES} < set(found.linked)
+    assert {link[1:] for link in found.linked if link[0] == "#"} <= set(found.ids)
+    assert not {"STUDY.md", "browser/index.html"} & set(found.linked)
     (folder / "STUDY.md").touch()
-    assert "STUDY.md" in Page(page.write(folder, "nano", TABLES, RECORDS)).linked
+    (folder / "browser").mkdir()
+    (folder / "browser/index.html").touch()
+    assert {"STUDY.md", "browser/index.html"} <= set(Page(page.write(folder, "nano", TABLES, RECORDS)).linked)
 
 
-def test_long_tables_are_folded(folder):
+def test_nothing_is_loaded_from_elsewhere(folder):
     text = page.write(folder, "nano", TABLES, RECORDS)
-    assert text.count("<details>") == 1 and "<summary>ablation: the table</summary>" in text
-    several = page.write(folder, "nano", TABLES | {"benchmarks": TABLES["main"]}, RECORDS)
-    assert "<summary>main: the table</summary>" in several and "benchmarks: the table" not in several
+    assert "http" not in text and "<script" not in text and "@import" not in text
 
 
-def test_the_origin_names_devices_versions_and_the_weights_of_the_main_models(folder):
+def test_long_tables_are_folded_and_notes_stand_once(folder):
+    text = page.write(folder, "nano", TABLES, RECORDS)
+    assert text.count("<details>") == 1 and "<summary>Table: every ablation</summary>" in text
+    assert text.count("said once") == 1
+
+
+def test_random_weights_are_told_before_any_figure(folder):
+    text = page.write(folder, "nano", TABLES, [replace(RECORDS[0], note="random weights, 3 requests"), RECORDS[1]])
+    assert text.index("were never trained") < text.index("On toy val")
+    assert "were never trained" not in page.write(folder, "nano", TABLES, RECORDS)
+
+
+HOSTILE = '<img src=x onerror="alert(1)">{{ 7*7 }}\u202e</script>'
+
+
+def test_hostile_names_appear_as_text(folder):
+    record = replace(RECORDS[0], method=HOSTILE, dataset=HOSTILE, device=HOSTILE, checkpoint=HOSTILE)
+    table = Table(HOSTILE, [Column("x", HOSTILE, "method")], [{"x": HOSTILE}], [HOSTILE])
+    text = page.write(folder, HOSTILE, {"main": [table]}, [record])
+    assert "<img src=x" not in text and "</script>" not in text and "49" not in text
+    assert Page(text).open == []
+
+
+def test_the_provenance_names_devices_versions_and_the_weights_of_the_main_models(folder):
     text = page.write(folder, "nano", {}, RECORDS)
-    assert "devices: a &lt;CPU&gt;" in text and "weights (digest): a c1<br>" in text
-    assert "versions: torch 2.13" in text and "measured: 2026-01-02" in text
+    assert "<dt>devices</dt><dd>a &lt;CPU&gt;</dd>" in text and "<dd>a c1</dd>" in text
+    assert "<dd>torch 2.13</dd>" in text and "<dt>measured</dt><dd>2026-01-02</dd>" in text
     assert "c2" not in text.partition("<body>")[2]

@@ -7,7 +7,7 @@ import pytest
 
 from bench.records import Record
 from bench.report.published import best_graded, load_published, load_selection
-from bench.report.tables import main_tables, published
+from bench.report.tables import accuracy, published
 from methods.base import UserError
 
 FOLDER = Path(__file__).parents[3] / "results" / "published"
@@ -111,7 +111,7 @@ def test_every_figure_has_a_source_and_a_protocol(figures):
 
 def test_published_figures_are_never_beside_measured_ones(figures):
     measured = Record(method="himtok", metric="ciou", value=0.5, dataset="refcoco", split="val", kind="score")
-    (table,) = main_tables([measured])
+    (table,) = accuracy([measured])
     assert [row["method"] for row in table.rows] == ["himtok"]
     beside = published(figures, load_selection(FOLDER))
     assert "not comparable" in beside.title and {row["protocol"] for row in beside.rows} >= {"per_expression"}

@@ -20,18 +20,21 @@ def rows(table):
 
 
 def test_methods_come_before_baselines(records):
-    (table,) = tables.main_tables(records)
+    (table,) = tables.accuracy(records)
     names = ["argenseg", "himtok", "baseline:empty", "baseline:largest-object"]
     assert [row["method"] for row in table.rows] == names
     assert table.title == "refmoji val, per_expression"
+    assert [cells[0] for cells in table.cells()] == ["ARGenSeg", "HiMTok", "empty mask (baseline)",
+                                                    "largest object (baseline)"]  # fmt: skip
 
 
 def test_a_row_joins_scores_ceiling_and_timing(records):
-    found = rows(tables.main_tables(records)[0])
+    found, beside = (rows(view(records)[0]) for view in (tables.accuracy, tables.overview))
     assert found["himtok"]["ciou"] == Figure(0.61, 0.61 - 0.03, 0.61 + 0.02)
     assert found["himtok"]["recon_giou"].value == 0.93  # the most tokens
     assert found["argenseg"]["recon_giou"].value == 0.96
-    assert found["himtok"]["latency_ms"] == Timing(210.4, 210.4 * 1.3)
+    assert beside["himtok"]["latency_ms"] == Timing(210.4, 210.4 * 1.3)
+    assert beside["himtok"]["val/ciou"] == found["himtok"]["ciou"]
     assert found["baseline:empty"]["recon_giou"] is None
     assert (found["himtok"]["n"], found["himtok"]["failures"], found["himtok"]["small_n"]) == (300, 2, 39)
     assert found["himtok"]["checkpoint"] == "aaaa"
@@ -59,14 +62,14 @@ def test_mask_perception_stands_beside_chance(records):
     (table,) = tables.perception([*records, *asked])
     assert table.rows[0]["accuracy"] == Figure(0.6, 0.6, 0.6)
     line = layout.markdown(table).splitlines()[4].split()
-    assert " ".join(line) == "| himtok | 60.0 ± 0.0 | 70.0 ± 0.0 | 25.0 ± 0.0 | 1.0 ± 0.0 | 300 |"
+    assert " ".join(line) == "| HiMTok | 60.0 ± 0.0 | 70.0 ± 0.0 | 25.0 ± 0.0 | 1.0 ± 0.0 | 300 |"
     assert tables.perception(records) == []
     assert layout.markdown(*tables.accuracy([*records, *asked])) == layout.markdown(*tables.accuracy(records))
 
 
 def test_order_of_the_records_does_not_matter(records):
     shuffled = random.Random(0).sample(records, len(records))
-    for view in (tables.main_tables, tables.accuracy, tables.ablations, tables.latency, tables.reconstruction):
+    for view in (tables.overview, tables.accuracy, tables.ablations, tables.latency, tables.reconstruction):
         for face in (layout.markdown, layout.to_csv, layout.latex):
             assert face(*view(shuffled)) == face(*view(records))
 
@@ -76,7 +79,26 @@ def test_accuracy_does_not_depend_on_timing_or_date(records):
     for face in (layout.markdown, layout.to_csv, layout.latex):
         assert face(*tables.accuracy(later)) == face(*tables.accuracy(records))
         assert face(*tables.reconstruction(later)) == face(*tables.reconstruction(records))
-    assert layout.markdown(*tables.main_tables(later)) != layout.markdown(*tables.main_tables(records))
+    assert layout.markdown(*tables.overview(later)) != layout.markdown(*tables.overview(records))
+
+
+def difference(method, against, split, low, high):
+    value, place = (low + high) / 2, ("refmoji", split, "difference", "per_expression")
+    return Record(method, "ciou", value, *place, low=low, high=high, against={"method": against})
+
+
+def test_splits_stand_side_by_side_and_only_what_is_sure_is_bold(records):
+    test = [replace(r, split="testA") for r in tables.scores_of(records)]
+    sure = [difference("himtok", "argenseg", "val", -0.2, -0.01), difference("himtok", "argenseg", "testA", -0.2, 0.01)]
+    (table,) = tables.overview([*records, *test, *sure])
+    assert [column.group for column in table.shown if column.title == "cIoU"] == ["val (300)", "testA (300)"]
+    found = rows(table)
+    assert found["argenseg"]["val/ciou"].best and not found["argenseg"]["testA/ciou"].best
+    assert not found["himtok"]["val/ciou"].best and not found["baseline:empty"]["val/ciou"].best
+    assert "**" in layout.markdown(table) and r"\textbf{" in layout.latex(table) and "<b>" in layout.html(table)
+    assert "val (300) cIoU" in layout.markdown(table) and 'colspan="' in layout.html(table)
+    third = difference("polygon", "argenseg", "val", 0.1, 0.2)  # of a method that was not scored
+    assert rows(tables.overview([*records, *sure[:1], third])[0])["argenseg"]["val/ciou"].best
 
 
 def test_protocols_and_splits_never_share_a_table(records):
@@ -133,10 +155,10 @@ def test_each_dataset_has_times_of_its_own(records):
     assert [rows(table)["himtok"]["total"].median for table in latencies] == [420.8, 210.4]
     assert [", refcoco, " in table.title for table in latencies] == [True, False]
     for order in (1, -1):
-        shown = tables.main_tables([*records, *scores, *[*timed, *slower][::order]])
-        totals = {table.rows[0]["dataset"]: rows(table)["himtok"]["latency_ms"].median for table in shown}
-        assert (totals["refcoco"], totals["refmoji"]) == (420.8, 210.4)
-        assert totals["refcocog"] in (420.8, 210.4)
+        shown = tables.overview([*records, *scores, *[*timed, *slower][::order]])
+        totals = {table.title.split()[0]: rows(table)["himtok"]["latency_ms"].median for table in shown}
+        assert (totals["RefCOCO,"], totals["RefMoji,"]) == (420.8, 210.4)
+        assert totals["RefCOCOg,"] in (420.8, 210.4)
 
 
 def test_reconstruction_rises_with_its_tokens(records):
