@@ -82,6 +82,11 @@ def write(folder: Path, title: str, tables: Mapping[str, Sequence[layout.Table]]
     ) + "\n"  # fmt: skip
 
 
+def document(title: str, body: str, subtitle: str = "") -> str:
+    """A page of its own in the same style. body: HTML."""
+    return TEMPLATES.get_template("document.html").render(title=title, body=Markup(body), subtitle=subtitle) + "\n"
+
+
 def _title(records: Sequence[Record], profile: str) -> str:
     """The methods that were measured, as "ARGenSeg and HiMTok, nano"."""
     names = sorted({method_name(r.method) for r in records if r.checkpoint and not r.variant}, key=str.lower)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +15,7 @@ from bench.evaluate.shapes import KINDS
 from bench.records import BREAKDOWN, RECONSTRUCTION, Record
 from bench.report.figures import COLOURS, STYLE, files_of
 from bench.report.layout import Column, Figure, Table, html, latex, markdown, to_csv
-from bench.report.page import STYLE as PAGE_STYLE
+from bench.report.page import document
 from methods.base import Example
 
 CELL = 160  # pixels a side of a mask on the sheet
@@ -139,11 +138,3 @@ def write(
         words = "The masks with the lowest IoU: orange is missed, blue is added, grey is both."
         parts.append(f'<h3>Worst masks</h3>\n<p><img src="worst.png" alt="{words}"></p>\n<p>{words}</p>')
     (folder / "index.html").write_text(document(title, "\n".join(parts)), encoding="utf-8")
-
-
-def document(title: str, body: str) -> str:
-    """A page without scripts."""
-    head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    head += f"<title>{escape(title)}</title>\n<style>{PAGE_STYLE}</style>"
-    body = f"<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>"
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n{body}</html>\n'
