@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from bench.records import BASELINE, BREAKDOWN, RECONSTRUCTION, RESIZE_ALONE, SCORE, Record
 from bench.report.layout import Column, Figure, Table
+from bench.report.names import place_name
 
 PARTS = {
     "resize": "resize to the grid", "mask_tokenizer": "mask tokenizer", "localization": "another object",
@@ -22,13 +23,14 @@ PARTS = {
 }  # fmt: skip
 SIZES = ("small", "medium", "large")
 COLUMNS = [
+    Column("split", "split"),
     Column("method", "method", "method"),
     Column("giou", "gIoU", "percent"),
-    *(Column(name, f"lost: {title}", "percent") for name, title in PARTS.items()),
-    Column("bf_score", "BF", "percent"),
-    Column("bf_bound", "BF, bound", "percent"),
-    *(Column(f"giou@{size}", f"gIoU, {size}", "percent") for size in SIZES),
-    *(Column(f"bound@{size}", f"bound, {size}", "percent") for size in SIZES),
+    *(Column(name, title, "percent", "points of gIoU lost by") for name, title in PARTS.items()),
+    Column("bf_score", "reached", "percent", "BF"),
+    Column("bf_bound", "bound", "percent", "BF"),
+    *(Column(f"giou@{size}", size, "percent", "gIoU") for size in SIZES),
+    *(Column(f"bound@{size}", size, "percent", "bound of gIoU") for size in SIZES),
 ]
 NOTES = [
     "Points of gIoU that are lost on the way from the true mask (100) to the answers, in the order of the columns. "
@@ -39,16 +41,17 @@ NOTES = [
 
 
 def budgets(records: Sequence[Record]) -> list[Table]:
-    """One table per dataset, split and protocol in which answers were divided by localization."""
-    tables = []
-    for place in sorted({record.place for record in records if record.kind == BREAKDOWN}):
+    """One table per dataset and protocol in which answers were divided by localization, with a row for each split and
+    method."""
+    rows: dict[tuple[str, str], list[dict[str, object]]] = {}
+    places = {record.place for record in records if record.kind == BREAKDOWN}
+    for place in sorted(places, key=lambda place: (place[1] != "val", place)):
         here = [record for record in records if record.place == place]
         methods = sorted({r.method for r in here if r.kind == BREAKDOWN and not r.method.startswith(BASELINE)})
-        rows = [row for name in methods if (row := _row(name, here, records))]
-        if rows:
-            title = "Error budget — {} {}, {}".format(*place).replace("per_expression", "per expression")
-            tables.append(Table(title, COLUMNS, rows, NOTES))
-    return tables
+        found = [row | {"split": place[1]} for name in methods if (row := _row(name, here, records))]
+        rows.setdefault((place[0], place[2]), []).extend(found)
+    return [Table(f"Error budget: {place_name(dataset, '', protocol)}".replace(" ,", ","), COLUMNS, own, NOTES)
+            for (dataset, protocol), own in sorted(rows.items()) if own]  # fmt: skip
 
 
 def _row(method: str, here: Sequence[Record], records: Sequence[Record]) -> dict[str, object] | None:

@@ -26,7 +26,6 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Where points are lost": ("budget", "budget_parts", "breakdown", "perception"),
     "Tokens and scales": ("ablation_lengths", "reconstruction_bound", "reconstruction", "ablation"),
     "Where the time goes": (
-        "accuracy_latency",
         "latency_stages",
         "latency",
         "speedup",
@@ -38,7 +37,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Understanding kept": ("understanding",),
     "Training": ("training",),
     "Examples": ("examples", "own_words"),
-    "All scores": ("accuracy", "published"),
+    "All scores": ("accuracy_latency", "accuracy", "published"),
 }
 FOLDED = ("ablation", "reconstruction", "breakdown", "roofline", "scaling", "accuracy", "published", "orders")
 TITLES = {

@@ -30,7 +30,7 @@ from bench.records import (
 )  # fmt: skip
 from bench.report.layout import Column, Figure, Table, Timing
 from bench.report.names import place_name
-from bench.report.published import GRADES, MARKS, Selection, best_graded
+from bench.report.published import MARKS, Selection, best_graded
 
 STAGES = ("vision", "prefill", "text", "mask", "mask_tokenizer", "resize")
 
@@ -191,28 +191,25 @@ def breakdowns(records: Sequence[Record]) -> list[Table]:
 
 
 def published(figures: pd.DataFrame, selection: Selection) -> Table:
-    """What the papers print on the splits that `selection` names, one row per method and dataset."""
+    """What the papers print on the split that `selection` names, a row per method and protocol, datasets side by
+    side."""
     wanted = figures[
         figures["method"].isin(selection.methods)
         & figures["dataset"].isin(selection.datasets)
         & (figures["split"] == selection.split)
         & figures["metric"].isin([column.key for column in SCORES])
     ]
-    wanted = best_graded(wanted)
-    rows = []
-    for (method, dataset), cells in wanted.groupby(["method", "dataset"], sort=False):
-        row = {"method": method, "dataset": dataset, "protocol": cells["protocol"].iloc[0]}
-        for cell in cells.itertuples():
-            row[cell.metric] = Figure(cell.value, mark=MARKS[cell.grade])
-        row["grade"] = ", ".join(grade for grade in GRADES if grade in set(cells["grade"]))
-        rows.append(row)
-    rows.sort(key=lambda row: (selection.methods.index(row["method"]), row["dataset"]))
-    used = [column for column in SCORES if any(column.key in row for row in rows)]
-    names = [Column(name, name) for name in ("method", "dataset")]
+    rows: dict[tuple[str, str], dict[str, object]] = {}
+    for cell in best_graded(wanted).itertuples():
+        row = rows.setdefault((cell.method, cell.protocol), {"method": cell.method, "protocol": cell.protocol})
+        row[f"{cell.dataset}/{cell.metric}"] = Figure(cell.value, mark=MARKS[cell.grade])
+    used = {key for row in rows.values() for key in row}
+    columns = [Column(key, each.title, "percent", dataset) for dataset in selection.datasets for each in SCORES
+               if (key := f"{dataset}/{each.key}") in used]  # fmt: skip
     return Table(
         title=f"Published figures, {selection.split} (other data and models; not comparable with the rows above)",
-        columns=[*names, *used, *(Column(name, name) for name in ("protocol", "grade"))],
-        rows=rows,
+        columns=[Column("method", "method"), *columns, Column("protocol", "protocol")],
+        rows=sorted(rows.values(), key=lambda row: selection.methods.index(str(row["method"]))),
         notes=[
             "Percent, to one decimal. No mark: the paper's own pages; †: a summary of it; ‡: quoted by somebody else. "
             f"{selection.note} Rows of different protocols do not compare with each other."

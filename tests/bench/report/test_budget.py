@@ -37,7 +37,7 @@ def test_the_parts_add_up_to_what_is_lost():
     assert lost["localization"] == pytest.approx(0.9 * 0.2)
     assert lost["writing"] == pytest.approx(0.8 * 0.15)
     assert lost["rest"] == pytest.approx(0.8 * 0.75 - 0.61)
-    assert "Error budget — d val, per expression" in markdown(table)
+    assert "Error budget: d, each expression by itself" in markdown(table)
 
 
 def test_without_the_resize_bound_the_mask_tokenizer_has_its_share():

@@ -172,12 +172,10 @@ def test_reconstruction_rises_with_its_tokens(records):
 
 def test_published_rows_are_marked_by_grade():
     table = tables.published(load_published(PUBLISHED), load_selection(PUBLISHED))
-    found = {(row["method"], row["dataset"]): row for row in table.rows}
-    himtok = found["HiMTok-8B", "RefCOCO"]
-    assert (himtok["ciou"], himtok["small_ciou"]) == (Figure(0.811, mark="†"), Figure(0.6715))
-    assert himtok["grade"] == "primary, summary"
-    assert "giou" not in himtok  # others ran it, and the paper has none
-    assert found["LISA-7B (ft)", "RefCOCO"]["protocol"] == "per_expression"
+    himtok = rows(table)["HiMTok-8B"]
+    assert (himtok["RefCOCO/ciou"], himtok["RefCOCO/small_ciou"]) == (Figure(0.811, mark="†"), Figure(0.6715))
+    assert "RefCOCO/giou" not in himtok  # others ran it, and the paper has none
+    assert rows(table)["LISA-7B (ft)"]["protocol"] == "per_expression"
     assert len(tables.published_list(load_published(PUBLISHED)).rows) > 200
 
 
