@@ -18,10 +18,12 @@ SETTING = re.compile(r"[a-z_.]+=")  # how a word that is no file begins
 def add_to(commands: Commands) -> None:
     text = "metrics of a file of predictions: root= dataset= split= split_by= images= limit= method= protocol= results="
     add_command(commands, "score", text, run_score).add_argument("predictions", type=path_of)
-    text = "paired differences of two files of predictions or scores"
+    text = "paired differences of two files of predictions or scores, or of two runs (folders with scores)"
     compare = add_command(commands, "compare", text, run_compare)
     compare.add_argument("first", type=path_of)
     compare.add_argument("second", type=path_of)
+    text = "also as a page of its own, with the samples that changed most (pictures with images=FOLDER)"
+    compare.add_argument("--page", type=path_of, metavar="FILE.html", help=text)
     text = "why two files of predictions score differently: dialect=A,B, or a.root= b.root= and so on for one of them"
     explain = add_command(commands, "explain", text, run_explain)
     explain.add_argument("files", nargs="+", help="the two files, perhaps with runs between them")
@@ -43,9 +45,18 @@ def run_score(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def run_compare(options: argparse.Namespace, words: Sequence[str]) -> None:
-    from bench.evaluate.commands import compare_files
+    from bench.evaluate.commands import compare_files, pairs_of
 
-    compare_files(options.first, options.second, _place(settings_of(words)))
+    place = _place(settings_of(words))
+    if options.page:
+        from bench.report.comparison import check_target
+
+        check_target(options.page)
+    found = [(files, compare_files(*files, place)) for files in pairs_of(options.first, options.second)]
+    if options.page:
+        from bench.report.comparison import pair_of, write_comparison
+
+        print(printable(write_comparison(options.page, [pair_of(files, each, place) for files, each in found])))
 
 
 def run_explain(options: argparse.Namespace, words: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from bench.evaluate.dialects import Answers, box_table, dialect_of
 from bench.evaluate.dialects import table as mask_table
 from bench.evaluate.exchange import is_results, read_answers, write_answers
 from bench.evaluate.explain import METRICS, Part, Side, explain, merged
+from bench.evaluate.metrics import SampleScore, aggregate
 from bench.evaluate.plain_tasks import PLAIN, plain_records, score_plain
 from bench.evaluate.predictions import settings_of
 from bench.evaluate.scoring import (
@@ -32,7 +33,7 @@ from bench.evaluate.scoring import (
 )
 from bench.evaluate.statistics import Difference, holm
 from bench.outputs import check_lines
-from bench.records import BASELINE, SCORE, Record, write_records
+from bench.records import BASELINE, RECONSTRUCTION, SCORE, Record, write_records
 from bench.terminal import cell
 from methods.base import UserError
 from methods.files import file_name, printable, read_lines, write_lines
@@ -65,6 +66,19 @@ class Named(NamedTuple):
     method: str = ""
     protocol: str = ""
     results: Path | None = None
+
+
+class Compared(NamedTuple):
+    """Two files of scores over the same questions, and their paired differences, first minus second."""
+
+    first: Sequence[Mapping[str, Any]]
+    second: Sequence[Mapping[str, Any]]
+    found: dict[str, Difference]
+
+    def figures(self) -> list[dict[str, float | int]]:
+        """All metrics of the first and of the second."""
+        sides = ([SampleScore.from_dict(dict(row)) for row in rows] for rows in (self.first, self.second))
+        return [aggregate(side) for side in sides]
 
 
 FOUND, AS_IT_IS = Place(), Named()
@@ -134,7 +148,21 @@ def outputs_of(path: Path) -> tuple[Path, Path]:
     return found[0], found[1]
 
 
-def compare_files(first: Path, second: Path, place: Place = FOUND) -> dict[str, Difference]:
+def pairs_of(first: Path, second: Path) -> list[tuple[Path, Path]]:
+    """Two files as they are; of two runs (folders with `scores`), the scores of the same name in both: the answers of
+    methods, not of trivial baselines or mask tokenizers. Raises UserError if there are none."""
+    folders = [path / "scores" for path in (first, second)]
+    if not all(folder.is_dir() for folder in folders):
+        return [(first, second)]
+    names = [{path.name for path in folder.glob("*.jsonl")} for folder in folders]
+    shared = sorted(name for name in names[0] & names[1]
+                    if not name.startswith("baseline-") and f".{RECONSTRUCTION}-" not in name)  # fmt: skip
+    if not shared:
+        raise UserError(f"{first} and {second} have no scores of the same name; run `genseg eval` for both.")
+    return [(folders[0] / name, folders[1] / name) for name in shared]
+
+
+def compare_files(first: Path, second: Path, place: Place = FOUND) -> Compared:
     """Print the paired differences, first minus second, of two files of predictions or of scores."""
     rows, others = (scores_of(path, place)[0] for path in (first, second))
     for name in ("dataset", "split", "protocol"):
@@ -150,7 +178,7 @@ def compare_files(first: Path, second: Path, place: Place = FOUND) -> dict[str, 
             p, family = (f"{value:.4f}" for value in (difference.p, adjusted.get(metric, difference.p)))
             table.add_row(cell(metric), _cell(metric, difference.value), _bounds(difference), p, family)
     Console().print(table)
-    return found
+    return Compared(rows, others, found)
 
 
 def dialects_file(path: Path, place: Place = FOUND) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from html import escape as quote
+from html import escape
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +26,7 @@ from methods.files import printable
 Kind = Literal["text", "method", "count", "number", "percent", "time"]
 WORDS = ("text", "method")  # kinds of cells that stand on the left
 MISSING = "–"
+TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet computes a cell that begins with
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
@@ -263,9 +264,16 @@ def _csv_values(value: Any, column: Column) -> list[str]:
     return ["" if part is None else f"{part:.6f}" for part in parts] + [""] * (numbers - len(parts))
 
 
+def quote(text: str) -> str:
+    """Text for HTML."""
+    return escape(one_line(text))
+
+
 def one_line(text: str) -> str:
-    """Text without line ends and other characters that are not printed; a space for each run of them."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", text)
+    """Text without line ends and other characters that are not printed; a space for each run of them. Marks that turn
+    the direction of what follows are shown as escapes."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", text)
+    return TURNS.sub(lambda mark: f"\\u{ord(mark[0]):04x}", text)
 
 
 def _escape(text: str) -> str:

@@ -83,12 +83,12 @@ def test_questions_without_an_answer_are_empty_masks_and_failures(answers, tmp_p
 
 
 def test_differences_are_paired(answers, capsys):
-    found = compare_files(answers / "right.jsonl", answers / "half.jsonl", Place(answers / DATA))
+    found = compare_files(answers / "right.jsonl", answers / "half.jsonl", Place(answers / DATA)).found
     assert 0 < found["ciou"].low <= found["ciou"].value <= found["ciou"].high < 1
     assert found["ciou"].p < 0.05
     assert "p (Holm)" in capsys.readouterr().out
     score_file(answers / "half.jsonl", Place(answers / DATA))
-    again = compare_files(answers / "right.jsonl", answers / "half.scores.jsonl", Place(answers / DATA))
+    again = compare_files(answers / "right.jsonl", answers / "half.scores.jsonl", Place(answers / DATA)).found
     assert again == found
 
 
@@ -233,7 +233,7 @@ def test_what_was_scored_can_be_compared(answers, tmp_path):
     as_text = [row | {key: str(row[key]) for key in ("ref_id", "sent_id", "image_id")} for row in rows[:-1]]
     write_lines(tmp_path / "text.jsonl", as_text)
     for second in (tmp_path / "text.jsonl", tmp_path / "text.scores.jsonl"):
-        found = compare_files(answers / "right.jsonl", second, Place(answers / DATA))
+        found = compare_files(answers / "right.jsonl", second, Place(answers / DATA)).found
         assert found["giou"].value == pytest.approx(1 / len(rows))
         score_file(tmp_path / "text.jsonl", Place(answers / DATA))
     scores = [row for _, row in read_lines(tmp_path / "text.scores.jsonl")]

@@ -77,6 +77,7 @@ HOSTILE = [
     ("`code`", r"| \`code\` |", "`code`"),
     ("=1+1", "| =1+1 |", "'=1+1"),
     ("@SUM(A1)", "| @SUM(A1) |", "'@SUM(A1)"),
+    ("abc\u202edef\u200f", r"| abc\\u202edef\\u200f |", r"abc\u202edef\u200f"),
 ]
 
 
