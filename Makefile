@@ -14,7 +14,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce study ablation latency report test bench lint clean
+.PHONY: help setup reproduce study ablation latency report test bench docs lint clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -44,12 +44,16 @@ test: $(READY) ## run the tests on all cores (without the slow and the GPU ones)
 bench: $(READY) ## time the hot functions of the harness
 	$(PYTEST) -q tests/bench_speed --benchmark-enable --benchmark-only
 
+docs: $(READY) ## build the documentation as a site in site/ (no network is needed to read it)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(VENV)/bin/python -m mkdocs build --strict --quiet
+
 lint: $(READY) ## check the style, and the types of contract, configuration, records, data and evaluation
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
 clean: ## remove the virtual environment and caches (keeps data, runs and results)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find bench methods tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): requirements.lock pyproject.toml

@@ -1,10 +1,14 @@
-"""The guides' code runs as it is printed, and links between pages resolve."""
+"""The guides' code runs as it is printed, links between pages resolve, and figures are those of the results."""
 
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from bench.data.dataset import ExampleDataset
@@ -15,7 +19,11 @@ from bench.report.layout import markdown
 from methods.base import Example
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "methods").glob("*/README.md"))]
+PAGES = [
+    ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "datasets/refmoji/README.md", ROOT / "results/nano/STUDY.md",
+    *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "methods").glob("*/README.md")),
+]  # fmt: skip
+NANO = ROOT / "results" / "nano" / "tables"
 
 
 def code_of(page: str) -> str:
@@ -56,9 +64,77 @@ def test_the_table_of_the_guide_is_drawn():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
-        if not target.startswith(("http:", "https:")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    text = page.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(#[^)\s]*)?\)", text):
+        if target.startswith(("http:", "https:")):
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor[1:] in anchors(file), f"{page.name} links to {target}{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def rows(path: Path, begin: str) -> list[dict[str, str]]:
+    """The first table of Markdown whose head begins so, without marks of bold."""
+    lines = path.read_text(encoding="utf-8").replace("**", "").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(begin))
+    cells = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        cells.append([cell.strip() for cell in line.strip("|").split("|")])
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+def test_the_front_page_has_the_figures_of_the_results():
+    measured = {row["method"]: row for row in rows(NANO / "accuracy.md", "| method |")}
+    timed = {row["method"]: row["latency, ms"] for row in rows(NANO / "main.md", "| method |")}
+    shown = rows(ROOT / "README.md", "| method |")
+    assert {"ARGenSeg", "HiMTok"} < {row["method"] for row in shown}
+    for row in shown:
+        name = row["method"]
+        assert row.pop("latency, ms") == timed[name]
+        assert row == {column: measured[name][column] for column in row}
+
+
+def test_decimals_of_the_front_page_stand_in_the_tables():
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What it means")[2].partition("## Three")[0]
+    known = "".join((NANO / f"{name}.md").read_text(encoding="utf-8") for name in ("main", "budget", "accuracy"))
+    decimals = re.findall(r"\d+\.\d\b", text)
+    assert len(decimals) > 5
+    assert [each for each in decimals if not re.search(rf"(?<![\d.]){re.escape(each)}(?!\d)", known)] == []
+
+
+def test_the_site_has_every_page_of_the_docs():
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    parts = [part for entry in settings["nav"] for part in entry.values()]
+    named = [part for part in parts if isinstance(part, str)]
+    named += [page for part in parts if not isinstance(part, str) for entry in part for page in entry.values()]
+    assert sorted(named) == sorted(["index.md", *(page.name for page in (ROOT / "docs").glob("*.md"))])
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("material", reason="mkdocs-material is not installed (pip install -e '.[docs]')")
+    words = ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    front = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r'(?:href|src)="([^"#]+)', front) if not link.startswith(("http", "data:"))]
+    assert links and all((tmp_path / "site" / link).exists() for link in links)
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert cited["version"] == project["version"] and cited["license"] == project["license"]
+    assert [len(each["authors"]) for each in cited["references"]] == [5, 7]
 
 
 def test_coco_results_of_the_guide_are_scored(tmp_path, monkeypatch):
