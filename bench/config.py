@@ -88,6 +88,12 @@ class StageConfig:
     pack: bool = False  # put the samples of a micro-batch into one row that no padding fills
     # steps among which images with samples of like length share a micro-batch; 1: as drawn
     length_bucketing: int = setting(1, 1, 10**6)
+    # tokens of a sample at most; text beyond is cut off, and a sample whose image or mask would be cut is replaced by
+    # another, as an image that cannot be used is; 0: any number
+    max_length: int = setting(0, 0, MANY)
+    # how micro-batches count in a step's loss: alike, or each by its learned tokens, so that with losses that are means
+    # over tokens a step's loss is the mean over all of its tokens
+    loss_normalisation: str = setting("micro_batch", choices=("micro_batch", "tokens"))
     lr: float = setting(1e-3, 0, 100)  # AdamW
     # Muon for the weights of linear layers (the head aside); 0: AdamW for them too
     muon_lr: float = setting(0.0, 0, 100)
@@ -122,7 +128,8 @@ class TrainConfig:
     zero: int = setting(0, choices=(0, 1, 2, 3))
     offload: bool = False  # with zero: optimiser states (with zero 3 the weights too) in the CPU's memory
     checkpoint_activations: bool = False  # compute activations again in the backward pass
-    workers: int = setting(0, 0, 1024)  # processes that prepare samples, per process that trains
+    # processes that prepare samples, per process that trains; -1: 4 beside a GPU, none without
+    workers: int = setting(-1, -1, 1024)
     corrupt_ratio: float = setting(0.01, 0, 1)  # of the images that may be unusable before a run is stopped
     loss_spike_factor: float = setting(10.0, 0)  # stop if the loss exceeds this times its running mean (or 1); 0: never
     tensorboard: bool = False  # also write TensorBoard's events

@@ -186,7 +186,7 @@ class TrainingSample:
 
     ids: list[int]
     labels: list[int]
-    image: np.ndarray | None = None  # float32 [tiles, 3, S, S]
+    image: np.ndarray | None = None  # uint8 [tiles, 3, S, S]
     image_key: str = ""  # samples of one batch with the same key share one pass of the vision tower
     masks: list[np.ndarray] = field(default_factory=list)  # float32 [R, R] in 0..1, in the order of their blocks
     extras: dict[str, np.ndarray] = field(default_factory=dict)  # stackable arrays for auxiliary losses
@@ -197,6 +197,10 @@ class Processor(Protocol):
 
     def prepare(self, example: Example, task: str, rng: np.random.Generator) -> TrainingSample:
         """The conversation of a task about an example; every random choice comes from rng."""
+
+    def truncate(self, sample: TrainingSample, length: int, where: str) -> None:
+        """Cut a sample to a number of tokens, in place. Raises UserError, which begins with `where`, if what is left
+        would be of no use. Only asked of stages that train on text."""
 
     def collate(self, samples: Sequence[TrainingSample], pack: bool = False) -> dict[str, Any]:
         """Samples -> one batch of tensors: right-padded rows, or packed one after the other into a single row."""

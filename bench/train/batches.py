@@ -15,10 +15,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from bench.config import StageConfig
-from bench.data.sampler import Sampler
+from bench.data.sampler import DrawnSample, Sampler
 from bench.distributed import DistributedContext
 from methods.base import Processor, TrainingSample, UserError
 
+WORKERS = 4  # per process, beside a GPU
+NOT_LEARNED = -100  # the label of such tokens
 ATTEMPTS = 8  # images that may fail in a row before a run is stopped
 
 
@@ -30,6 +32,8 @@ class MicroBatch:
     seed: int  # of everything random in its forward pass
     names: list[str]  # of its samples
     tokens: int
+    learned: int = 0  # tokens that have a label
+    weight: float = 1.0  # what its loss counts among those of a step
     broken: list[str] = field(default_factory=list)  # sentences on images that were replaced
     error: str = ""  # why there is no batch
 
@@ -96,10 +100,12 @@ class MicroBatches(Dataset[list[MicroBatch]]):
     def _micro_batch(self, step: int, part: int, images: list[_Prepared]) -> MicroBatch:
         seed = int(np.random.SeedSequence([self.stage.seed, step, part]).generate_state(1)[0])
         names, broken = ([text for p in images for text in getattr(p, key)] for key in ("names", "broken"))
-        micro = MicroBatch({}, seed, names, 0, broken, next((p.error for p in images if p.error), ""))
+        error = next((p.error for p in images if p.error), "")
+        micro = MicroBatch({}, seed, names, 0, broken=broken, error=error)
         if not micro.error:
             samples = [sample for image in images for sample in image.samples]
             micro.tokens = sum(len(sample.ids) for sample in samples)
+            micro.learned = sum(label != NOT_LEARNED for sample in samples for label in sample.labels[1:])
             micro.batch = self.processor.collate(samples, self.stage.pack)
         return micro
 
@@ -108,17 +114,25 @@ class MicroBatches(Dataset[list[MicroBatch]]):
         for attempt in range(ATTEMPTS):
             try:
                 drawn = self.order.image_samples(step, slot, attempt)
-                samples = [self.processor.prepare(d.example, d.task, d.rng) for d in drawn]
+                samples = [self._prepared(each) for each in drawn]
             except UserError as error:
                 broken.append(str(error))
                 continue
             return _Prepared(samples, [f"{d.example.dataset}:{d.example.ref_id}" for d in drawn], broken)
         return _Prepared([], [], broken, f"{ATTEMPTS} images in a row cannot be used; the last: {broken[-1]}")
 
+    def _prepared(self, drawn: DrawnSample) -> TrainingSample:
+        sample = self.processor.prepare(drawn.example, drawn.task, drawn.rng)
+        if self.stage.max_length:
+            where = f"{drawn.example.dataset} sample {drawn.example.ref_id}"
+            self.processor.truncate(sample, self.stage.max_length, where)
+        return sample
+
 
 def stream(batches: MicroBatches, context: DistributedContext, first_step: int, workers: int) -> Iterator[MicroBatch]:
     """This process's micro-batches from a step on: of each step those whose place is its rank modulo the size."""
     group, steps = batches.stage.length_bucketing, batches.stage.steps
+    workers = workers if workers >= 0 else WORKERS if torch.cuda.is_available() else 0
     windows = range(first_step // group, -(-steps // group))
     parts = range(context.rank, batches.per_step, context.size)
     mine = [(window, part) for window in windows for part in parts]

@@ -116,6 +116,7 @@ class DeepSpeedEngine:
         torch.manual_seed(micro.seed)
         with self.meter.counting(self.module, micro.tokens):
             total, losses = self.engine(to_device(micro.batch, self.device))
+            total = micro.weight * total
         if not torch.isfinite(total):
             raise LossError(float(total.detach()), micro.names)
         self.engine.backward(total)
@@ -224,17 +225,19 @@ def _kept_whole(module: nn.Module) -> Iterator[None]:
     With ZeRO 3 the use of a part is an exchange between all processes, and not every micro-batch has a mask for the
     mask tokenizer to encode.
     """
-    hidden = [
-        (parent._parameters if isinstance(part, nn.Parameter) else parent._modules, name, part)
-        for parent, name, part in frozen_parts(module)
-    ]
-    for holder, name, _ in hidden:
-        holder[name] = None  # type: ignore[assignment]
+    hidden = frozen_parts(module)
+    for parent, name, part in hidden:
+        _holder(parent, part)[name] = None
     try:
         yield
     finally:
-        for holder, name, part in hidden:
-            holder[name] = part  # type: ignore[assignment]
+        for parent, name, part in hidden:  # looked up again: ZeRO 3 puts a dict of its own in the place of the first
+            _holder(parent, part)[name] = part
+
+
+def _holder(parent: nn.Module, part: nn.Module | nn.Parameter) -> dict[str, Any]:
+    """Where a module keeps a part; setting an attribute would register it anew and change the order."""
+    return parent._parameters if isinstance(part, nn.Parameter) else parent._modules
 
 
 def _deepspeed(device: torch.device) -> Any:

@@ -179,7 +179,7 @@ class LocalEngine:
             nullcontext() if last or self.context.size == 1 else self.loss.no_sync(),
         ):
             losses = self.loss(batch)
-        total = total_loss(losses, self.config.weights)
+        total = micro.weight * total_loss(losses, self.config.weights)
         if not torch.isfinite(total):
             raise LossError(float(total.detach()), micro.names)
         (total / self.parts * self.context.size).backward()  # DDP takes the mean over processes

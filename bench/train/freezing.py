@@ -21,6 +21,8 @@ def enter(method: Trainee, stage: StageConfig, train: TrainConfig) -> None:
     method.enter_stage(stage.stage)
     if stage_spec(stage.method, stage.stage).mask_tokenizer and train.zero:
         raise UserError("A tokenizer's stage moves codes in place, of which ZeRO keeps copies; set train.zero=0.")
+    if stage_spec(stage.method, stage.stage).mask_tokenizer and stage.max_length:
+        raise UserError("A tokenizer's stage has no text to be cut; leave out its max_length.")
     freeze(method, stage.freeze)
     if stage.lora:
         add_adapters(method, stage.lora)

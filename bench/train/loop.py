@@ -137,6 +137,8 @@ def _one_step(
 ) -> dict[str, float]:
     step = train_state.step
     _count_broken(run, train_state, micro_batches, progress)
+    if run.stage.loss_normalisation == "tokens":
+        _weigh(run, micro_batches)
     try:
         values = engine.step(step, micro_batches)
     except LossError as error:
@@ -151,6 +153,13 @@ def _one_step(
     train_state.step += 1
     logger.speed.count(len(names), sum(micro.tokens for micro in micro_batches))
     return values
+
+
+def _weigh(run: Run, micro_batches: list[MicroBatch]) -> None:
+    """Let each micro-batch count by its learned tokens among those of all processes; on average they count 1."""
+    counts = [count for each in run.context.gather([micro.learned for micro in micro_batches]) for count in each]
+    for micro in micro_batches:
+        micro.weight = micro.learned * len(counts) / max(1, sum(counts))
 
 
 def _bad_loss(run: Run, what: str, step: int, names: list[str]) -> str:
@@ -182,7 +191,7 @@ def _resume(run: Run, engine: Engine) -> TrainState:
     found = load_checkpoint(run.folder)
     run.context.wait()  # nobody touches the logs before all have looked
     if found is None:
-        for name in (*LOGS, "speed.jsonl") if run.context.first else ():
+        for name in (*LOGS, "speed.jsonl", "run-id") if run.context.first else ():
             (run.folder / name).unlink(missing_ok=True)
         return TrainState()
     tensors, state = found

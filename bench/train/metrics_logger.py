@@ -4,6 +4,7 @@ the machine and the hour), the status line, and if asked for TensorBoard and Wei
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,15 @@ class MetricsLogger:
             sink(step, {**line, **speed})
 
 
+def run_id(folder: Path) -> str:
+    """The name by which a tracker knows the run in a folder: drawn once, kept there, and gone with the folder."""
+    path = folder / "run-id"
+    if not path.is_file():
+        with writing(path):
+            path.write_text(uuid.uuid4().hex[:12])
+    return path.read_text().strip()
+
+
 def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -76,5 +86,7 @@ def _wandb(project: str, name: str, folder: Path) -> Any:
         import wandb
     except ImportError:
         raise UserError("train.wandb needs Weights & Biases; install it with `pip install wandb`.") from None
-    run = wandb.init(project=project, name=name, dir=str(folder), id=name, resume="allow")
+    run = wandb.init(
+        project=project, name=f"{folder.parent.name}/{name}", dir=str(folder), id=run_id(folder), resume="allow"
+    )
     return lambda step, values: run.log(dict(values), step=step)

@@ -72,6 +72,7 @@ class ARGenSeg(InternVLModel):
         """See config.ModelStage."""
         made(ModelStage, config)
         model = cls._continued(config) if "start" in config else cls._fresh(config)
+        model.backbone.drop_path(float(config.get("drop_path", 0)))
         model.token_loss_weighting = str(config.get("token_loss_weighting", "tokens"))
         prefix = made(Prefix, config.get("prefix", {}), "prefix")
         prefix.check(len(model.mask_tokenizer.prefixes), model.variant)

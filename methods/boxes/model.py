@@ -76,7 +76,9 @@ class BoxesModel(InternVLModel):
         if self.heads is not None:
             image_tokens = hidden[batch["ids"] == self.backbone.image_token_id]
             grids = image_tokens.reshape(-1, self.backbone.size.tokens_per_tile, hidden.shape[-1])
-            losses |= self.heads(grids, patches, batch)
+            for name, loss in self.heads(grids, patches, batch).items():
+                into = "text" if name.startswith("idle_") else name
+                losses[into] = losses[into] + loss if into in losses else loss
         return losses
 
     def read_mask(self, answer: Answer, prediction: Prediction, options: RequestOptions = USUAL_OPTIONS) -> list[str]:

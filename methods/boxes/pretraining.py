@@ -62,16 +62,24 @@ class PretrainingHeads(nn.Module):
         self.semantic = nn.Sequential(nn.LayerNorm(size.vision_width), nn.Linear(size.vision_width, CLASSES))
 
     def forward(self, image_tokens: Tensor, patches: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """image_tokens [B, P, D], patches [N, 4P, C]; batch holds dense [B, 4P], semantic [B, 4P] and tile_of [B]."""
+        """image_tokens [B, P, D], patches [N, 4P, C]; batch holds dense [B, 4P], semantic [B, 4P] and tile_of [B].
+
+        Every batch uses both read-outs and has a loss of each, or ZeRO's processes would get stuck: "idle_dense" and
+        "idle_semantic" are 0 times a read-out that has no target.
+        """
         losses = {}
         rows = batch["dense"][:, 0] >= 0
         if rows.any():
             losses |= self._dense(image_tokens[rows], batch["dense"][rows])
+        else:
+            losses["idle_dense"] = 0 * self.dense(image_tokens[:1]).float().sum()
         classes = torch.full((len(patches), patches.shape[1]), -1, device=patches.device)
         classes[batch["tile_of"]] = batch["semantic"]
         if (classes >= 0).any():
             logits = self.semantic(patches).float().flatten(0, 1)
             losses["semantic"] = nn.functional.cross_entropy(logits, classes.flatten(), ignore_index=-1)
+        else:
+            losses["idle_semantic"] = 0 * self.semantic(patches[:1]).float().sum()
         return losses
 
     def _dense(self, image_tokens: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -73,6 +73,7 @@ class HiMTok(InternVLModel):
         model.learned_length = made(LearnedLength, config.get("learned_length", {}), "learned_length")
         length = asdict(model.length) | dict(config.get("adaptive_length", {}))
         model.length = made(AdaptiveLength, length, "adaptive_length")
+        model.backbone.drop_path(float(config.get("drop_path", 0)))
         model.token_loss_weighting = str(config.get("token_loss_weighting", "tokens"))
         return model
 

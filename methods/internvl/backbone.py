@@ -5,12 +5,15 @@ Shapes: N tiles, P image tokens a tile, B rows, L tokens, D width of the languag
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration
 from transformers.cache_utils import Cache
 
 from methods.internvl.config import BackboneSize, transformers_config
+from methods.internvl.tiles import MEAN, STD
 
 
 class Backbone(nn.Module):
@@ -59,8 +62,22 @@ class Backbone(nn.Module):
             if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.02, generator=generator)
 
+    def drop_path(self, rate: float) -> None:
+        """Train the vision tower with stochastic depth: each of a layer's two residual branches is left out of an image
+        with a probability that rises from 0 to `rate` over the layers (both papers: 0.1). Only while the tower is in
+        training mode, which a frozen one is, too."""
+        layers = self.vision_tower.encoder.layer
+        for place, layer in enumerate(layers if rate else ()):
+            share = rate * place / max(1, len(layers) - 1)
+            layer.attention.register_forward_hook(DropPath(share))
+            layer.dropout.register_forward_hook(DropPath(share))  # the last of the MLP's branch, but for its scale
+
     def patches(self, pixels: Tensor) -> Tensor:
-        """[N, 3, S, S] -> the vision tower's patch features [N, (S / patch)^2, C], without the class token."""
+        """[N, 3, S, S], normalised or uint8 -> the vision tower's patch features [N, (S / patch)^2, C], without the
+        class token."""
+        if pixels.dtype == torch.uint8:  # divided by tensors, because CUDA multiplies by the inverse of a number
+            mean, std = (torch.tensor(each, device=pixels.device)[:, None, None] for each in (MEAN, STD))
+            pixels = (pixels.float() / torch.full_like(mean, 255) - mean) / std
         return self.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
 
     def project(self, patches: Tensor) -> Tensor:
@@ -122,6 +139,23 @@ class Backbone(nn.Module):
         head[old:] = head[:old].mean(0)
         noise = torch.randn(rows - old, table.shape[1], generator=generator, device="cpu") * 0.02
         table[old:] = table[:old].mean(0) + noise.to(table)
+
+
+class DropPath:
+    """A forward hook that leaves a module's output [N, ...] (or the first of several) out of some images: 0 with
+    probability `rate`, else divided by 1 - rate. Draws from torch's global generator, only in training mode."""
+
+    def __init__(self, rate: float):
+        self.rate = rate
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        if not module.training or not self.rate:
+            return output
+        branch, *more = output if isinstance(output, tuple) else (output,)
+        shape = (len(branch), *[1] * (branch.ndim - 1))
+        kept = torch.rand(shape, device=branch.device) >= self.rate
+        branch = branch * (kept / (1 - self.rate)).to(branch.dtype)
+        return (branch, *more) if isinstance(output, tuple) else branch
 
 
 def meta_shapes(size: BackboneSize, rows: int) -> dict[str, Tensor]:

@@ -203,7 +203,7 @@ class ContinuedStage:
 class BackboneStage(ContinuedStage):
     """The keys of every stage that trains a model on the backbone: `start`; or `backbone` (folder of an InternVL model,
     or random:SIZE with `vocabulary` and `texts`) and `mask_tokenizer` (folder of a trained one). With both the
-    processor's choices."""
+    processor's choices, and `drop_path`, the vision tower's stochastic depth (Backbone.drop_path)."""
 
     NEW: ClassVar[tuple[str, ...]] = ("backbone", "vocabulary", "texts", "mask_tokenizer_config", "init")
     backbone: str = ""
@@ -211,6 +211,7 @@ class BackboneStage(ContinuedStage):
     texts: list[str] = field(default_factory=list)
     mask_tokenizer: str = ""
     processor: ProcessorConfig = field(default_factory=ProcessorConfig)
+    drop_path: float = setting(0.0, 0, 0.99)
 
 
 def refuse_settings_of_new(stage: Any, source: str, names: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from methods.images import open_image
 from methods.internvl import prompts
 from methods.internvl.chat import IGNORED, IMAGE, MASK, Chat, Turn
 from methods.internvl.config import BackboneSize, ProcessorConfig
-from methods.internvl.tiles import in_square, make_tiles
+from methods.internvl.tiles import cut_tiles, in_square, make_tiles
 
 
 class InternVLProcessor:
@@ -70,17 +70,32 @@ class InternVLProcessor:
             sample.masks.append(self.preprocess_mask(example))
         return sample
 
+    def truncate(self, sample: TrainingSample, length: int, where: str) -> None:
+        """Cut a sample to `length` tokens. Raises UserError if that would cut the image or a mask (the official code
+        trains on what is left of it), or leave nothing to be learned."""
+        if len(sample.ids) <= length:
+            return
+        whole, cut = {self.chat.image_id, *self.mask_block}, sample.ids[length:]
+        if not whole.isdisjoint(cut):
+            what = "image" if self.chat.image_id in cut else "mask"
+            raise UserError(
+                f"{where}: has {len(sample.ids)} tokens, and its {what} would be cut at {length}; raise max_length."
+            )
+        sample.ids, sample.labels = sample.ids[:length], sample.labels[:length]
+        if all(label == IGNORED for label in sample.labels):
+            raise UserError(f"{where}: its answer begins after {length} tokens; raise max_length.")
+
     def _tiles(self, example: Example) -> tuple[str, np.ndarray, tuple[int, int]]:
         """(key, tiles, (width, height)); the last image is kept, because its other samples come next."""
         key = f"{example.dataset}/{example.split}/{example.image_id}: {example.image}"
         if self._last_image is None or self._last_image[0] != key:
             image = open_image(example.image)
-            tiles = make_tiles(image, self.size.image_size, self.config.max_tiles)
+            tiles = cut_tiles(image, self.size.image_size, self.config.max_tiles)
             self._last_image = (key, tiles, image.size)
         return self._last_image
 
     def collate(self, samples: Sequence[TrainingSample], pack: bool = False) -> dict[str, Any]:
-        """Right-padded ids and labels [B, L]; tiles of distinct images [N, 3, S, S] with the tile of each
+        """Right-padded ids and labels [B, L]; tiles of distinct images uint8 [N, 3, S, S] with the tile of each
         placeholder group `tile_of`; masks [M, 1, R, R]; stacked extras. Packed, B is 1, `positions` [1, L] start
         again with each sample, and `lengths` (a list) tell attention where."""
         ids, labels, packing = _packed(samples) if pack else _padded(samples)

@@ -51,12 +51,19 @@ def in_square(image: Image.Image) -> Image.Image:
 
 
 def make_tiles(image: Image.Image, side: int, max_tiles: int, thumbnail: bool = True) -> np.ndarray:
-    """float32 [tiles, 3, side, side], row-major, normalised; a thumbnail follows if there is more than one tile."""
+    """The tiles of `cut_tiles`, normalised: float32 [tiles, 3, side, side]."""
+    tiles = cut_tiles(image, side, max_tiles, thumbnail).astype(np.float32)
+    return (tiles / 255 - MEAN[:, None, None]) / STD[:, None, None]
+
+
+def cut_tiles(image: Image.Image, side: int, max_tiles: int, thumbnail: bool = True) -> np.ndarray:
+    """uint8 [tiles, 3, side, side], row-major; a thumbnail follows if there is more than one tile. A quarter of the
+    normalised ones' bytes: training hands these to the device, where `Backbone.patches` normalises them."""
     columns, rows = choose_grid(image.width, image.height, side, max_tiles)
     resized = image.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
-    pixels = np.asarray(resized, np.float32).reshape(rows, side, columns, side, 3)
+    pixels = np.array(resized).reshape(rows, side, columns, side, 3)
     tiles = pixels.transpose(0, 2, 4, 1, 3).reshape(rows * columns, 3, side, side)
     if thumbnail and len(tiles) > 1:
-        small = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC), np.float32)
+        small = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
         tiles = np.concatenate([tiles, small.transpose(2, 0, 1)[None]])
-    return (tiles / 255 - MEAN[:, None, None]) / STD[:, None, None]
+    return tiles

@@ -10,6 +10,7 @@ from bench.config import StageConfig, TrainConfig
 from bench.data.sampler import MixtureComponent, Sampler
 from bench.train.checkpoints import checkpoints
 from bench.train.loop import Run, run_stage, samples_per_step
+from bench.train.metrics_logger import run_id
 from methods.base import UserError
 
 CPU = torch.device("cpu")
@@ -217,3 +218,32 @@ def test_a_model_appears_only_when_it_is_whole(make):
     again = make("himtok", "tokenizer", "a")
     run_stage(again, CPU)
     assert content(again.folder) == content(run_stage(make("himtok", "tokenizer", "b"), CPU).parent)
+
+
+def test_a_step_can_be_the_mean_over_all_of_its_tokens(make, squares):
+    """Whatever micro-batches it is cut into; answers with boxes and with names differ in length."""
+
+    def losses(folder: str, images: int, normalisation: str) -> list[float]:
+        rule = {"micro_batch_images": images, "loss_normalisation": normalisation}
+        run = make("himtok", "tune", folder, steps=2, images_per_step=4, expressions_per_image=1, **rule)
+        component = MixtureComponent(dict.fromkeys(("box", "question"), squares(3)), {"box": 0.5, "question": 0.5})
+        run.order = Sampler([component], 4, 1, 0)
+        run_stage(run, CPU)
+        return [json.loads(line)["loss"] for line in (run.folder / "train.jsonl").read_text().splitlines()]
+
+    whole = losses("whole", 4, "micro_batch")
+    assert losses("cut", 1, "tokens") == pytest.approx(whole, abs=1e-5)
+    assert losses("alike", 1, "micro_batch")[0] != pytest.approx(whole[0], abs=1e-3)
+
+
+def test_a_sample_that_cannot_be_cut_is_replaced(make):
+    run = make("himtok", "tune", "cut", steps=1, max_length=20)
+    with pytest.raises(UserError, match="images in a row cannot be used.*would be cut at 20; raise max_length"):
+        run_stage(run, CPU)
+
+
+def test_a_tracker_knows_each_run_by_a_name_of_its_own(tmp_path):
+    first, second = (tmp_path / name for name in ("first", "second"))
+    for folder in (first, second):
+        folder.mkdir()
+    assert run_id(first) == run_id(first) != run_id(second)

@@ -57,9 +57,11 @@ def start(tmp_path, backbone_folder):
 def run(tmp_path):
     """run(folder, method, zero, ...) -> the description of a run."""
 
-    def described(folder: str, method: str = "himtok", zero: int = 0, settings=None, train=None, **more) -> dict:
+    def described(
+        folder: str, method: str = "himtok", zero: int = 0, settings=None, train=None, stage="", **more
+    ) -> dict:
         return {
-            "folder": str(tmp_path / folder), "method": method, "stage": STAGES[method],
+            "folder": str(tmp_path / folder), "method": method, "stage": stage or STAGES[method],
             "settings": SETTINGS | (settings or {}), "train": {"zero": zero} | (train or {}), **more,
         }  # fmt: skip
 

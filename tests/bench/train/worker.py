@@ -1,9 +1,10 @@
 """One process of a run, started by test_processes.py: `worker.py BACKBONE JSON`, its place in the environment.
 
-The JSON is a list of runs {folder, method, stage, settings, train, parts, kill, stop, clock, validate, live}; `kill` is
-a step before whose update this process kills itself, if it is the last rank and has not done so in an earlier start;
-`clock` notes the processor time of each process before each micro-batch in `seconds-RANK`, `live` the bytes of all
-tensors after the run in `live`.
+The JSON is a list of runs {folder, method, stage, settings, train, parts, mixed, kill, stop, clock, validate, live};
+`mixed` makes each image's samples of one kind (boxes, masks, both, text without an image; in the pretraining with and
+without targets of its auxiliary losses), in turns; `kill` is a step before whose update this process kills itself, if
+it is the last rank and has not done so in an earlier start; `clock` notes the processor time of each process before
+each micro-batch in `seconds-RANK`, `live` the bytes of all tensors after the run in `live`.
 """
 
 import faulthandler
@@ -13,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -23,16 +25,49 @@ from bench.config import StageConfig, TrainConfig
 from bench.data.sampler import MixtureComponent, Sampler
 from bench.distributed import join
 from bench.train.loop import Run, run_stage
-from methods.base import Request, UserError
-from methods.registry import method_class
+from methods.base import Request, TrainingSample, UserError
+from methods.internvl.chat import Turn
+from methods.registry import method_class, resolve, stage_spec
 
 spec = spec_from_file_location("shared_fixtures", Path(__file__).parents[2] / "conftest.py")
 conftest = module_from_spec(spec)
 spec.loader.exec_module(conftest)
 CODECS = {"himtok": conftest.HIMTOK_SIZES, "argenseg": conftest.SHORT_SIZES}
+KINDS = (("box",), ("segment",), ("segment", "box"), ("text",))  # of the images of a step, by their place
 
 
-def build(name: str, backbone: str, more: dict):
+class InTurns(Sampler):
+    """A sampler whose images each have samples of one kind; over the steps every process gets every kind."""
+
+    def __init__(self, *words, masks: bool):
+        super().__init__(*words)
+        self.kinds = KINDS if masks else (("box",), ("bare",))
+
+    def image_samples(self, step: int, slot: int, attempt: int = 0):
+        kind = self.kinds[(slot + step) % len(self.kinds)]
+        drawn = super().image_samples(step, slot, attempt)
+        if kind == ("bare",):
+            return [replace(each, example=replace(each.example, mask=None, semantic=None)) for each in drawn]
+        return [replace(each, task=kind[place % len(kind)]) for place, each in enumerate(drawn)]
+
+
+def without_images(processor) -> None:
+    """Let `prepare` answer the task "text" with a sample that has no image."""
+    prepare = processor.prepare
+
+    def prepared(example, task, rng) -> TrainingSample:
+        if task != "text":
+            return prepare(example, task, rng)
+        turns = [Turn("user", "how many squares are there"), Turn("assistant", example.expressions[0])]
+        return TrainingSample(*processor.chat.encode(turns, 0, processor.mask_block))
+
+    processor.prepare = prepared
+
+
+def build(name: str, stage: str, backbone: str, more: dict):
+    if stage == "tokenizer":
+        trainee = resolve(stage_spec(name, stage).trainee)
+        return conftest.liven(trainee.build({"mask_tokenizer_config": CODECS[name]} | more, lambda: conftest.CORPUS))
     parts = (
         {"size": "tiny", "vocabulary": 320}
         if name == "boxes"
@@ -46,14 +81,15 @@ def prepare(backbone: str, given: dict, context) -> Run:
     stage = StageConfig(**{"method": given["method"], "stage": given["stage"]} | given["settings"])
     train = TrainConfig(**{"threads": 1, "precision": "float32", "log_every": 1, "save_minutes": 1e9} | given["train"])
     tasks = {"box": 1.0} if given["method"] == "boxes" else {"segment": 0.8, "box": 0.2}
+    tasks = {"segment": 1.0} if stage.stage == "tokenizer" else tasks
     data = conftest.Squares(6)
-    order = Sampler(
-        [MixtureComponent(dict.fromkeys(tasks, data), tasks)],
-        stage.images_per_step,
-        stage.expressions_per_image,
-        stage.seed,
-    )
-    method = build(given["method"], backbone, given.get("parts", {}))
+    mixture = [MixtureComponent(dict.fromkeys(tasks, data), tasks)]
+    drawn = mixture, stage.images_per_step, stage.expressions_per_image, stage.seed
+    mixed = given.get("mixed") and stage.stage != "tokenizer"
+    order = InTurns(*drawn, masks=given["method"] != "boxes") if mixed else Sampler(*drawn)
+    method = build(given["method"], stage.stage, backbone, given.get("parts", {}))
+    if mixed:
+        without_images(method.processor)
     validate = squares_seen if given.get("validate") else None
     return Run("test", Path(given["folder"]), method, order, stage, train, validate, context)
 

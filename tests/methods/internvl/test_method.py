@@ -12,6 +12,7 @@ from methods.himtok.config import MaskTokenizerConfig
 from methods.internvl.chat import IGNORED
 from methods.internvl.generation.engine import Answer
 from methods.internvl.model import made
+from methods.internvl.tiles import cut_tiles, make_tiles
 
 CLOSE = dict(rtol=0, atol=1e-4)
 
@@ -29,6 +30,55 @@ def tiled(method, most: int):
     """The same method with up to `most` tiles an image."""
     method.processor.config = replace(method.processor.config, max_tiles=most)
     return method
+
+
+# ---- training --------------------------------------------------------------------------------------------------
+
+
+def test_the_device_normalises_bytes_to_the_same_bits(internvl):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
+    seen = []
+    tower = internvl.backbone.vision_tower
+    tower.register_forward_pre_hook(lambda _, args, words: seen.append(words["pixel_values"]), with_kwargs=True)
+    with torch.no_grad():
+        internvl.backbone.patches(torch.from_numpy(cut_tiles(image, 224, 2)))
+    assert torch.equal(seen[0], torch.from_numpy(make_tiles(image, 224, 2)))
+
+
+def test_drop_path_leaves_branches_out_of_some_images_while_training(internvl):
+    pixels = torch.rand(1, 3, 224, 224).expand(16, -1, -1, -1)
+    tower = internvl.backbone.vision_tower
+    whole = internvl.backbone.patches(pixels)
+    internvl.backbone.drop_path(0.5)
+    assert torch.equal(internvl.backbone.patches(pixels), whole)  # the model is in evaluation mode
+    branches = []
+    tower.encoder.layer[0].attention.register_forward_hook(lambda _, args, output: branches.append(output[0]))
+    tower.encoder.layer[1].dropout.register_forward_hook(lambda _, args, output: branches.append(output))
+    internvl.train()
+    internvl.backbone.patches(pixels)
+    first, last = ([bool(branch.any()) for branch in each] for each in branches)
+    assert all(first) and 0 < sum(last) < 16  # the probability rises over the layers
+
+
+def test_a_long_sample_loses_text_but_never_its_image_or_a_mask(himtok, examples):
+    processor, whole = himtok.processor, himtok.mask_tokenizer.length + 2
+    (answer,) = prepared(himtok, examples[:1], "question")
+    text = list(answer.ids)
+    processor.truncate(answer, len(text), "it")
+    assert answer.ids == text
+    processor.truncate(answer, len(text) - 2, "it")
+    assert answer.ids == text[:-2] and len(answer.labels) == len(answer.ids)
+    with pytest.raises(UserError, match="it: its answer begins after"):
+        processor.truncate(answer, text.index(processor.chat.image_id) + 70, "it")
+    with pytest.raises(UserError, match="image would be cut at 20"):
+        processor.truncate(answer, 20, "it")
+    (drawn,) = prepared(himtok, examples[:1], "segment")
+    end = drawn.ids.index(processor.end_id) + 1
+    for length in (end - 1, end - whole + 1):
+        with pytest.raises(UserError, match=f"mask would be cut at {length}; raise max_length"):
+            processor.truncate(drawn, length, "it")
+    processor.truncate(drawn, end, "it")
+    assert drawn.ids[-1] == processor.end_id
 
 
 # ---- samples and batches ----------------------------------------------------------------------------------------
