@@ -212,7 +212,9 @@ class MaskTokenizer(Protocol):
     resolution: int  # R
     length: int  # T
     size: int  # V
-    prefixes: tuple[int, ...]  # numbers of leading tokens from which a mask can be decoded, T the last
+    # numbers of leading tokens from which a mask can be decoded, T the last; none where it takes more than tokens, and
+    # then nothing is encoded or decoded
+    prefixes: tuple[int, ...]
 
     def parameters(self) -> Iterator[Tensor]:
         """Its weights; none for a tokenizer that is plain arithmetic."""
@@ -241,7 +243,9 @@ class Schedule(Protocol):
     as ordinary text. It knows nothing else of the method.
     """
 
-    vocabulary: tuple[int, int]  # rows [low, high) of the output head among which a mask token is chosen
+    # rows [low, high) of the output head among which a mask token is chosen; None for a schedule of one step that is
+    # given the hidden states [B, n, D] in place of logits
+    vocabulary: tuple[int, int] | None
     # bool [B], the rows whose block is not full, where their lengths differ: the others take no part in the next step
     unfinished: Tensor | None
     corrections: Sequence[int] | None  # [B], how often the likeliest token was not allowed, where that is counted
@@ -253,7 +257,7 @@ class Schedule(Protocol):
         """Logits [B, n, V] of the step before -> embeddings [B, n', D] of the next, or None when the block is full."""
 
     def tail(self) -> Tensor:
-        """Ids [B, m] that must follow the block, in the language model's vocabulary."""
+        """Ids [B, m] that must follow the block, in the language model's vocabulary; m may be 0 after a single step."""
 
     def ids(self) -> Tensor:
         """The block's ids [B, T], counted from 0 in the mask vocabulary."""

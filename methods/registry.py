@@ -13,7 +13,9 @@ METHODS: dict[str, Reference] = {
     "boxes": "methods.boxes.spec:SPEC",
     "himtok": "methods.himtok.spec:SPEC",
     "argenseg": "methods.argenseg.spec:SPEC",
-    "textmask": "methods.textmask.spec:SPEC",
+    "textpolygon": "methods.textmask.spec:POLYGON",
+    "textrows": "methods.textmask.spec:ROWS",
+    "segtoken": "methods.segtoken.spec:SPEC",
 }
 
 

@@ -146,9 +146,12 @@ def build(backbone_folder: Path) -> Callable[..., Any]:
         if name == "boxes":
             config = {"size": "tiny", "vocabulary": 320} | config
         else:
-            small = {"himtok": HIMTOK_SIZES, "argenseg": ARGENSEG_SIZES, "textmask": {"resolution": 32}}[name]
+            text = {"resolution": 32}
+            small = {"himtok": HIMTOK_SIZES, "argenseg": ARGENSEG_SIZES, "textpolygon": text, "textrows": text}.get(
+                name
+            )
             sizes = config.get("mask_tokenizer_config", small)
-            config |= {"mask_tokenizer_config": SHORT_SIZES if sizes == "short" else sizes}
+            config |= {"mask_tokenizer_config": SHORT_SIZES if sizes == "short" else sizes} if sizes else {}
             config = {"backbone": str(backbone_folder)} | config
         config = {key: value for key, value in config.items() if value is not None}
         return copy.deepcopy(once(name, json.dumps(config, sort_keys=True)))

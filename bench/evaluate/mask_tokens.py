@@ -27,12 +27,14 @@ BATCH = 16
 
 def load_mask_tokenizer(method: str, path: Path) -> MaskTokenizer:
     """The mask tokenizer of a method: of a whole model's folder, of the folder of its own training, or of an official
-    file. Raises UserError if the method has none, or as loading does."""
+    file. Raises UserError if the method has none that turns tokens into masks, or as loading does."""
     spec = method_spec(method)
     own = next((stage.trainee for stage in spec.stages.values() if stage.mask_tokenizer), spec.model)
     found = resolve(own).from_pretrained(path).to(device_of()).mask_tokenizer
     if found is None:
         raise UserError(f"{method} has no mask tokenizer; choose a method that writes masks.")
+    if not found.prefixes:
+        raise UserError(f"{method} decodes no mask from its tokens alone; choose a method that does.")
     return found
 
 

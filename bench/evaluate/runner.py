@@ -185,7 +185,7 @@ def predict_reconstructions(
     longest -> number of tokens -> file. Under 0 tokens the resize bound: masks on the tokenizer's grid and back."""
     targets = objects_of(dataset, plan(dataset, "per_object_joined", config.limit))
     paths = {}
-    for tokens in (0, *(mask_tokenizer.prefixes if config.prefixes else (mask_tokenizer.length,))):
+    for tokens in (0, *(mask_tokenizer.prefixes if config.prefixes else mask_tokenizer.prefixes[-1:])):
 
         def answer(indices: Sequence[int], tokens: int = tokens) -> list[dict[str, Any]]:
             examples = [dataset[index] for index in indices]

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Self
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from methods.argenseg import prompts
 from methods.argenseg.config import INITS, MaskTokenizerConfig, ModelStage, Variant
@@ -33,6 +32,7 @@ from methods.argenseg.schedule import Guided, HiddenMap, ScaleByScale, TokenByTo
 from methods.argenseg.token_cache import TokenCache
 from methods.argenseg.tokenizer_training import ImageTokenizerTraining
 from methods.base import USUAL_OPTIONS, Decoding, Prediction, RequestOptions, UserError
+from methods.common.masks import mask_losses
 from methods.internvl import checkpoint
 from methods.internvl.backbone import Backbone
 from methods.internvl.chat import IGNORED, Turn
@@ -184,10 +184,7 @@ class ARGenSeg(InternVLModel):
         The image's -1..1 becomes a logit of -4..4: the decoder was trained to reach 1, not infinity.
         """
         decoded = self.mask_tokenizer.decode_features(features).float()
-        logits, truth = 4 * decoded.mean(1).flatten(1), masks.mean(1).flatten(1)
-        p = logits.sigmoid()
-        dice = 1 - (2 * (p * truth).sum(1) + 1) / (p.sum(1) + truth.sum(1) + 1)
-        return {"bce": F.binary_cross_entropy_with_logits(logits, truth), "dice": dice.mean()}
+        return mask_losses(4 * decoded.mean(1).flatten(1), masks.mean(1).flatten(1))
 
     def feature_map(self, logits: Tensor) -> Tensor:
         """The head "hidden": rows of C values [B, G * G, C] -> the decoder's input [B, C, G, G]."""

@@ -50,6 +50,14 @@ def nearest_indices(source: int, target: int) -> np.ndarray:
     return np.minimum(places.astype(np.int64), source - 1)
 
 
+def mask_losses(logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """Binary cross-entropy, and one minus Dice's coefficient of each mask with 1 added to both of its counts, of
+    logits [M, P] against masks [M, P] in 0..1."""
+    p = logits.sigmoid()
+    dice = 1 - (2 * (p * truth).sum(1) + 1) / (p.sum(1) + truth.sum(1) + 1)
+    return {"bce": nn.functional.binary_cross_entropy_with_logits(logits, truth), "dice": dice.mean()}
+
+
 def mask_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of masks bool [..., R, R] -> float [...]; 1 where both are empty."""
     union = (a | b).flatten(-2).sum(-1)

@@ -2,7 +2,7 @@
 
 SAM takes the image and, through its mask-prompt convolutions, the mask that HiMTok wrote. Mask decoder and
 mask-prompt convolutions are fine-tuned on masks that were made worse on purpose (HiMTok, supplement): cut off after
-some tokens, dilated or eroded. Any SAM that `sam.py` reads will do; nothing here knows its size.
+some tokens, dilated or eroded. Any SAM that `methods/internvl/sam.py` reads will do; nothing here knows its size.
 
 The image is squashed to SAM's square, so that it lies on the mask as the tokenizer squashed that; the mask enters as
 logits (2p - 1) * 6. The SAM of HiMTok's release is used as it was trained: with convolutions of its own, a point at the
@@ -30,8 +30,8 @@ from methods.base import Example, Prediction
 from methods.common.masks import bilinear_mask, nearest_mask
 from methods.himtok.hierarchy import mask_loss
 from methods.himtok.mask_tokenizer import MaskTokenizer, preprocess_mask
-from methods.himtok.sam import Sam, load_sam
 from methods.images import open_image
+from methods.internvl.sam import Sam, load_sam
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # SAM's
 SHARPNESS = 6.0  # probabilities become logits (2p - 1) * 6

@@ -48,6 +48,13 @@ RANDOM = "random:"  # in front of a size, where a backbone's folder is asked for
 LOGITS = 2**26  # that are kept at once; more (a micro-batch of masks, 97 thousand ids) are computed twice instead
 
 
+class Seen(NamedTuple):
+    """An image to the language model, its tokens [P, D], and to the vision tower, patches [tiles, places, C]."""
+
+    tokens: Tensor
+    patches: Tensor
+
+
 class Start(NamedTuple):
     """What a method's model starts from."""
 
@@ -191,6 +198,11 @@ class InternVLModel(nn.Module):
             return self.block(tokens, decoding), self.text_rows
         return self.free_block(decoding), self.backbone.vocabulary
 
+    def about(self, block: Block, patches: Sequence[Tensor]) -> Block:
+        """The block for rows about images with these patches [tiles, places, C], the tile of the whole image last. Most
+        methods write masks without a second look at the image."""
+        return block
+
     def free_block(self, decoding: Decoding) -> Block | None:
         """What the official code does when an answer that is not constrained begins a mask; None if nothing."""
         return None
@@ -235,9 +247,9 @@ class InternVLModel(nn.Module):
             tiles = {key: processor.pixels(opened[key], request.options) for key, request in views.items()}
             pixels = torch.from_numpy(np.concatenate(list(tiles.values()))).to(self.device)
         with clock.stage("vision"):
-            tokens_of_image = self._image_tokens(pixels, tiles)
+            seen = self._seen(pixels, tiles)
         asked = [Asked(i, keys[i], *each) for i, request in enumerate(requests) for each in self.instructions(request)]
-        answers, passes = self._answers(requests, asked, tokens_of_image, tokens, decoding, clock)
+        answers, passes = self._answers(requests, asked, seen, tokens, decoding, clock)
         with clock.stage("resize"):
             sizes = [r.options.size or opened[key].size[::-1] for r, key in zip(requests, keys, strict=True)]
             predictions = [Prediction(np.zeros(size, bool), steps=passes) for size in sizes]
@@ -250,33 +262,36 @@ class InternVLModel(nn.Module):
         return predictions
 
     def _answers(
-        self, requests: Sequence[Request], asked: Sequence[Asked], images: Mapping[Hashable, Tensor],
+        self, requests: Sequence[Request], asked: Sequence[Asked], images: Mapping[Hashable, Seen],
         tokens: int | None, decoding: Decoding, clock: Clock,
     ) -> tuple[list[Answer], int]:  # fmt: skip
-        """The answers to prompts, and the passes that were made for all of them. images: view -> its tokens [P, D].
+        """The answers to prompts, and the passes that were made for all of them. images: by their views.
 
         What prompts about an image begin with is read once, and prompts for the same things are answered together: a
         box would only wait while masks are written."""
         with clock.stage("preprocess"):
-            tiles = {view: len(each) // self.backbone.size.tokens_per_tile for view, each in images.items()}
+            tiles = {view: len(each.patches) for view, each in images.items()}
             prompts_ = [self.processor.prompt(each.text, tiles[each.view], self._past) for each in asked]
             beginnings, rests = self._beginnings(prompts_, [each.view for each in asked], decoding)
         prefix = None
         if beginnings:
             with clock.stage("prefill"):
-                padded = self._left_padded(list(beginnings.values()), [images[view] for view in beginnings])
+                padded = self._left_padded(list(beginnings.values()), [images[view].tokens for view in beginnings])
                 prefix = read_prefix(self.backbone, *padded)
         answers: dict[int, Answer] = {}
         for want in dict.fromkeys(each.want for each in asked):
             rows = [row for row, each in enumerate(asked) if each.want == want]
             views = [asked[row].view for row in rows]
             begun = prefix.of([list(beginnings).index(view) for view in views]) if prefix else None
-            padded = self._left_padded([rests[row] for row in rows], [] if prefix else [images[view] for view in views])
+            pictures = [] if prefix else [images[view].tokens for view in views]
+            padded = self._left_padded([rests[row] for row in rows], pictures)
+            block, text_rows = self.writing(tokens, decoding)
+            block = block and self.about(block, [images[view].patches for view in views])
             draft = (
                 self._draft([(requests[asked[row].request], want) for row in rows]) if decoding.constrained else None
             )
             found = decode(
-                self.backbone, *padded, self.processor.chat.stop_id, *self.writing(tokens, decoding),
+                self.backbone, *padded, self.processor.chat.stop_id, block, text_rows,
                 most_text=decoding.most_tokens, clock=clock, decoding=decoding, draft=draft, prefix=begun,
                 watched=None if decoding.constrained else self.watched,
             )  # fmt: skip
@@ -296,10 +311,11 @@ class InternVLModel(nn.Module):
         asked = self.instructions(request)
         return [(text, self.processor.prompt(text, len(pixels), self._past), pixels) for _, text in asked]
 
-    def _image_tokens(self, pixels: Tensor, tiles: Mapping[Any, np.ndarray]) -> dict[Any, Tensor]:
-        features = self.backbone.project(self.backbone.patches(pixels))
+    def _seen(self, pixels: Tensor, tiles: Mapping[Any, np.ndarray]) -> dict[Any, Seen]:
+        patches = self.backbone.patches(pixels)
         counts = [len(tile) for tile in tiles.values()]
-        return dict(zip(tiles, (part.flatten(0, 1) for part in features.split(counts)), strict=True))
+        tokens = (part.flatten(0, 1) for part in self.backbone.project(patches).split(counts))
+        return {view: Seen(*each) for view, *each in zip(tiles, tokens, patches.split(counts), strict=True)}
 
     def _beginnings(
         self, prompts: list[list[int]], views: Sequence[Hashable], decoding: Decoding

@@ -9,29 +9,44 @@ from methods.base import UserError
 from methods.files import setting
 from methods.internvl.config import ContinuedStage, ProcessorConfig
 
-BUDGETS = {"polygon": (8, 16, 32, 64), "rows": (16, 24, 32)}  # points of an answer, or cells along a side of the grid
-
 
 @dataclass(frozen=True)
 class MaskTokenizerConfig:
-    """notation: "polygon" or "rows". budget: the largest one, of BUDGETS. resolution: side of the square on which masks
-    are read and drawn. parts: most separate parts of a polygon, and most holes. runs: most runs of a row."""
+    """What both notations have. budget: the largest one, of KNOWN. resolution: side of the square on which masks are
+    read and drawn."""
 
-    notation: str = setting("polygon", choices=tuple(BUDGETS))
+    NAME: ClassVar[str]
+    KNOWN: ClassVar[tuple[int, ...]]
     budget: int = 32
     resolution: int = setting(256, 16, 4096)
-    parts: int = setting(3, 1, 16)
-    runs: int = setting(4, 1, 16)
 
     def __post_init__(self) -> None:
-        if self.budget not in BUDGETS[self.notation]:
-            known = ", ".join(map(str, BUDGETS[self.notation]))
-            raise UserError(f"There is no budget {self.budget} of {self.notation}; choose one of {known}.")
+        if self.budget not in self.KNOWN:
+            known = ", ".join(map(str, self.KNOWN))
+            raise UserError(f"There is no budget {self.budget} of {self.NAME}; choose one of {known}.")
 
     @property
     def budgets(self) -> tuple[int, ...]:
         """All budgets that the model may be asked for, the largest last."""
-        return tuple(each for each in BUDGETS[self.notation] if each <= self.budget)
+        return tuple(each for each in self.KNOWN if each <= self.budget)
+
+
+@dataclass(frozen=True)
+class PolygonConfig(MaskTokenizerConfig):
+    """A budget is a number of points. parts: most separate parts, and most holes."""
+
+    NAME: ClassVar[str] = "polygon"
+    KNOWN: ClassVar[tuple[int, ...]] = (8, 16, 32, 64)
+    parts: int = setting(3, 1, 16)
+
+
+@dataclass(frozen=True)
+class RowsConfig(MaskTokenizerConfig):
+    """A budget is the number of cells along a side of the grid. runs: most runs of a row."""
+
+    NAME: ClassVar[str] = "rows"
+    KNOWN: ClassVar[tuple[int, ...]] = (16, 24, 32)
+    runs: int = setting(4, 1, 16)
 
 
 @dataclass
@@ -44,4 +59,13 @@ class ModelStage(ContinuedStage):
     vocabulary: int = 0
     texts: list[str] = field(default_factory=list)
     processor: ProcessorConfig = field(default_factory=ProcessorConfig)
-    mask_tokenizer_config: MaskTokenizerConfig = field(default_factory=MaskTokenizerConfig)
+
+
+@dataclass
+class PolygonStage(ModelStage):
+    mask_tokenizer_config: PolygonConfig = field(default_factory=PolygonConfig)
+
+
+@dataclass
+class RowsStage(ModelStage):
+    mask_tokenizer_config: RowsConfig = field(default_factory=RowsConfig)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from methods.base import UserError
 from methods.common.masks import bilinear_mask
-from methods.textmask.config import MaskTokenizerConfig
+from methods.textmask.config import PolygonConfig, RowsConfig
 from methods.textmask.numbers import DIGITS, END, NEW, NEXT, Malformed
 from methods.textmask.polygon import Polygon
 from methods.textmask.rows import Rows
@@ -24,7 +24,7 @@ class TextMaskTokenizer(nn.Module):
     """methods.base.MaskTokenizer. Its `prefixes` are the lengths of the budgets' longest texts: "the first T tokens" of
     a mask are the whole text for the budget of that length, padded with the end."""
 
-    def __init__(self, config: MaskTokenizerConfig):
+    def __init__(self, config: PolygonConfig | RowsConfig):
         super().__init__()
         self.config, self.resolution, self.size = config, config.resolution, len(SYMBOLS)
         self.notations = {notation.length: notation for notation in map(self._notation, config.budgets)}
@@ -33,7 +33,7 @@ class TextMaskTokenizer(nn.Module):
         self.length = self.prefixes[-1]
 
     def _notation(self, budget: int) -> Polygon | Rows:
-        if self.config.notation == "polygon":
+        if isinstance(self.config, PolygonConfig):
             return Polygon(budget, self.config.parts)
         return Rows(budget, self.config.runs)
 

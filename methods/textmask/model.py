@@ -15,17 +15,20 @@ from methods.internvl.backbone import Backbone
 from methods.internvl.config import ProcessorConfig
 from methods.internvl.generation.engine import Answer, Block
 from methods.internvl.model import InternVLModel, changed, made
-from methods.textmask.config import MaskTokenizerConfig, ModelStage
+from methods.textmask.config import ModelStage, PolygonConfig, PolygonStage, RowsConfig, RowsStage
 from methods.textmask.mask_tokenizer import TextMaskTokenizer
 from methods.textmask.processor import CLOSE, START, TextMaskProcessor
 from methods.textmask.schedule import Spelled
 
 
 class TextMask(InternVLModel):
-    name: ClassVar[str] = "textmask"
+    """What both notations share. NOTATION: the kind of their mask tokenizer's configuration; STAGE: of a stage's."""
+
+    NOTATION: ClassVar[type[PolygonConfig] | type[RowsConfig]]
+    STAGE: ClassVar[type[ModelStage]]
     stages: ClassVar[tuple[str, ...]] = ("joint",)
 
-    def __init__(self, backbone: Backbone, tokenizer: Any, config: ProcessorConfig, masks: MaskTokenizerConfig):
+    def __init__(self, backbone: Backbone, tokenizer: Any, config: ProcessorConfig, masks: PolygonConfig | RowsConfig):
         mask_tokenizer = TextMaskTokenizer(masks)
         super().__init__(backbone, TextMaskProcessor(tokenizer, backbone.size, config, mask_tokenizer))
         self.mask_tokenizer = mask_tokenizer
@@ -35,14 +38,14 @@ class TextMask(InternVLModel):
     @classmethod
     def build(cls, config: Mapping[str, Any], corpus: Callable[[], Iterable[str]]) -> Self:
         """See config.ModelStage."""
-        made(ModelStage, config)
+        made(cls.STAGE, config)
         own = config.get("processor", {})
         if "start" in config:
             model = cls.from_pretrained(Path(config["start"]))
             model.processor.config = changed(model.processor.config, own)
             return model
         backbone, tokenizer, processor = cls.start_from(config)
-        masks = made(MaskTokenizerConfig, config.get("mask_tokenizer_config", {}), "mask_tokenizer_config")
+        masks = made(cls.NOTATION, config.get("mask_tokenizer_config", {}), "mask_tokenizer_config")
         return cls(backbone, tokenizer, changed(processor, own), masks)
 
     def config(self) -> dict[str, Any]:
@@ -52,7 +55,7 @@ class TextMask(InternVLModel):
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
         backbone, tokenizer = checkpoint.empty_backbone(config, folder)
         own = checkpoint.part(config, "processor", ProcessorConfig, folder)
-        return cls(backbone, tokenizer, own, checkpoint.part(config, "mask_tokenizer", MaskTokenizerConfig, folder))
+        return cls(backbone, tokenizer, own, checkpoint.part(config, "mask_tokenizer", cls.NOTATION, folder))
 
     # ---- answering ------------------------------------------------------------------------------------------
 
@@ -86,3 +89,11 @@ class TextMask(InternVLModel):
         """What stands between the first `<quad>` and the `</quad>` behind it, or the answer's end."""
         _, start, rest = self.processor.answer_text(answer.text_ids).partition(START)
         return rest.partition(CLOSE)[0] if start else None
+
+
+class PolygonModel(TextMask):
+    name, NOTATION, STAGE = "textpolygon", PolygonConfig, PolygonStage
+
+
+class RowsModel(TextMask):
+    name, NOTATION, STAGE = "textrows", RowsConfig, RowsStage

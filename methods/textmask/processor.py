@@ -66,7 +66,7 @@ class TextMaskProcessor(InternVLProcessor):
         self.masks.notation(tokens)
         budget = self.masks.budgets[tokens or self.masks.length]
         phrase = shared.join_expressions(expressions)
-        return SEGMENT_REQUESTS[self.masks.config.notation].format(phrase=phrase, budget=budget)
+        return SEGMENT_REQUESTS[self.masks.config.NAME].format(phrase=phrase, budget=budget)
 
     # ---- answering ------------------------------------------------------------------------------------------
 

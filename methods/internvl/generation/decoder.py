@@ -95,7 +95,8 @@ class Decoder:
         follow: Tensor | None = None,
         clock: Clock | None = None,
     ) -> Tensor:
-        """Let the active rows write one block of mask tokens, and feed what must follow it -> states of that [B, n, D].
+        """Let the active rows write one block of mask tokens, and feed what must follow it -> states of that [B, n, D];
+        where nothing must, the last state of the first step, which is then the only one.
 
         begun: hidden states [B, n, D] of the first step, if its inputs have been fed already. follow: ids [B, n] of
         text that is fed with what must follow.
@@ -105,7 +106,8 @@ class Decoder:
         if begun is None:
             with clock.step():
                 begun = self.feed(schedule.first(len(self.hidden)), active, bidirectional)
-        inputs = self._next(schedule, self.head(begun, *rows))
+        inputs = schedule.next(begun) if rows is None else self._next(schedule, self.head(begun, *rows))
+        assert rows is not None or inputs is None, "hidden states are read in one step"
         while inputs is not None:
             with clock.step():
                 going = schedule.unfinished
@@ -114,7 +116,7 @@ class Decoder:
                 logits = self.logits(inputs, active if going is None else going, bidirectional, rows)
                 inputs = self._next(schedule, logits)
         tail = schedule.tail() if follow is None else torch.cat([schedule.tail(), follow], 1)
-        return self.feed(self.backbone.embed(tail), active)
+        return self.feed(self.backbone.embed(tail), active) if tail.shape[1] else begun[:, -1:]
 
     def _next(self, schedule: Schedule, logits: Tensor) -> Tensor | None:
         return schedule.next(logits)

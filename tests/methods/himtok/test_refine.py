@@ -9,7 +9,7 @@ from methods.base import Example, Prediction, UserError
 from methods.common.masks import nearest_mask
 from methods.himtok.mask_tokenizer import MaskTokenizer, MaskTokenizerConfig
 from methods.himtok.refine import Refiner, degraded, fine_tune
-from methods.himtok.sam import Sam
+from methods.internvl.sam import Sam
 
 CODEC = MaskTokenizerConfig(
     resolution=64, patch=16, width=32, encoder_layers=1, decoder_layers=1, heads=2, codes=64, ffn_out=32, pixel_base=8,

@@ -6,7 +6,6 @@ import torch
 
 from methods.base import Decoding, Request, UserError
 from methods.internvl.chat import IGNORED
-from methods.registry import method_class
 from methods.textmask.schedule import Spelled
 
 FREE = Decoding(constrained=False)
@@ -15,8 +14,7 @@ FREE = Decoding(constrained=False)
 @pytest.fixture(params=["polygon", "rows"])
 def textmask(request, build):
     budget = {"polygon": 16, "rows": 24}[request.param]
-    sizes = {"notation": request.param, "budget": budget, "resolution": 32}
-    return build("textmask", mask_tokenizer_config=sizes)
+    return build(f"text{request.param}", mask_tokenizer_config={"budget": budget, "resolution": 32})
 
 
 @pytest.mark.parametrize("task", ["segment", "segment_tokens"])
@@ -90,7 +88,7 @@ def test_an_answer_that_is_not_constrained_is_read_or_fails_with_a_reason(textma
 def test_a_saved_model_answers_as_before(textmask, examples, script, tmp_path):
     script(textmask, {"\n": textmask.processor.start_id, textmask.processor.end_id: "<|im_end|>"})
     textmask.save_pretrained(tmp_path / "model")
-    again = method_class("textmask").from_pretrained(tmp_path / "model")
+    again = type(textmask).from_pretrained(tmp_path / "model")
     request = Request(examples[0].image, ("it",), tokens=textmask.mask_tokenizer.prefixes[0])
     assert again.segment([request])[0].token_ids == textmask.segment([request])[0].token_ids
     assert again.config() == textmask.config()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from methods.base import UserError
 from methods.himtok.refine import Refiner
-from methods.himtok.sam import load_sam
+from methods.internvl.sam import load_sam
 
 LAYOUTS = ("plain", "released")
 
