@@ -1,12 +1,16 @@
-"""What a mask is like: how large, of which aspect, and where in the image. Groups of a breakdown."""
+"""What a mask is like: how large, of which aspect, where in the image, of how many parts, and how complex its outline.
+Groups of a breakdown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 
 SIZES = ((0.01, "below 1 %"), (0.04, "1 to 4 %"), (0.15, "4 to 15 %"), (1.01, "15 % and more"))  # of the image's area
+SPECK = 0.01  # of a mask; smaller parts are not counted
+BENT, COMPLEX = 1.6, 3.0  # times the squared perimeter of a disc of the same area
 TALL = 2.0  # times as tall as wide, or the other way round
 
 
@@ -39,4 +43,21 @@ def place_of(mask: np.ndarray) -> str:
     return ("on the left", "in the middle", "on the right")[min(2, int(3 * (left + right) / 2 / width))]
 
 
-GROUPS: dict[str, Callable[[np.ndarray], str]] = {"size": size_of, "aspect": aspect_of, "place": place_of}
+def parts_of(mask: np.ndarray) -> str:
+    """How many separate parts a mask has."""
+    _, _, found, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    areas = found[1:, cv2.CC_STAT_AREA]
+    count = int((areas >= SPECK * areas.sum()).sum())
+    return "1 part" if count == 1 else "2 parts" if count == 2 else "3 parts and more"
+
+
+def outline_of(mask: np.ndarray) -> str:
+    """How long the outlines of a mask are for its area, holes included: a disc's squared perimeter is 4 pi times it."""
+    outlines, _ = cv2.findContours(np.pad(mask, 1).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    ratio = sum(cv2.arcLength(each, True) for each in outlines) ** 2 / (4 * np.pi * mask.sum())
+    return "plain" if ratio < BENT else "bent" if ratio < COMPLEX else "complex"
+
+
+GROUPS: dict[str, Callable[[np.ndarray], str]] = {
+    "size": size_of, "aspect": aspect_of, "place": place_of, "parts": parts_of, "outline": outline_of
+}  # fmt: skip

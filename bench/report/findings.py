@@ -39,7 +39,8 @@ def findings(records: Sequence[Record], published: pd.DataFrame) -> list[Table]:
     scores = {(r.dataset, r.method, key_of(r.variant, r.tokens), r.metric): r for r in ablated(records)}
     gaps = [record for record in records if record.kind == DIFFERENCE]
     rows, notes, leads = [], [], set()
-    for claim in load_claims().scores:
+    answered = {record.method for record in records}
+    for claim in (each for each in load_claims().scores if each.method in answered):
         gap = next((record for record in gaps if claim.is_of(record)), None)
         where = gap.dataset if gap else ""
         pair = [scores.get((where, claim.method, side.key, claim.metric)) for side in (claim.less, claim.more)]

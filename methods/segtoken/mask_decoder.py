@@ -33,12 +33,12 @@ class MaskDecoder(nn.Module):
         )  # fmt: skip
         self.no_mask = nn.Parameter(torch.zeros(1, width, 1, 1))  # stands for the mask that a SAM may be prompted with
         self.register_buffer("frequencies", torch.randn(2, width // 2))
-        self.two_way = SamMaskDecoder(
-            SamMaskDecoderConfig(
-                hidden_size=width, mlp_dim=config.mlp, num_hidden_layers=config.layers,
-                num_attention_heads=config.heads, attention_downsample_rate=DOWNSAMPLING, layer_norm_eps=EPS,
-            )
+        sizes = SamMaskDecoderConfig(
+            hidden_size=width, mlp_dim=config.mlp, num_hidden_layers=config.layers,
+            num_attention_heads=config.heads, attention_downsample_rate=DOWNSAMPLING, layer_norm_eps=EPS,
         )  # fmt: skip
+        sizes._attn_implementation = "sdpa"
+        self.two_way = SamMaskDecoder(sizes)
         self.two_way.iou_prediction_head = nn.Identity()  # its output would not be used
 
     def forward(self, states: Tensor, patches: Tensor) -> Tensor:

@@ -62,7 +62,8 @@ class TextMask(InternVLModel):
     def block(self, tokens: int | None, decoding: Decoding) -> Block:
         symbols = torch.tensor(self.processor.symbol_ids, device=self.device)
         start = self.processor.start_id
-        return Block(start, lambda: Spelled(self.backbone, self.mask_tokenizer, start, symbols, tokens))
+        text = self.mask_tokenizer.disc(tokens) if decoding.answer_text == "forced" else ""
+        return Block(start, lambda: Spelled(self.backbone, self.mask_tokenizer, start, symbols, tokens, text))
 
     def block_ids(self, mask_ids: Sequence[int]) -> list[int]:
         text = self.mask_tokenizer.text(list(mask_ids))

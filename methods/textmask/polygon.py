@@ -34,6 +34,11 @@ class Polygon:
         """Tokens of the longest text, its end included."""
         return self.points * PER_POINT
 
+    @property
+    def usual(self) -> int:
+        """Tokens of a usual text, whose outlines have all points and whose coordinates nearly all digits."""
+        return self.length
+
     def write(self, mask: np.ndarray) -> str:
         """A soft mask [R, R] -> its text."""
         outlines = simplify(trace(mask, self.parts), self.points, 0.5 / SCALE)

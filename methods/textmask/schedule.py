@@ -15,16 +15,17 @@ class Spelled:
     end last.
 
     All tokens are looked at, so that it is known how often the likeliest one was not allowed. Which are allowed depends
-    on what each row has written, so that the host waits for every token.
+    on what each row has written, so that the host waits for every token. forced: what is written, with its end,
+    whatever the model would write; for timing models that were never trained, whose texts have any length.
     """
 
     def __init__(
         self, backbone: Backbone, mask_tokenizer: TextMaskTokenizer, start_id: int, symbol_ids: Tensor,
-        tokens: int | None = None,
+        tokens: int | None = None, forced: str = "",
     ):  # fmt: skip
         self.backbone, self.mask_tokenizer = backbone, mask_tokenizer
         self.start_id, self.symbol_ids = start_id, symbol_ids
-        self.notation = mask_tokenizer.notation(tokens)
+        self.notation, self.forced = mask_tokenizer.notation(tokens), forced
         self.vocabulary = (0, backbone.vocabulary)
         self.texts: list[str] = []
         self.corrections: list[int] = []
@@ -38,6 +39,8 @@ class Spelled:
         logits = logits[:, 0].float()
         allowed = torch.tensor([self._allowed(text) for text in self.texts], device=logits.device)
         symbols = logits[:, self.symbol_ids].masked_fill(~allowed, -torch.inf).argmax(-1)
+        if self.forced:
+            symbols = torch.full_like(symbols, SYMBOLS.index(self.forced[len(self.texts[0])]))
         fed = self.symbol_ids[symbols]
         for row, (symbol, same) in enumerate(zip(symbols.tolist(), (fed == logits.argmax(-1)).tolist(), strict=True)):
             if not self._ended(row):

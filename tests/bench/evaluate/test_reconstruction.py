@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.data.dataset import ExampleDataset
-from bench.evaluate.mask_groups import aspect_of, place_of, size_of
+from bench.evaluate.mask_groups import aspect_of, outline_of, parts_of, place_of, size_of
 from bench.evaluate.reconstruction import reconstruct, reconstruction_records
 from bench.records import BREAKDOWN, RECONSTRUCTION, RESIZE_ALONE
 from methods.base import Example, UserError
@@ -54,9 +54,10 @@ def test_every_number_of_tokens_every_group_and_the_codebook():
     found = reconstruct(Rows(), dataset)
     assert {count: found.iou(count).tolist() for count in found.intersections} == {
         0: [1, 1], 1: [0.25, 0], 2: [0.5, 0.5], 4: [1, 1]}  # fmt: skip
+    plain = {"parts": "1 part", "outline": "plain"}
     assert found.groups == [
-        {"size": "15 % and more", "aspect": "tall", "place": "at several borders"},
-        {"size": "15 % and more", "aspect": "compact", "place": "in the middle"},
+        plain | {"size": "15 % and more", "aspect": "tall", "place": "at several borders"},
+        plain | {"size": "15 % and more", "aspect": "compact", "place": "in the middle"},
     ]
     records = reconstruction_records(found, Rows(), dataset="own", split="val", method="rows")
     giou = {r.tokens: r.value for r in records if r.kind == RECONSTRUCTION and r.metric == "giou" and not r.variant}
@@ -101,3 +102,15 @@ def test_where_a_mask_is():
         f"at the {side} border" for side in ("left", "right", "top", "bottom")]  # fmt: skip
     sizes = {pixels: size_of(np.arange(600).reshape(20, 30) < pixels) for pixels in (5, 6, 24, 90, 600)}
     assert list(sizes.values()) == ["below 1 %", "1 to 4 %", "4 to 15 %", "15 % and more", "15 % and more"]
+
+
+def test_parts_and_outlines_are_told_apart():
+    places = np.arange(60) - 29.5
+    radius = np.hypot(*np.meshgrid(places, places))
+    disc, ring = radius < 20, (radius < 20) & (radius > 14)
+    bar = np.zeros((60, 60), bool)
+    bar[28:32, 5:55] = True
+    assert [outline_of(mask) for mask in (disc, ring, bar)] == ["plain", "complex", "complex"]
+    speck, two, three = disc.copy(), bar.copy(), bar.copy()
+    speck[0, 0] = two[50:55, 5:30] = three[50:55, 5:30] = three[10:15, 5:30] = True
+    assert [parts_of(mask) for mask in (speck, two, three)] == ["1 part", "2 parts", "3 parts and more"]

@@ -62,6 +62,12 @@ def test_answers_keep_to_the_grammar_alone_and_in_a_batch(textmask, examples, sc
         assert prediction.mask.any() or prediction.failure
 
 
+def test_a_forced_answer_has_a_usual_mask(textmask, examples):
+    requests = [Request(example.image, ("it",)) for example in examples[:2]]
+    for prediction in textmask.segment(requests, Decoding(answer_text="forced")):
+        assert prediction.failure is None and 0.05 < prediction.mask.mean() < 0.15
+
+
 def test_rows_that_end_early_do_not_change_the_others(textmask):
     masks, processor = textmask.mask_tokenizer, textmask.processor
     schedule = Spelled(textmask.backbone, masks, processor.start_id, torch.tensor(processor.symbol_ids))
