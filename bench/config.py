@@ -226,6 +226,7 @@ class AblationConfig:
 class Profile:
     name: str = MISSING
     description: str = ""
+    note: str = ""  # what every record says beside its figure; "random weights" becomes a warning on the page
     seed: int = setting(0, 0, SEEDS)  # added to every stage's: another number is another training
     size: str = ""  # of InternVL2.5 (1B, 2B, 4B, 8B ...), in recipes that name their weights by it
     weights: str = setting("weights", path=True)  # folder of downloaded checkpoints

@@ -76,6 +76,7 @@ class Record:
     low: float | None = None
     high: float | None = None
     checkpoint: str = ""  # digest of the weights
+    data: str = ""  # digest of the ground truth
     backbone: str = ""
     seed: int | None = None
     device: str = ""

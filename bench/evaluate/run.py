@@ -132,7 +132,7 @@ def predict(profile: Profile, models: Mapping[str, Path], context: DistributedCo
                 identity, place = {"method": name, "data": dataset.digest()}, benchmark.place(dataset.split)
                 folder = predictions_dir(profile)
                 paths = predict_baseline(name, identity, dataset, place, benchmark.settings, folder, context)
-                written += [Written(path, place, dataset, {"method": name}, "baseline") for path in paths.values()]
+                written += [Written(path, place, dataset, identity, "baseline") for path in paths.values()]
     return written
 
 
@@ -197,7 +197,7 @@ def _predict_model(
 ) -> list[Written]:  # fmt: skip
     place, folder, config = benchmark.place(dataset.split), predictions_dir(profile), benchmark.settings
     identity = {"method": name, "weights": weights, "data": dataset.digest()}
-    facts = provenance(profile, name, weights, config.precision, model)
+    facts = provenance(profile, name, weights, config.precision, model) | {"data": identity["data"]}
     written: list[Written] = []
     refined: dict[str, Path] = {}
     for each in ways.variants:
@@ -304,7 +304,8 @@ def score(profile: Profile, path: Path, dataset: Any, facts: dict[str, Any]) -> 
     metrics. facts: the records' other fields, of which the lines of scores say what answered."""
     rule, plain = _rule_of(path, dataset, facts["method"]), dataset.task in PLAIN
     rows = _scored(profile, path, dataset, facts, rule is not None and "box" in rule.want)
-    facts = {"seed": profile.evaluate.seed, "note": "; ".join(dataset.remarks()), **facts}
+    said = "; ".join(filter(None, [profile.note, *dataset.remarks()]))
+    facts = {"seed": profile.evaluate.seed, "note": said, **facts}
     found = (plain_records if plain else to_records)(rows, **facts)
     if rule is not None and rule.want and "mask" not in rule.want and not plain:
         found = [record for record in found if record.metric.startswith("acc@")]  # no mask was asked for

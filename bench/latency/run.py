@@ -56,7 +56,8 @@ def time_models(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
             continue
         method = load_model(name, folder, config.precision, profile.mask_tokenizer_of(name))
         facts = provenance(profile, name, digests[name], config.precision, method)
-        facts |= {"note": f"{config.threads} threads, {config.warmup} warm-ups"}
+        told = f"{config.threads} threads, {config.warmup} warm-ups"
+        facts |= {"note": ", ".join(filter(None, [profile.note, told]))}
         precision = resolve_precision(config.precision, method.device)
         facts |= {"dataset": profile.data.dataset, "split": "val", "variant": weights}
         with answering_in(method, precision):

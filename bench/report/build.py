@@ -7,7 +7,7 @@ results/<profile>/tables/   accuracy, reconstruction: no timing in them, the sam
                             findings: what that says of the papers' claims; claims: these and those about speed
                             benchmarks: the papers' tables, one for each task, with the papers' own rows
                             main, latency, orders, speedup, roofline, claim, scaling, int8: with timings
-                            published: what the papers print
+                            published: what the papers print; provenance: where the figures come from
 results/<profile>/figures/  accuracy_latency, reconstruction_bound, ablation_lengths, training, examples
 results/<profile>/index.html  all of it on one page
 """
@@ -41,6 +41,7 @@ from bench.report import (
     tables,
 )
 from bench.report.budget import budgets
+from bench.report.provenance import provenance
 from bench.report.published import load_published, load_selection
 from bench.report.summary_chart import summary_chart
 from bench.report.understanding import understanding
@@ -48,6 +49,7 @@ from methods.base import UserError
 from methods.files import file_name, printable, read_lines
 
 LOG_WIDTH = 200  # columns when the output goes to a file or a pipe, where nothing wraps
+ORIGIN = "\nData, weights, device, precision, seeds, commands and dates: [provenance.md](provenance.md).\n"
 OpenDataset = Callable[[str, str], Dataset]  # (dataset, split) -> its examples
 
 
@@ -110,7 +112,8 @@ def _records_and_tables(profile_dir: Path) -> tuple[list[Record], dict[str, list
         raise UserError(f"{records_dir}: no records there; run `make reproduce` or `genseg eval` first.")
     own = profile_dir.parent / "published"
     published = own if own.is_dir() else asset("results", "published")
-    return records, _tables(records, published), load_published(published)
+    shown = _tables(records, published) | {"provenance": provenance(records, profile_dir.name)}
+    return records, shown, load_published(published)
 
 
 def _views(
@@ -180,7 +183,8 @@ def _table_files(shown: Mapping[str, Sequence[layout.Table]]) -> dict[str, str]:
     files = {}
     for name, own in shown.items():
         alike = [table for table in own if table.columns == own[0].columns]
-        files[f"tables/{name}.md"] = layout.markdown(*own)
+        origin = "" if name in ("provenance", "published") else ORIGIN
+        files[f"tables/{name}.md"] = layout.markdown(*own) + origin
         files[f"tables/{name}.csv"] = layout.to_csv(*alike)
         files[f"tables/{name}.tex"] = layout.latex(*own)
     return files

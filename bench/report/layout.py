@@ -27,6 +27,8 @@ Kind = Literal["text", "method", "count", "number", "percent", "time"]
 WORDS = ("text", "method")  # kinds of cells that stand on the left
 MISSING = "–"
 TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+FIGURE = re.compile(r"(-?[\d,]*\d)(\.\d+)?(.*)", re.S)
+RATIO = re.compile(r"-?[\d.]+ \([^()]*\)")  # a figure with its interval, in a column of words
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet computes a cell that begins with
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
@@ -126,7 +128,9 @@ def html(*tables: Table, said: set[str] | None = None) -> str:
 def _html(table: Table, said: set[str]) -> str:
     notes = [note for note in table.notes if note not in said]
     said.update(notes)
-    body = "\n".join(f"<tr>{''.join(_html_cells(table, row))}</tr>" for row in _marked(table))
+    cells = table.cells()
+    widths = [_width([line[place] for line in cells]) for place in range(len(table.shown))]
+    body = "\n".join(f"<tr>{''.join(_html_cells(table, row, widths))}</tr>" for row in _marked(table))
     return (
         f"<h3>{quote(table.title)}</h3>\n"
         f'<div class="wide" tabindex="0" role="region" aria-label="{quote(table.title)}"><table>\n'
@@ -148,16 +152,43 @@ def _html_head(columns: Sequence[Column]) -> str:
     return f"<tr>{above}</tr>\n<tr>{titles}</tr>"
 
 
-def _html_cells(table: Table, row: Sequence[tuple[str, bool]]) -> Iterator[str]:
-    """The first cell heads its row; intervals stand apart, so that figures are aligned at their points."""
+def _html_cells(table: Table, row: Sequence[tuple[str, bool]], widths: Sequence[Width]) -> Iterator[str]:
+    """The first cell heads its row; figures are aligned at their points."""
     for place, ((text, best), column) in enumerate(zip(row, table.shown, strict=True)):
-        figure, sign, half = text.partition(" ± ")
-        words = f'{quote(figure)}<span class="half">{sign}{quote(half)}</span>' if sign else quote(text)
-        words = f"<b>{words}</b>" if best else words
-        if column.kind in WORDS:
-            yield f'<th scope="row">{words}</th>' if place == 0 else f"<td>{words}</td>"
+        if column.kind not in WORDS:
+            words = _aligned(text, widths[place])
+            yield f'<td class="figure">{f"<b>{words}</b>" if best else words}</td>'
+        elif place == 0:
+            yield f'<th scope="row">{quote(text)}</th>'
         else:
-            yield f'<td class="figure">{words}</td>'
+            kind = ' class="ratio"' if RATIO.fullmatch(text) else ""
+            yield f"<td{kind}>{quote(text)}</td>"
+
+
+class Width(NamedTuple):
+    """What stands behind the point in a column at most: digits, and what follows the figure."""
+
+    digits: int
+    rest: str
+
+
+def _width(cells: Sequence[str]) -> Width:
+    parts = [found for text in cells if (found := FIGURE.fullmatch(text))]
+    rests = [found[3] for found in parts]
+    return Width(max((len(found[2] or "") for found in parts), default=0), max(rests, key=len, default=""))
+
+
+def _aligned(text: str, width: Width) -> str:
+    """A figure with room, that is neither seen nor read out, for what others in its column have behind the point."""
+    found = FIGURE.fullmatch(text)
+    whole, point, rest = (found[1], found[2] or "", found[3]) if found else (text, "", "")
+    room = "." * (not point and width.digits > 0) + "0" * (width.digits - max(1, len(point)) if width.digits else 0)
+    behind = f'<span class="half">{quote(rest)}{_room(width.rest[len(rest) :])}</span>' if width.rest else ""
+    return f"{quote(whole + point)}{_room(room)}{behind}"
+
+
+def _room(text: str) -> str:
+    return f'<span class="room" aria-hidden="true">{quote(text)}</span>' if text else ""
 
 
 def to_csv(*tables: Table) -> str:

@@ -1,10 +1,12 @@
 """One page of a profile's results, `index.html`: the answer, the papers' claims, tables, figures, provenance.
 
-It needs no script and nothing from outside its folder, and opens from a disk. The same records give the same bytes.
+It needs no script and holds its figures, so that it opens from a disk and can be sent; what lies beside it (tables as
+files, the study, the samples) is linked. The same records give the same bytes.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -38,6 +40,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Training": ("training",),
     "Examples": ("examples", "own_words"),
     "All scores": ("accuracy_latency", "accuracy", "published"),
+    "Provenance": ("provenance",),
 }
 FOLDED = ("ablation", "reconstruction", "breakdown", "roofline", "scaling", "accuracy", "published", "orders")
 TITLES = {
@@ -74,7 +77,6 @@ def write(folder: Path, title: str, tables: Mapping[str, Sequence[layout.Table]]
         if parts:
             anchor = re.sub(r"\W+", "-", heading.lower())
             sections.append({"anchor": anchor, "heading": heading, "body": Markup("\n".join(parts))})
-    sections.append({"anchor": "provenance", "heading": "Provenance", "body": Markup(_provenance(records))})
     return TEMPLATES.get_template("page.html").render(
         title=_title(records, title), subtitle=_subtitle(records), sections=sections, warnings=_warnings(records),
         sentences=sentences(records, tables.get("claims", ())), chart=_chart(folder), links=_links(folder),
@@ -115,7 +117,7 @@ def _chart(folder: Path) -> dict[str, Any] | None:
         rb'width="([\d.]+)pt" height="([\d.]+)pt"|viewBox="0 0 ([\d.]+) ([\d.]+)"', path.read_bytes()[:2000]
     )
     width, height = (next(filter(None, pair)) for pair in ((size[1], size[3]), (size[2], size[4]))) if size else (0, 0)
-    return {"src": f"figures/{path.name}", "text": WHAT[CHART], "width": round(float(width) * 4 / 3),
+    return {"src": data_uri(path), "text": WHAT[CHART], "width": round(float(width) * 4 / 3),
             "height": round(float(height) * 4 / 3)}  # fmt: skip
 
 
@@ -145,26 +147,14 @@ def _images(folder: Path, name: str) -> list[str]:
     """Drawings of that name, and photographs whose name begins with it."""
     paths = [folder / "figures" / f"{name}.svg", *sorted((folder / "figures").glob(f"{name}*.webp"))]
     return [
-        f'<figure><img src="figures/{escape(path.name)}" alt="{escape(WHAT.get(path.stem, path.stem))}" loading="lazy">'
-        f"</figure>"
+        f'<figure class="wide" tabindex="0"><img src="{data_uri(path)}" alt="{escape(WHAT.get(path.stem, path.stem))}">'
+        "</figure>"
         for path in paths
         if path.is_file()
     ]
 
 
-def _provenance(records: Iterable[Record]) -> str:
-    """Devices, precisions, weights, versions and dates behind the figures."""
-    records = list(records)
-    versions = {f"{name} {number}" for record in records for name, number in record.versions.items()}
-    weights = {f"{method_name(r.method)} {r.checkpoint}" for r in records if r.checkpoint and not r.variant}
-    facts = {
-        "devices": {record.device for record in records},
-        "precision": {record.precision for record in records},
-        "weights (digest)": weights,
-        "versions": versions | {f"genseg-bench {record.revision}" for record in records if record.revision},
-        "seeds": {str(record.seed) for record in records if record.seed is not None},
-        "measured": {record.date for record in records},
-    }
-    lines = (f"<dt>{name}</dt><dd>{escape(', '.join(sorted(filter(None, values))))}</dd>"
-             for name, values in facts.items() if any(values))  # fmt: skip
-    return '<dl class="provenance">' + "\n".join(lines) + "</dl>"
+def data_uri(path: Path) -> str:
+    """An image in the page itself."""
+    kind = "svg+xml" if path.suffix == ".svg" else path.suffix[1:]
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -11,6 +11,7 @@ from itertools import combinations
 
 from bench.records import DECODING_ORDER, INT8, LATENCY, Record
 from bench.report.layout import Column, Table
+from bench.report.names import method_name
 
 FLOOR = (
     "Floor: the larger of bytes / bandwidth and operations / rate. Weights, keys and values are counted, activations "
@@ -58,8 +59,12 @@ def sentences(found: Sequence[Metrics]) -> list[str]:
             continue
         slow, fast = (first, second) if one.value >= two.value else (second, first)
         ratio = shown(ratio_of(slow, fast, ("total",)))
-        told.append(f"{first_of(fast).label} is {ratio} times as fast as {first_of(slow).label}.")
+        told.append(f"{_name(fast)} is {ratio} times as fast as {_name(slow)}.")
     return told
+
+
+def _name(mine: Metrics) -> str:
+    return method_name(first_of(mine).label)
 
 
 def orders(records: Sequence[Record]) -> list[Table]:

@@ -74,8 +74,11 @@ def _claims(claims: Sequence[Table]) -> str:
     verdicts = Counter(str(row["verdict"]) for table in claims for row in table.rows)
     if not verdicts:
         return ""
-    told = ", ".join(f"{verdicts[name]} {name}" for name in VERDICTS if verdicts[name])
-    return f"Of {sum(verdicts.values())} measurements of what the papers claim, {told}."
+    counts = [(verdicts[name], name) for name in VERDICTS if verdicts[name]]
+    told = [f"{count} {('is ' if count == 1 else 'are ') * (not place)}{name}" for place, (count, name) in
+            enumerate(counts)]  # fmt: skip
+    listed = f"{', '.join(told[:-1])} and {told[-1]}" if len(told) > 1 else told[0]
+    return f"Of {sum(verdicts.values())} measurements of what the papers claim, {listed}."
 
 
 COLUMNS = (
@@ -91,6 +94,12 @@ NOTES = (
     "Intervals are over images: with one seed, another training of the same model may differ by more.",
 )  # fmt: skip
 
+RATIOS = {
+    "reproduced": "all of the ratio's interval is above what is claimed",
+    "contradicted": "all of the ratio's interval is below what is claimed",
+    "not decided": "the ratio's interval holds what is claimed",
+}
+
 
 def claims(records: Sequence[Record], printed: pd.DataFrame) -> list[Table]:
     """All claims of the papers in one table, those about speed below, with a verdict each."""
@@ -101,7 +110,8 @@ def claims(records: Sequence[Record], printed: pd.DataFrame) -> list[Table]:
             rows.append(found | {"why": found["why"] or _bounds(row.get("gain"))})
     for table in claim.claims(records):
         rows += [{"claim": f"{row['text']} ({row['where']})", "metric": "latency", "paper": row["paper"],
-                  "ratio": row["ratio"]} | _verdict(str(row["answer"])) for row in table.rows]  # fmt: skip
+                  "ratio": row["ratio"]} | _verdict(str(row["answer"])) | {"why": RATIOS.get(str(row["answer"]), "")}
+                 for row in table.rows]  # fmt: skip
     shown = [column for column in COLUMNS if any(row.get(column.key) not in (None, "") for row in rows)]
     return [Table("Claims: the papers' figures and what was measured", shown, rows, NOTES)] if rows else []
 

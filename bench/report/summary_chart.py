@@ -55,7 +55,7 @@ def _panel(axis: Axes, timed: Mapping[str, tuple[Record, Timing]], scored: Seque
         axis.errorbar(time.median, 100 * record.value, xerr=[[0], [max(0.0, (time.p90 or time.median) - time.median)]],
                       yerr=[[100 * (record.value - low)], [100 * (high - record.value)]], color=COLOURS[rank],
                       marker=MARKERS[rank], capsize=3, linestyle="none")  # fmt: skip
-        axis.annotate(method_name(name), (time.median, 100 * record.value), (7, 7), textcoords="offset points",
+        axis.annotate(method_name(name), (time.median, 100 * record.value), (7, -13), textcoords="offset points",
                       color=COLOURS[rank], fontweight="bold", fontsize=8)  # fmt: skip
     trivial = max((r for r in scored if r.method.startswith(BASELINE)), key=lambda r: r.value, default=None)
     medians = [time.median for _, time in timed.values()]

@@ -22,7 +22,7 @@ from checkpoints import write_checkpoints  # noqa: E402
 from public_data import write_data  # noqa: E402
 
 SMALL = ("evaluate.precision=float32", "latency.precision=float32", "latency.requests=3", "latency.warmup=1",
-         "evaluate.threads=1", "latency.threads=1")  # fmt: skip
+         "evaluate.threads=1", "latency.threads=1", "note=random weights")  # fmt: skip
 
 
 def words(folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ from methods.base import Example, UserError
 from methods.files import write_lines
 
 PUBLISHED = Path(__file__).parents[3] / "results" / "published"
-TABLES = ("main", "accuracy", "ablation", "reconstruction", "latency", "claim", "claims", "published")
+TABLES = ("main", "accuracy", "ablation", "reconstruction", "latency", "claim", "claims", "published", "provenance")
 FIGURES = ("summary", "accuracy_latency", "reconstruction_bound", "ablation_lengths", "training")
 MASK = np.zeros((40, 60), bool)
 MASK[10:20, 10:30] = True
