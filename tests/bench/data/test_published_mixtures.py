@@ -69,7 +69,7 @@ def write_others(root):
     picture(root / "ADEChallengeData2016/images/training/x.jpg")
     labels(root / "ADEChallengeData2016/annotations/training/x.png", MASK)
     picture(root / "understanding/images/u.jpg")
-    rows = [{"image_id": 1, "file_name": "u.jpg", "split": "train", "kind": kind, "question": "What?", "answer": "A box."}
+    rows = [{"image_id": 1, "file_name": "u.jpg", "split": "train", "kind": kind, "question": "What?", "answer": "Box."}
             for kind in ("caption", "question")]  # fmt: skip
     document(root / "understanding/captions.json", rows)
 
