@@ -165,7 +165,7 @@ class EvaluateConfig:
     # file or folder of what sharpens masks (SAM), for methods that have such; rows of their own
     refine: str = setting("", path=True)
     prefixes: bool = True  # the mask tokenizer's ceiling at every number of tokens, or at the full one alone
-    batch: int = setting(16, 1, 10**6)
+    batch: int = setting(0, 0, 10**6)  # questions at a time; 0: as many as pay and fit (see evaluate/cost.py)
     threads: int = setting(2, 1, 1024)
     precision: str = setting("float32", choices=PRECISIONS)
     seed: int = setting(0, 0, SEEDS)  # of the bootstrap and of the random baseline

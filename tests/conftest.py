@@ -143,6 +143,8 @@ def build(backbone_folder: Path) -> Callable[..., Any]:
         return liven(trainee.build(values, lambda: CORPUS)).eval()
 
     def fresh(name: str, **config: Any) -> Any:
+        from methods.internvl.generation.joined import lay_together
+
         if name == "boxes":
             config = {"size": "tiny", "vocabulary": 320} | config
         else:
@@ -154,7 +156,10 @@ def build(backbone_folder: Path) -> Callable[..., Any]:
             config |= {"mask_tokenizer_config": SHORT_SIZES if sizes == "short" else sizes} if sizes else {}
             config = {"backbone": str(backbone_folder)} | config
         config = {key: value for key, value in config.items() if value is not None}
-        return copy.deepcopy(once(name, json.dumps(config, sort_keys=True)))
+        method = copy.deepcopy(once(name, json.dumps(config, sort_keys=True)))
+        if getattr(method, "backbone", None) is not None:
+            lay_together(method.backbone.language_model)  # as in every model that was not copied
+        return method
 
     return fresh
 

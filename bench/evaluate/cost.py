@@ -8,7 +8,7 @@ its memory's speed. CUDA itself and fragmentation take OVERHEAD bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,8 @@ TEXT, WORDS, TILES, MOST_TILES = 100, 16, 2, 5
 MFU, BANDWIDTH = 0.4, 0.3
 OVERHEAD = 1e9
 WORTH_A_LOOK = 4e9  # bytes of weights below which any GPU will do
+FEW, MANY = 16, 64  # questions at once where nothing is known, and beyond which measured models gained nothing
+PARTS = 8  # batches that a file is at least made of, for processes to share
 ASSUMED = (
     f"{TEXT} tokens of text and {TILES} tiles a question ({MOST_TILES} for the memory), a mask and {WORDS} words an "
     f"answer, {MFU:.0%} of a GPU's arithmetic and {BANDWIDTH:.0%} of its bandwidth"
@@ -53,15 +55,15 @@ def estimate(method: str, size: str, settings: EvaluateConfig) -> Estimate | Non
     if declared is None or not size:
         return None
     precision = torch.float32 if settings.precision == "float32" else torch.bfloat16
-    costs = []
+    batch, costs = settings.batch or FEW, []
     for tiles in (TILES, MOST_TILES):
         with FakeTensorMode(), torch.no_grad():
             model = method_class(method).build({"backbone": f"random:{size}"}, lambda: ())
-            load = Load(settings.batch, settings.batch, TEXT, WORDS, settings.batch, tiles)
+            load = Load(batch, batch, TEXT, WORDS, batch, tiles)
             costs.append(resolve(declared)(model, load, precision))
     usual, largest = costs
     memory = largest.weights + largest.cache + largest.activations + OVERHEAD
-    return Estimate(settings.batch, usual, largest.weights, memory)
+    return Estimate(batch, usual, largest.weights, memory)
 
 
 def size_of_model(folder: Path, otherwise: str) -> str:
@@ -72,14 +74,45 @@ def size_of_model(folder: Path, otherwise: str) -> str:
 def check_room(method: str, folder: Path, settings: EvaluateConfig, free: float) -> Estimate | None:
     """The estimate, for models that are large enough to matter. Raises UserError with the numbers if a GPU that has
     `free` bytes is too small: nothing is moved to the CPU's memory."""
-    if sum(path.stat().st_size for path in folder.glob("*.safetensors")) < WORTH_A_LOOK:
+    if not _large(folder):
         return None
     found = estimate(method, size_of_model(folder, ""), settings)
     if found is not None and found.memory > free:
         repair = "evaluate.precision=bfloat16" if settings.precision == "float32" else "a smaller evaluate.batch"
         raise UserError(
             f"{folder}: about {found.memory / 1e9:.1f} GB are needed ({found.weights / 1e9:.1f} GB of them weights, "
-            f"{settings.batch} questions at a time), and {free / 1e9:.1f} GB of the GPU are free; give {repair} or "
+            f"{found.batch} questions at a time), and {free / 1e9:.1f} GB of the GPU are free; give {repair} or "
             "another GPU, because nothing is moved to the CPU's memory."
         )
     return found
+
+
+def batch_that_fits(method: str, folder: Path, settings: EvaluateConfig, memory: float) -> int:
+    """How many questions a device of `memory` bytes answers at once where `settings.batch` leaves it open: a power of
+    two of at most MANY. 0 for a model so small that any number fits, or of which no cost is known.
+
+    It is the device's whole memory, not what is free of it just now, so that all processes and a run that is resumed
+    come to the same."""
+    if not _large(folder):
+        return 0
+    size = size_of_model(folder, "")
+    costs = [estimate(method, size, replace(settings, batch=batch)) for batch in (1, 2)]
+    memory_of = [cost.memory for cost in costs if cost is not None]
+    if len(memory_of) < 2:
+        return 0
+    one, two = memory_of
+    return next((batch for batch in _halves(MANY) if one + (batch - 1) * (two - one) <= memory), 1)
+
+
+def batch_of(settings: EvaluateConfig, questions: int) -> int:
+    """How many of a file's questions are answered at once: as set, or MANY of them, but FEW for a small file, so that
+    several processes have a part of it each."""
+    return settings.batch or max(FEW, min(MANY, -(-questions // PARTS)))
+
+
+def _halves(number: int) -> list[int]:
+    return [number >> power for power in range(number.bit_length())]
+
+
+def _large(folder: Path) -> bool:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) >= WORTH_A_LOOK

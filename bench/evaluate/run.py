@@ -28,14 +28,14 @@ from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.evaluate.answers import id_key
 from bench.evaluate.baselines import BASELINES, applies
 from bench.evaluate.breakdown import breakdown
-from bench.evaluate.cost import check_room
+from bench.evaluate.cost import batch_that_fits, check_room
 from bench.evaluate.metrics import VERSION
 from bench.evaluate.metrics.registry import NOWHERE, REGISTRY
 from bench.evaluate.plain_tasks import PLAIN, plain_records, score_plain
 from bench.evaluate.plan import ALIASES, objects_of, plan
 from bench.evaluate.predictions import stamp_of
 from bench.evaluate.printed import printed_records
-from bench.evaluate.processes import helped
+from bench.evaluate.processes import helped, total_memory
 from bench.evaluate.protocols import asks, protocol_of, wanted_of
 from bench.evaluate.runner import Seconds, predict_baseline, predict_method, predict_reconstructions
 from bench.evaluate.scoring import difference_records, key_of, score_predictions, to_records
@@ -47,6 +47,8 @@ from bench.runtime import device_of, digest, load_model, provenance
 from methods.base import MaskTokenizer, Model, UserError
 from methods.files import printable, read_lines, write_atomic
 from methods.protocols import TaskProtocol
+
+SHARE = 0.9  # of a GPU's memory that an open batch may be estimated to take
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,14 @@ def predict(profile: Profile, models: Mapping[str, Path], context: DistributedCo
     written: list[Written] = []
     for name, folder in models.items():
         other = profile.mask_tokenizer_of(name)
-        _check_room(profile, name, folder, context)
+        fitting = _fitting(profile, name, folder, context)
         model = load_model(name, folder, profile.evaluate.precision, other)
         weights = digest(folder, other)
         ways = ways_of(profile.evaluate, name, model, partial(_cannot, models, context))
         for (benchmark, dataset), protocols in zip(opened, asked, strict=True):
             if name in protocols:
-                settings = replace(benchmark.settings, protocols=protocols[name])
+                batch = benchmark.settings.batch or fitting
+                settings = replace(benchmark.settings, protocols=protocols[name], batch=batch)
                 own = replace(benchmark, settings=settings)
                 written += _predict_model(profile, name, model, weights, own, dataset, context, ways, spent)
     for name in BASELINES:
@@ -180,15 +183,19 @@ def _tell_unasked(
             print(f"{name} is not asked about {', '.join(places)}, for which it has no protocol.", file=sys.stderr)
 
 
-def _check_room(profile: Profile, name: str, folder: Path, context: DistributedContext) -> None:
-    """Say what a large model will take of a GPU. Raises UserError with the numbers where that has too little."""
+def _fitting(profile: Profile, name: str, folder: Path, context: DistributedContext) -> int:
+    """How many questions a large model is asked at once where the profile leaves it open, 0 for any number. Says what
+    it will take of a GPU, and raises UserError with the numbers where that has too little."""
     if device_of().type != "cuda":
-        return
-    batch = max(benchmark.settings.batch for benchmark in benchmarks_of(profile))
+        return batch_that_fits(name, folder, profile.evaluate, total_memory())
+    fitting = batch_that_fits(name, folder, profile.evaluate, SHARE * torch.cuda.mem_get_info()[1])
+    batch = max(benchmark.settings.batch or fitting for benchmark in benchmarks_of(profile))
     settings = replace(profile.evaluate, batch=batch)
     found = check_room(name, folder, settings, torch.cuda.mem_get_info()[0])
     if found is not None and context.first:
-        print(f"{name} takes about {found.memory / 1e9:.1f} GB of each GPU, by estimate.", file=sys.stderr)
+        told = f"{found.memory / 1e9:.1f} GB of each GPU, by estimate, with {found.batch} questions at a time"
+        print(f"{name} takes about {told}.", file=sys.stderr)
+    return fitting
 
 
 def _predict_model(

@@ -18,6 +18,7 @@ from bench.config import EvaluateConfig
 from bench.data.dataset import Dataset
 from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.evaluate import baselines
+from bench.evaluate.cost import batch_of
 from bench.evaluate.plan import Question, objects_of, plan
 from bench.evaluate.predictions import line, settings_text, write_predictions
 from bench.evaluate.protocols import asks, protocol_of, wanted_of
@@ -110,21 +111,22 @@ def predict_method(
         asked = Asked(
             protocol, rule, wanted, tokens, way, precision, refiner, defaultdict(float) if spent is None else spent
         )
+        questions = plan(dataset, rule.sentences, config.limit, targets=bool(rule.prompt))
+        batch = batch_of(config, len(questions))
         stamp = settings_text(
-            **identity, split=split, protocol=protocol, limit=config.limit, batch=config.batch,
+            **identity, split=split, protocol=protocol, limit=config.limit, batch=batch,
             precision=str(precision), asked=asked.want, told=asdict(rule),
         )  # fmt: skip
         kind = (f"-{tokens:03d}" if tokens else "") + (f"-{decoded}" if decoded else "")
         kind += "-refined" if refiner else ""
         path = folder / f"{identity['method']}.{split}.{protocol}{kind}.jsonl"
-        questions = plan(dataset, rule.sentences, config.limit, targets=bool(rule.prompt))
         if protocol in refined:
             before = [_before(row) for _, row in read_lines(refined[protocol])]
-            paths[protocol] = write_predictions(path, stamp, before, config.batch, list, context)
+            paths[protocol] = write_predictions(path, stamp, before, batch, list, context)
         else:
             answer = partial(asked.answer, method, dataset)
             begun, known = time.perf_counter(), sum(asked.spent.values())
-            paths[protocol] = write_predictions(path, stamp, questions, config.batch, answer, context)
+            paths[protocol] = write_predictions(path, stamp, questions, batch, answer, context)
             asked.spent["reading, writing, waiting"] += (
                 time.perf_counter() - begun - (sum(asked.spent.values()) - known)
             )

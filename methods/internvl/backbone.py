@@ -13,6 +13,7 @@ from transformers import InternVLForConditionalGeneration
 from transformers.cache_utils import Cache
 
 from methods.internvl.config import BackboneSize, transformers_config
+from methods.internvl.generation.joined import lay_together
 from methods.internvl.tiles import MEAN, STD
 
 
@@ -28,6 +29,7 @@ class Backbone(nn.Module):
         self.size = size
         self.image_token_id = image_token_id
         self.native = InternVLForConditionalGeneration(transformers_config(size, vocabulary, image_token_id))
+        lay_together(self.language_model)
 
     @property
     def vocabulary(self) -> int:

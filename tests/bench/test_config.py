@@ -146,7 +146,7 @@ def test_a_file_that_is_no_profile_is_named(path, content):
 
 @pytest.mark.parametrize(
     "override",
-    ["evaluate.batch=0", "evaluate.splits=[]", "evaluate.splits=[val,val]", "evaluate.protocols=[]",
+    ["evaluate.batch=-1", "evaluate.splits=[]", "evaluate.splits=[val,val]", "evaluate.protocols=[]",
      "train.threads=0", "train.log_every=0", "stages.base.steps=0", "stages.base.images_per_step=0",
      "stages.base.expressions_per_image=-1", "latency.requests=0", "evaluate.threads=-2", "latency.threads=0",
      "evaluate.limit=-1", "stages.base.betas=[0.9]", "seed=-1", "data.seed=-1", "stages.base.seed=-1",

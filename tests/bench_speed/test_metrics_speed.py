@@ -7,7 +7,7 @@ from scipy import ndimage
 from bench.data import rle
 from bench.data.dataset import ExampleDataset
 from bench.evaluate.metrics import SampleScore, aggregate, score
-from bench.evaluate.metrics.boundary import bf_score
+from bench.evaluate.metrics.boundary import bf_davis, bf_score
 from bench.evaluate.predictions import line
 from bench.evaluate.scoring import score_predictions
 from bench.evaluate.statistics import intervals
@@ -50,6 +50,28 @@ def test_bf_score_of_one_sample_by_whole_distance_maps(benchmark, blobs):
         return 2 * shares[0] * shares[1] / sum(shares)
 
     assert benchmark(naive, *blobs) == pytest.approx(bf_score(*blobs).f, abs=1e-12)
+
+
+def test_davis_f_of_one_sample(benchmark, blobs):
+    assert 0 < benchmark(bf_davis, *blobs) < 1
+
+
+def test_davis_f_of_one_sample_by_its_definition(benchmark, blobs):
+    """The peer of the one before: both boundaries of the whole frame dilated with the disk, in scipy."""
+
+    def naive(pred, gt):
+        reach = int(np.ceil(0.008 * np.hypot(*pred.shape)))
+        y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+        edges = []
+        for mask in (pred, gt):
+            padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
+            east, south, both = padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+            edges.append((mask ^ east) | (mask ^ south) | (mask ^ both))
+        near = [ndimage.binary_dilation(edge, x**2 + y**2 <= reach**2) for edge in edges]
+        precision, recall = (edges[0] & near[1]).sum() / edges[0].sum(), (edges[1] & near[0]).sum() / edges[1].sum()
+        return 2 * precision * recall / (precision + recall)
+
+    assert benchmark.pedantic(naive, blobs, rounds=3) == pytest.approx(bf_davis(*blobs), abs=1e-12)
 
 
 def test_scores_of_a_file(benchmark, blobs, tmp_path):

@@ -1,21 +1,25 @@
 """Steps of a mask block recorded once as CUDA graphs and replayed: the fast path without a launch for each kernel.
 
 A graph replays the same kernels with the same shapes on the same addresses. So the keys and values of a batch stay
-where they are from one request to the next; a step attends to their whole capacity, with a mask over those that do not
-exist yet, and writes its own at a place that is read on the device. On a CPU the same passes run unrecorded: slower
-than the fast path, and there to be compared with it.
+where they are from one request to the next; a step attends to them up to the next multiple of SPARE, with a mask over
+those that do not exist yet, and writes its own at a place that is read on the device. On a CPU the same passes run
+unrecorded: slower than the fast path, and there to be compared with it.
 
 The prompt, the text behind a block, the schedule's own choice and whatever has rows of unequal length (left padding,
-rows that pause, a prefix shared by several prompts) take the fast path's passes. HiMTok needs one graph, ARGenSeg one
-for each scale; each is recorded by the first request that needs it, so the first requests of a shape are slow.
+rows that pause, a prefix shared by several prompts) take the fast path's passes, and so does all after a recording that
+failed; a warning says which. HiMTok needs one graph for each SPARE keys, ARGenSeg one for each scale; each is recorded
+by the first request that needs it, so the first requests of a shape are slow. The graphs and keys that were used last
+are kept, up to a bound.
 
 Shapes: B rows, n tokens of a step, D width, V vocabulary rows, C capacity, G key heads, d head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,9 +28,13 @@ from torch.nn import functional as F
 
 from methods.internvl.backbone import Backbone
 from methods.internvl.generation.decoder import Decoder
-from methods.internvl.generation.kv_cache import Stepper, room
+from methods.internvl.generation.kv_cache import Stepper, room, whole
 
 WARMUPS = 3  # passes before a recording, in which libraries choose their kernels and workspaces
+BLOCK = 768  # keys that are allocated for what follows a prompt: ARGenSeg's 680 and some words
+MOST_RECORDINGS, MOST_STEPPERS = 32, 8  # graphs over the same keys, and keys of a model, that are kept
+
+T = TypeVar("T")
 
 
 class GraphDecoder(Decoder):
@@ -37,7 +45,10 @@ class GraphDecoder(Decoder):
 
     def logits(self, inputs: Tensor, active: Tensor | None, bidirectional: bool, rows: tuple[int, int]) -> Tensor:
         """As Decoder's; `hidden` stays that of the pass before, because a block always ends with its tail."""
-        if self.holes or active is not None or not isinstance(self.stepper, FixedStepper):
+        why = (self.holes and "rows are of unequal length") or (active is not None and "rows pause")
+        why = why or (not isinstance(self.stepper, FixedStepper) and "a beginning is shared")
+        if why:
+            tell(f"These steps are not recorded as CUDA graphs: {why}.")
             return super().logits(inputs, active, bidirectional, rows)
         self._count(inputs.shape[1], self.mask.new_ones(len(inputs)))
         return self.stepper.logits(inputs, bidirectional, rows, lambda hidden: self.head(hidden, *rows))
@@ -50,7 +61,9 @@ class FixedStepper(Stepper):
         super().__init__(language_model)
         self.places: Tensor | None = None  # int64 [n], where a pass of fixed shapes writes its keys
         self.filled: Tensor | None = None  # int64 [], the number of keys, on the device
-        self.recordings: dict[tuple[int, bool, tuple[int, int]], Recording] = {}
+        self.reach = 0  # how many keys such a pass attends to
+        self.recordings = Latest[Recording](MOST_RECORDINGS)
+        self.fails = False  # whether a recording could not be made
 
     def run(self, x: Tensor, positions: Tensor, seen: Tensor | None, causal: bool = False) -> Tensor:
         self._reserve(self.length + x.shape[1])
@@ -60,39 +73,51 @@ class FixedStepper(Stepper):
         self, inputs: Tensor, bidirectional: bool, rows: tuple[int, int], head: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """Feed [B, n, D] to all rows -> head's logits [B, n, V] for vocabulary rows [low, high)."""
-        count = inputs.shape[1]
+        count, keys = inputs.shape[1], whole(self.length + inputs.shape[1])
         self._reserve(self.length + count)
         self.filled = torch.zeros((), dtype=torch.long, device=inputs.device) if self.filled is None else self.filled
         self.filled.fill_(self.length)
-        if not recordable(inputs.device):
-            found = self._pass(inputs, bidirectional, head)
-        else:
-            key = count, bidirectional, rows
-            if key not in self.recordings:
-                self.recordings[key] = Recording(lambda x: self._pass(x, bidirectional, head), inputs)
-            found = self.recordings[key](inputs)
+        recording = self._recording((count, bidirectional, rows, keys), inputs, head)
+        found = recording(inputs) if recording else self._pass(inputs, bidirectional, keys, head)
         self.length += count
         return found
 
-    def _pass(self, x: Tensor, bidirectional: bool, head: Callable[[Tensor], Tensor]) -> Tensor:
-        """One step whose shapes and addresses do not depend on how many keys there are."""
+    def _recording(
+        self, key: tuple[int, bool, tuple[int, int], int], inputs: Tensor, head: Callable[[Tensor], Tensor]
+    ) -> Recording | None:
+        """The graph of a step: (tokens, whether they see each other, vocabulary rows, keys). None where there is none,
+        which is said."""
+        if self.fails or not recordable(inputs.device):
+            return None
+        try:
+            return self.recordings.get(key, lambda: Recording(lambda x: self._pass(x, key[1], key[3], head), inputs))
+        except RuntimeError as error:
+            self.fails = True
+            tell(f"Steps run without CUDA graphs, because one could not be recorded: {error}")
+            return None
+
+    def _pass(self, x: Tensor, bidirectional: bool, keys: int, head: Callable[[Tensor], Tensor]) -> Tensor:
+        """One step over the first `keys` keys, whose shapes and addresses do not depend on how many of them exist."""
         before = self.length
         self.places = self.filled + torch.arange(x.shape[1], device=x.device)
         last = self.places[-1].expand_as(self.places) if bidirectional else self.places
-        seen = torch.arange(self.keys[0].shape[2], device=x.device) <= last[:, None]
-        hidden = super().run(x, self.places.expand(len(x), -1), seen[None, None])
-        self.length, self.places = before, None
-        return head(hidden)
+        seen = torch.arange(keys, device=x.device) <= last[:, None]
+        self.reach = keys
+        try:
+            return head(super().run(x, self.places.expand(len(x), -1), seen[None, None]))
+        finally:
+            self.length, self.places = before, None
 
     def _remember(self, store: list[Tensor], number: int, fresh: Tensor) -> Tensor:
-        """Write [B, G, n, d] at `places` -> the whole capacity [B, G, C, d]."""
+        """Write [B, G, n, d] at `places` -> the first `reach` keys [B, G, m, d]."""
         if self.places is None:
             return super()._remember(store, number, fresh)
-        return store[number].index_copy_(2, self.places, fresh)
+        return store[number].index_copy_(2, self.places, fresh)[:, :, : self.reach]
 
     def _allocate(self, fresh: Tensor, capacity: int) -> Tensor:
-        """Zeros: what a mask hides is multiplied by 0, and must be a number."""
-        return torch.zeros(*fresh.shape[:2], capacity, fresh.shape[3], dtype=fresh.dtype, device=fresh.device)
+        """Zeros: what a mask hides is multiplied by 0, and must be a number. With room for a block of mask tokens, so
+        that keys seldom move."""
+        return torch.zeros(*fresh.shape[:2], capacity + BLOCK, fresh.shape[3], dtype=fresh.dtype, device=fresh.device)
 
     def _reserve(self, keys: int) -> None:
         """Enlarge all keys and values for at least so many; they move, so the recordings are worth nothing then."""
@@ -134,18 +159,39 @@ def _uncached_autocast(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype, enabled=enabled, cache_enabled=False)
 
 
-_KEPT: WeakKeyDictionary[Backbone, dict[tuple, FixedStepper]] = WeakKeyDictionary()
+class Latest(dict[Hashable, T]):
+    """What was used last, up to `most` of it."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most = most
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        found = self.pop(key) if key in self else make()
+        self[key] = found
+        while len(self) > self.most:
+            del self[next(iter(self))]
+        return found
+
+
+def tell(text: str) -> None:
+    """Once for each text."""
+    warnings.warn(text, stacklevel=3)
+
+
+_KEPT: WeakKeyDictionary[Backbone, Latest[FixedStepper]] = WeakKeyDictionary()
 
 
 def kept_stepper(backbone: Backbone, embeddings: Tensor) -> FixedStepper:
     """The backbone's stepper for prompts like [B, L, D]: one for each B and each 256 of L, so that what a request costs
-    does not depend on the longest one before. Forgets them all when the weights are others than before."""
+    does not depend on the longest one before. The latest are kept, and none when the weights are others than before."""
     device, weight = embeddings.device.type, backbone.language_model.layers[-1].self_attn.q_proj.weight
     low = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-    kept = _KEPT.setdefault(backbone, {})
+    kept = _KEPT.setdefault(backbone, Latest(MOST_STEPPERS))
     key = weight.data_ptr(), weight.dtype, embeddings.dtype, low
     if any(other[:4] != key for other in kept):
         kept.clear()
-    stepper = kept.setdefault((*key, len(embeddings), room(embeddings.shape[1])), FixedStepper(backbone.language_model))
+    shape = len(embeddings), room(embeddings.shape[1])
+    stepper = kept.get((*key, *shape), lambda: FixedStepper(backbone.language_model))
     stepper.length = 0
     return stepper

@@ -26,6 +26,7 @@ from methods.enlarge import as_released
 from methods.internvl.backbone import Backbone
 from methods.internvl.generation.cuda_graphs import GraphDecoder
 from methods.internvl.generation.decoder import Decoder, OfficialDecoder
+from methods.internvl.generation.kv_cache import without_cudnn_attention
 from methods.internvl.generation.prefix import Prefix
 from methods.internvl.generation.timing import Clock
 
@@ -188,6 +189,7 @@ class Writer:
 
 
 @torch.inference_mode()
+@without_cudnn_attention()
 def decode(
     backbone: Backbone,
     embeddings: Tensor,

@@ -94,7 +94,7 @@ def test_commands_that_make_no_sense(genseg, words, named):
         (["profile=nowhere"], "'nowhere'"),
         (["profile=none.yaml"], "'none.yaml'"),
         (["profile={}", "speed=9"], "speed"),
-        (["profile={}", "evaluate.batch=0"], "evaluate.batch is 0"),
+        (["profile={}", "evaluate.batch=-1"], "evaluate.batch is -1"),
         (["profile={}", "seed=x"], "'x'"),
     ],
 )

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from bench.config import EvaluateConfig
-from bench.evaluate.cost import check_room, estimate, size_of_model
+from bench.evaluate.cost import batch_of, batch_that_fits, check_room, estimate, size_of_model
 from methods.base import UserError
 from methods.registry import method_class
 
@@ -71,3 +73,22 @@ def test_a_gpu_that_is_too_small_is_refused_with_numbers(build, tmp_path, monkey
     assert f"about {found.memory / 1e9:.1f} GB" in str(told.value)
     with pytest.raises(UserError, match="give evaluate.precision=bfloat16"):
         check_room("himtok", tmp_path / "model", replace(SETTINGS, precision="float32"), 0)
+
+
+@pytest.mark.parametrize(("questions", "batch"), [(1, 16), (48, 16), (200, 25), (512, 64), (100_000, 64)])
+def test_how_many_are_asked_at_once(questions, batch):
+    assert batch_of(EvaluateConfig(), questions) == batch
+    assert batch_of(EvaluateConfig(batch=3), questions) == 3
+
+
+def test_a_large_model_is_asked_as_many_as_fit(build, tmp_path, monkeypatch):
+    build("himtok").save_pretrained(tmp_path / "model")
+    ask = partial(batch_that_fits, "himtok", tmp_path / "model", replace(SETTINGS, batch=0))
+    assert ask(0) == 0  # a small one may be asked any number
+    monkeypatch.setattr("bench.evaluate.cost.WORTH_A_LOOK", 0)
+    monkeypatch.setattr(
+        "bench.evaluate.cost.estimate", lambda name, size, settings: SimpleNamespace(memory=10 + 2 * settings.batch)
+    )
+    assert [ask(memory) for memory in (0, 11, 12, 14, 41, 42, 1e12)] == [1, 1, 1, 2, 8, 16, 64]
+    monkeypatch.setattr("bench.evaluate.cost.estimate", lambda *given: None)
+    assert ask(1e12) == 0

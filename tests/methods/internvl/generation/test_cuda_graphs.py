@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from methods.base import Decoding, Request
 from methods.internvl.generation import cuda_graphs as graphs
-from methods.internvl.generation.cuda_graphs import FixedStepper, Recording, kept_stepper
+from methods.internvl.generation.cuda_graphs import BLOCK, MOST_STEPPERS, FixedStepper, Latest, Recording, kept_stepper
 from methods.internvl.generation.kv_cache import SPARE, Stepper, room
 
 FAST, GRAPHS = Decoding("fast"), Decoding("cuda_graphs")
@@ -114,20 +114,20 @@ def test_other_weights_are_recorded_anew(himtok, writing, traced):
 @torch.inference_mode()
 def test_keys_that_outgrow_their_room_are_recorded_anew(build, traced):
     backbone = build("boxes").backbone
-    x = torch.randn(1, 2 * SPARE + 290, backbone.width, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, BLOCK + 2 * SPARE + 290, backbone.width, generator=torch.Generator().manual_seed(0))
     plain, fixed = Stepper(backbone.language_model), FixedStepper(backbone.language_model)
     positions = torch.arange(x.shape[1])[None]
     for stepper in (plain, fixed):
         stepper.run(x[:, :10], positions[:, :10], None, causal=True)
-    assert fixed.keys[0].shape[2] == room(10)
+    assert fixed.keys[0].shape[2] == room(10) + BLOCK
     for start in range(10, x.shape[1], 100):
         part = slice(start, start + 100)
         count = x[:, part].shape[1]
         seen = torch.ones(count, start + count, dtype=torch.bool).tril(start)[None, None]
         wanted = plain.run(x[:, part], positions[:, part], seen)
         torch.testing.assert_close(fixed.logits(x[:, part], False, (0, 1), lambda hidden: hidden), wanted, **CLOSE)
-    assert Trace.made == 3  # 100 tokens in the first room and in the second, 92 in the last step
-    assert fixed.length == x.shape[1]
+    assert Trace.made == 7  # 100 tokens up to each multiple of SPARE, and 60 in the last step
+    assert fixed.length == x.shape[1] and fixed.keys[0].shape[2] == room(1310)
 
 
 @torch.inference_mode()
@@ -138,6 +138,48 @@ def test_a_stepper_is_kept_by_batch_and_by_length(build):
     assert kept_stepper(backbone, torch.zeros(1, 90, 8)) is first and first.length == 0
     assert kept_stepper(backbone, torch.zeros(1, 290, 8)) is not first
     assert kept_stepper(backbone, torch.zeros(2, 40, 8)) is not first
+
+
+@torch.inference_mode()
+def test_only_the_latest_keys_are_kept(build):
+    backbone = build("boxes").backbone
+    first = kept_stepper(backbone, torch.zeros(1, 40, 8))
+    for rows in range(2, MOST_STEPPERS + 1):
+        kept_stepper(backbone, torch.zeros(rows, 40, 8))
+        assert kept_stepper(backbone, torch.zeros(1, 40, 8)) is first
+    kept_stepper(backbone, torch.zeros(MOST_STEPPERS + 1, 40, 8))
+    assert kept_stepper(backbone, torch.zeros(1, 40, 8)) is first
+    second = kept_stepper(backbone, torch.zeros(2, 40, 8))  # was the oldest, and is made again
+    assert second.length == 0 and not second.keys
+
+
+def test_a_bounded_store_forgets_what_was_used_longest_ago():
+    store, made = Latest(2), []
+    for key in ("a", "b", "a", "c", "a", "b"):
+        assert store.get(key, lambda key=key: made.append(key) or key) == key
+    assert made == ["a", "b", "c", "b"] and list(store) == ["a", "b"]
+
+
+def test_a_recording_that_fails_is_said_and_done_without(himtok, writing, monkeypatch):
+    writing(himtok)
+    tried = []
+
+    def fails(work, inputs):
+        tried.append(inputs.shape)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(graphs, "recordable", lambda device: True)
+    monkeypatch.setattr(graphs, "Recording", fails)
+    with pytest.warns(UserWarning, match="without CUDA graphs.*stream is capturing"):
+        found = answers(himtok, GRAPHS, asked(1))
+    same(found, answers(himtok, FAST, asked(1)))
+    assert len(tried) == 1
+
+
+def test_what_is_not_recorded_is_said(himtok, writing):
+    writing(himtok)
+    with pytest.warns(UserWarning, match="rows are of unequal length"):
+        answers(himtok, GRAPHS, asked(3))
 
 
 @pytest.mark.gpu

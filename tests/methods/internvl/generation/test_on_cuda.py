@@ -15,6 +15,7 @@ from methods.base import Decoding, Request
 from methods.internvl import model as models
 from methods.internvl.config import named_size
 from methods.internvl.generation.cuda_graphs import FixedStepper
+from methods.internvl.generation.kv_cache import SPARE
 from methods.registry import method_class
 from tests.fake_cuda import AVAILABLE, FakeCuda, HostRead, MixedDevices, move
 
@@ -137,7 +138,7 @@ def test_a_step_is_one_graph(build):
     stepper.filled = torch.tensor(8)
 
     def work(inputs):
-        return stepper._pass(inputs, False, lambda hidden: backbone.head(hidden, 10, 20))
+        return stepper._pass(inputs, False, SPARE, lambda hidden: backbone.head(hidden, 10, 20))
 
     step = torch.compile(work, fullgraph=True, backend="eager")
     found = [step(x[:, 8:9])]
