@@ -20,9 +20,12 @@ VARIANT = {"weights": "int8"}
 
 
 def quantise(method: Model) -> None:
-    """Turn the weights of the language model into integers. Raises UserError where the method cannot."""
+    """Turn the weights of the language model into integers. Raises UserError where the method cannot, and on a GPU: no
+    product there reads integers, so that each would make a copy of its weight first and be slower."""
     if not method_spec(method.name).int8:
         raise UserError(f"{method.name} has no int8 weights; leave latency.int8 out.")
+    if method.device.type == "cuda":
+        raise UserError("latency.int8 is for a CPU: a GPU would convert each weight at each product; leave it out.")
     method.quantise()
 
 

@@ -39,7 +39,8 @@ def method(request):
 @pytest.fixture(scope="module")
 def requests():
     rng = np.random.default_rng(0)
-    images = [Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)).resize((640, 480)) for _ in range(REQUESTS // 4)]
+    draws = rng.integers(0, 256, (REQUESTS // 4, 48, 64, 3), np.uint8)
+    images = [Image.fromarray(pixels).resize((640, 480)) for pixels in draws]
     phrases = ("the red car", "the small one on the left", "a dog", "the second cup from the right")
     return [Request(image, (phrase,), ("mask", "box")) for image in images for phrase in phrases]
 

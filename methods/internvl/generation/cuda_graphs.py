@@ -185,10 +185,11 @@ _KEPT: WeakKeyDictionary[Backbone, Latest[FixedStepper]] = WeakKeyDictionary()
 def kept_stepper(backbone: Backbone, embeddings: Tensor) -> FixedStepper:
     """The backbone's stepper for prompts like [B, L, D]: one for each B and each 256 of L, so that what a request costs
     does not depend on the longest one before. The latest are kept, and none when the weights are others than before."""
-    device, weight = embeddings.device.type, backbone.language_model.layers[-1].self_attn.q_proj.weight
+    device, weights = embeddings.device.type, list(backbone.language_model.parameters())
     low = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
     kept = _KEPT.setdefault(backbone, Latest(MOST_STEPPERS))
-    key = weight.data_ptr(), weight.dtype, embeddings.dtype, low
+    places = hash(tuple(weight.data_ptr() for weight in weights))
+    key = places, weights[-1].dtype, embeddings.dtype, low
     if any(other[:4] != key for other in kept):
         kept.clear()
     shape = len(embeddings), room(embeddings.shape[1])

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from bench.latency.int8 import answers, cost_records, quantise
 from methods.base import Example, Prediction, Request, UserError
@@ -36,6 +37,11 @@ def test_a_method_without_integers_is_refused(himtok, monkeypatch):
     monkeypatch.setattr("bench.latency.int8.method_spec", lambda name: SimpleNamespace(int8=False))
     with pytest.raises(UserError, match="himtok has no int8 weights"):
         quantise(himtok)
+
+
+def test_a_gpu_is_refused():
+    with pytest.raises(UserError, match="a GPU would convert each weight"):
+        quantise(SimpleNamespace(name="himtok", device=torch.device("cuda")))
 
 
 def test_real_answers_are_compared(writer, writing, examples):
