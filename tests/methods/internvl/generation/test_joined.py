@@ -15,12 +15,20 @@ def layer(build):
 
 @torch.no_grad()
 def test_one_product_gives_what_the_layers_give(layer):
-    x = torch.randn(2, 3, layer.self_attn.q_proj.in_features)
+    x = torch.randn(1, 1, layer.self_attn.q_proj.in_features)
     for group in groups(layer):
         joined = Joined(group)
         assert joined.whole is not None
         for found, part in zip(joined(x), group, strict=True):
             torch.testing.assert_close(found, part(x), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_more_rows_are_multiplied_one_by_one_on_a_cpu(layer):
+    for group in groups(layer):
+        x = torch.randn(2, 3, group[0].in_features)
+        for found, part in zip(Joined(group)(x), group, strict=True):
+            assert torch.equal(found, part(x))
 
 
 @torch.no_grad()
