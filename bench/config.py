@@ -121,7 +121,9 @@ class TrainConfig:
     threads: int = setting(2, 1, 1024)
     precision: str = setting("auto", choices=PRECISIONS)
     log_every: int = setting(20, 1, MANY)  # steps
-    save_minutes: float = setting(3.0, 0)
+    save_minutes: float = setting(3.0, 0)  # between checkpoints at least; 0: one after every step, whatever it costs
+    # of the time that checkpoints may take at most: after a slow one the next waits longer
+    save_share: float = setting(0.02, 1e-6, 1)
     validate_samples: int = setting(64, 0, MANY)  # 0: no validation
     validate_split: str = "val"  # of the dataset; choices made by it must not be reported on the same split
     # stage of DeepSpeed's ZeRO; 0: plain data parallelism without DeepSpeed

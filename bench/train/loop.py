@@ -36,6 +36,7 @@ from methods.files import fill, whole_folder, writing
 
 LOGS = ("train.jsonl", "validation.jsonl")  # cut back to the checkpoint when a run resumes
 MEAN = 0.98  # share of the old value in the running mean of the loss
+GRACE = 30  # seconds between SIGTERM and SIGKILL, by default of torchrun and of SLURM (KillWait)
 SEEN = 1000  # images at least, by which the share of broken ones is judged
 
 
@@ -100,7 +101,7 @@ def _train(
     """Every step from `train_state` on."""
     source = stream(batches, run.context, train_state.step, run.train.workers)
     mine = batches.per_step // run.context.size
-    saved, last = time.monotonic(), run.stage.steps
+    cadence, last = Cadence(run.train), run.stage.steps
     while train_state.step < last:
         values = _one_step(run, engine, train_state, list(islice(source, mine)), logger, progress)
         step = train_state.step
@@ -111,16 +112,44 @@ def _train(
             progress.advance(values | logger.latest)
         if run.validate and (step == last or (run.stage.validate_every and step % run.stage.validate_every == 0)):
             _validate(run, engine, step, progress)
-        late = time.monotonic() - saved > 60 * run.train.save_minutes
-        asked = [any(each) for each in zip(*run.context.gather((bool(stop), late)), strict=True)]
+        asked = [any(each) for each in zip(*run.context.gather((bool(stop), cadence.due())), strict=True)]
+        if asked[0] and run.context.first:
+            progress.note(f"a signal asks to stop: writing a checkpoint{cadence.expected()}")
         if any(asked):
-            _save(run, engine, train_state)
-            saved = time.monotonic()
+            with cadence.saving():
+                _save(run, engine, train_state)
         if asked[0] and run.context.first:
             progress.note(f"stopped by a signal after step {step}; the same command resumes from there.")
         if asked[0]:
             run.context.leave()
             sys.exit(0)
+
+
+class Cadence:
+    """When the next checkpoint is due: `save_minutes` after the last one, and later if that one took so long that
+    checkpoints would take more than `save_share` of the time."""
+
+    def __init__(self, train: TrainConfig):
+        self.train, self.since, self.seconds = train, time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        wait = 60 * self.train.save_minutes
+        return time.monotonic() - self.since > (max(wait, self.seconds / self.train.save_share) if wait else 0)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around the writing of a checkpoint."""
+        begun = time.monotonic()
+        yield
+        self.since = time.monotonic()
+        self.seconds = self.since - begun
+
+    def expected(self) -> str:
+        """What is said of the time that one takes, as far as this start has written one."""
+        if not self.seconds:
+            return "; how long that takes is not known, as this start has not written one yet."
+        enough = "" if self.seconds < GRACE / 2 else "; raise the time between SIGTERM and SIGKILL if it is shorter"
+        return f", which took {self.seconds:.1f} s the last time (torchrun and SLURM kill after {GRACE} s){enough}."
 
 
 def samples_per_step(stage: StageConfig) -> int:
