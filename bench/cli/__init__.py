@@ -31,13 +31,14 @@ from bench.cli import (
     reproduce,
     score,
     segment,
+    show,
     tokens,
     train,
 )  # fmt: skip
 from methods.base import UserError
 from methods.files import printable
 
-COMMANDS = (reproduce, train, plan, evaluate, ablation, latency, report, data, segment, generate, demo, convert,
+COMMANDS = (reproduce, train, plan, evaluate, ablation, latency, report, show, data, segment, generate, demo, convert,
             tokens, reconstruct, score, import_lmms, parity, doctor, gpu_check)  # as help lists them  # fmt: skip
 
 

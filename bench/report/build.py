@@ -79,6 +79,12 @@ def build(
     return written
 
 
+def write_page(profile_dir: Path) -> None:
+    """Write the page alone, from the records and what lies beside it. Raises UserError as `build` does."""
+    records, shown, _ = _records_and_tables(profile_dir)
+    Outputs(profile_dir).write({"index.html": page.write(profile_dir, profile_dir.name, shown, records)})
+
+
 def verify(profile_dir: Path, runs_dir: Path | None = None) -> list[str]:
     """Make the views of `profile_dir`/records again, in memory, and compare them with the files -> names of the files
     that are the same. Qualitative grids are left out, because they need predictions and images.
