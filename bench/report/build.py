@@ -32,6 +32,7 @@ from bench.report import (
     claim,
     figures,
     findings,
+    latex,
     layout,
     page,
     qualitative_grid,
@@ -108,6 +109,11 @@ def verify(profile_dir: Path, runs_dir: Path | None = None) -> list[str]:
 
 def _holds(path: Path, content: bytes) -> bool:
     return path.is_file() and path.read_bytes() == content
+
+
+def tables_of(profile_dir: Path) -> dict[str, list[layout.Table]]:
+    """Name of the files -> the tables of a profile's records. Raises UserError as `build` does."""
+    return _records_and_tables(profile_dir)[1]
 
 
 def _records_and_tables(profile_dir: Path) -> tuple[list[Record], dict[str, list[layout.Table]], pd.DataFrame]:
@@ -192,7 +198,7 @@ def _table_files(shown: Mapping[str, Sequence[layout.Table]]) -> dict[str, str]:
         origin = "" if name in ("provenance", "published") else ORIGIN
         files[f"tables/{name}.md"] = layout.markdown(*own) + origin
         files[f"tables/{name}.csv"] = layout.to_csv(*alike)
-        files[f"tables/{name}.tex"] = layout.latex(*own)
+        files[f"tables/{name}.tex"] = latex.latex(*own)
     return files
 
 

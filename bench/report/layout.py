@@ -1,4 +1,4 @@
-"""A table as data, and its five faces: Markdown, HTML, CSV, LaTeX and the terminal.
+"""A table as data, and its faces: Markdown, HTML, CSV and the terminal (LaTeX: see latex.py).
 
 Rounding and order are fixed, so the same records give the same bytes. All but the CSV show rounded
 figures with half the width of the 95 % interval; the CSV holds the figures and both bounds to six places.
@@ -30,11 +30,6 @@ TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 FIGURE = re.compile(r"(-?[\d,]*\d)(\.\d+)?(.*)", re.S)
 RATIO = re.compile(r"-?[\d.]+ \([^()]*\)")  # a figure with its interval, in a column of words
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet computes a cell that begins with
-LATEX = str.maketrans({
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
-    "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "–": "--",
-    "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "<": "$<$", ">": "$>$", "≤": r"$\leq$", "≥": r"$\geq$",
-})  # fmt: skip
 
 
 class Figure(NamedTuple):
@@ -98,13 +93,13 @@ def _markdown(table: Table) -> str:
     """Cells are not padded: a changed figure then changes one line of a shipped table."""
     lines = [[column.head for column in table.shown]]
     lines += [["---" if column.kind in WORDS else "--:" for column in table.shown]]
-    lines += [[f"**{text}**" if best else text for text, best in row] for row in _marked(table)]
+    lines += [[f"**{text}**" if best else text for text, best in row] for row in marked(table)]
     notes = "".join(f"\n{_markdown_text(note)}\n" for note in table.notes)
     rows = ("| " + " | ".join(map(_markdown_cell, line)) + " |\n" for line in lines)
     return f"### {_markdown_text(table.title)}\n\n" + "".join(rows) + notes
 
 
-def _marked(table: Table) -> list[list[tuple[str, bool]]]:
+def marked(table: Table) -> list[list[tuple[str, bool]]]:
     """What stands in the shown columns, each with whether it is the best of its column."""
     best = [[getattr(row.get(column.key), "best", False) for column in table.shown] for row in table.rows]
     return [list(zip(cells, marks, strict=True)) for cells, marks in zip(table.cells(), best, strict=True)]
@@ -130,7 +125,7 @@ def _html(table: Table, said: set[str]) -> str:
     said.update(notes)
     cells = table.cells()
     widths = [_width([line[place] for line in cells]) for place in range(len(table.shown))]
-    body = "\n".join(f"<tr>{''.join(_html_cells(table, row, widths))}</tr>" for row in _marked(table))
+    body = "\n".join(f"<tr>{''.join(_html_cells(table, row, widths))}</tr>" for row in marked(table))
     return (
         f"<h3>{quote(table.title)}</h3>\n"
         f'<div class="wide" tabindex="0" role="region" aria-label="{quote(table.title)}"><table>\n'
@@ -201,36 +196,6 @@ def to_csv(*tables: Table) -> str:
         for row in table.rows:
             writer.writerow([value for column in columns for value in _csv_values(row.get(column.key), column)])
     return output.getvalue()
-
-
-def latex(*tables: Table) -> str:
-    """booktabs tables, one `table*` environment each."""
-    return "\n".join(_latex(table) for table in tables)
-
-
-def _latex(table: Table) -> str:
-    spec = "".join("l" if column.kind in WORDS else "r" for column in table.shown)
-    head = " & ".join(_escape(column.head) for column in table.shown) + r" \\"
-    body = [" & ".join(rf"\textbf{{{_escape(text)}}}" if best else _escape(text) for text, best in row) + r" \\"
-            for row in _marked(table)]  # fmt: skip
-    caption = _escape(" ".join([table.title + ".", *table.notes]))
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            r"\begin{table*}",
-            r"\centering\footnotesize",
-            rf"\caption{{{caption}}}",
-            rf"\begin{{tabular}}{{{spec}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table*}",
-            "",
-        ]
-    )
 
 
 def print_table(table: Table, console: Console) -> None:
@@ -305,7 +270,3 @@ def one_line(text: str) -> str:
     the direction of what follows are shown as escapes."""
     text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", text)
     return TURNS.sub(lambda mark: f"\\u{ord(mark[0]):04x}", text)
-
-
-def _escape(text: str) -> str:
-    return one_line(text).translate(LATEX)

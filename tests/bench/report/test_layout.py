@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from bench.report.layout import Column, Figure, Table, Timing, html, latex, markdown, print_table, to_csv
+from bench.report.layout import Column, Figure, Table, Timing, html, markdown, print_table, to_csv
 
 TABLE = Table(
     "Some_table",
@@ -61,14 +61,6 @@ def test_csv_has_bounds_and_the_columns_without_title():
     assert (rows[1]["ciou_low"], rows[1]["ms_p90"], rows[1]["n"], rows[2]["ciou"]) == ("", "", "", "")
 
 
-def test_latex_escapes():
-    text = latex(TABLE)
-    assert r"\caption{Some\_table. 100 \% of it.}" in text
-    assert r"a \& b & 61.2 $\pm$ 2.5 & 12.3 (150) & 1,234 \\" in text
-    assert r"c & 50.0$\dagger$" in text
-    assert r"\begin{tabular}{lrrr}" in text
-
-
 HOSTILE = [
     ("a|b", r"| a\|b |", "a|b"),
     ("<script>", "| &lt;script> |", "<script>"),
@@ -86,14 +78,6 @@ def test_names_are_text_in_markdown_and_spreadsheets(name, row, cell):
     table = Table("t", [Column("method", "method")], [{"method": name}])
     assert markdown(table).split("\n")[4] == row
     assert list(csv.reader(io.StringIO(to_csv(table)))) == [["method"], [cell]]
-
-
-def test_names_are_text_in_latex():
-    text = latex(Table("t", [Column("method", "method")], [{"method": r"\input{x} $a^b$ ~ # % & _ \n"}]))
-    (row,) = (line for line in text.split("\n") if "input" in line)
-    assert row == (
-        r"\textbackslash{}input\{x\} \$a\textasciicircum{}b\$ \textasciitilde{} \# \% \& \_ \textbackslash{}n \\"
-    )
 
 
 def test_a_narrow_terminal_gets_the_table_in_parts():

@@ -7,6 +7,7 @@ from pathlib import Path
 from bench.evaluate.metrics.registry import EVERYWHERE, REGISTRY, Metric, mean
 from bench.records import Record
 from bench.report import layout, tables
+from bench.report.latex import latex
 from bench.report.layout import Figure, Timing
 from bench.report.published import load_published, load_selection
 
@@ -70,13 +71,13 @@ def test_mask_perception_stands_beside_chance(records):
 def test_order_of_the_records_does_not_matter(records):
     shuffled = random.Random(0).sample(records, len(records))
     for view in (tables.overview, tables.accuracy, tables.ablations, tables.latency, tables.reconstruction):
-        for face in (layout.markdown, layout.to_csv, layout.latex):
+        for face in (layout.markdown, layout.to_csv, latex):
             assert face(*view(shuffled)) == face(*view(records))
 
 
 def test_accuracy_does_not_depend_on_timing_or_date(records):
     later = [replace(r, date="2031-01-01", value=r.value * (2 if r.kind == "latency" else 1)) for r in records]
-    for face in (layout.markdown, layout.to_csv, layout.latex):
+    for face in (layout.markdown, layout.to_csv, latex):
         assert face(*tables.accuracy(later)) == face(*tables.accuracy(records))
         assert face(*tables.reconstruction(later)) == face(*tables.reconstruction(records))
     assert layout.markdown(*tables.overview(later)) != layout.markdown(*tables.overview(records))
@@ -95,7 +96,7 @@ def test_splits_stand_side_by_side_and_only_what_is_sure_is_bold(records):
     found = rows(table)
     assert found["argenseg"]["val/ciou"].best and not found["argenseg"]["testA/ciou"].best
     assert not found["himtok"]["val/ciou"].best and not found["baseline:empty"]["val/ciou"].best
-    assert "**" in layout.markdown(table) and r"\textbf{" in layout.latex(table) and "<b>" in layout.html(table)
+    assert "**" in layout.markdown(table) and r"\bfseries " in latex(table) and "<b>" in layout.html(table)
     assert "val (300) cIoU" in layout.markdown(table) and 'colspan="' in layout.html(table)
     third = difference("polygon", "argenseg", "val", 0.1, 0.2)  # of a method that was not scored
     assert rows(tables.overview([*records, *sure[:1], third])[0])["argenseg"]["val/ciou"].best
