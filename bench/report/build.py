@@ -8,7 +8,8 @@ results/<profile>/tables/   accuracy, reconstruction: no timing in them, the sam
                             benchmarks: the papers' tables, one for each task, with the papers' own rows
                             main, latency, orders, speedup, roofline, claim, scaling, int8: with timings
                             published: what the papers print; provenance: where the figures come from
-results/<profile>/figures/  accuracy_latency, reconstruction_bound, ablation_lengths, training, examples
+results/<profile>/figures/  summary, accuracy_latency, latency_stages, budget_parts, reconstruction_bound,
+                            ablation_lengths, training, scaling, examples
 results/<profile>/index.html  all of it on one page
 """
 
@@ -28,6 +29,7 @@ from bench.data.dataset import Dataset
 from bench.outputs import Outputs
 from bench.records import BASELINE, Record, read_records
 from bench.report import (
+    bars,
     benchmarks,
     claim,
     figures,
@@ -140,6 +142,8 @@ def _views(
     for name, figure in (
         ("summary", summary_chart(records, printed)),
         ("accuracy_latency", figures.accuracy_over_latency(records)),
+        ("latency_stages", bars.latency_stages(records)),
+        ("budget_parts", bars.budget_parts(records)),
         ("reconstruction_bound", figures.reconstruction_bound(records)),
         ("ablation_lengths", figures.ablation_lengths(records)),
         ("training", figures.training_curves(find_logs(profile_dir, runs_dir))),

@@ -1,4 +1,4 @@
-"""The figures: views of records and training logs, as PNG and SVG, the same bytes for the same input.
+"""The figures: views of records and training logs, as PNG, SVG and PDF, the same bytes for the same input.
 
 Colours are Okabe and Ito's, which people with any colour vision can tell apart; methods differ in marker too.
 """
@@ -39,14 +39,18 @@ STYLE = {
     "svg.fonttype": "none",  # words as words: a third of the size, and they can be searched
     "figure.constrained_layout.use": True,
 }
+NAMELESS: Mapping[str, dict[str, None]] = {
+    "png": {"Software": None}, "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}  # kinds of files, without the metadata in which they would differ from one day or version to the next  # fmt: skip
 FEW = 3  # curves whose names find room among them
 STAGES_ACROSS = 6  # stages beside each other in the figure of the training
 
 
 def files_of(figure: Figure, name: str) -> dict[str, bytes]:
-    """name.png (256 colours, which is a third of the size) and name.svg, without a date or a program's name."""
+    """name.png (256 colours, a third of the size), name.svg and name.pdf, without a date or a program's name."""
     files = {}
-    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+    for kind, metadata in NAMELESS.items():
         buffer = io.BytesIO()
         with matplotlib.rc_context(STYLE):
             figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
@@ -55,7 +59,7 @@ def files_of(figure: Figure, name: str) -> dict[str, bytes]:
             image = Image.open(buffer, formats=("PNG",)).convert("RGB").quantize(256)
             image.save(small := io.BytesIO(), "png", optimize=True)
             data = small.getvalue()
-        else:
+        elif kind == "svg":
             data = _compact(data)
         files[f"{name}.{kind}"] = data
     return files

@@ -18,9 +18,10 @@ def texts(figure):
 def test_same_records_same_bytes(draw, records):
     first, second = (figures.files_of(draw(records), "figure") for _ in range(2))
     assert first == second
-    assert first.keys() == {"figure.png", "figure.svg"}
+    assert first.keys() == {"figure.png", "figure.svg", "figure.pdf"}
     assert b"<dc:date>" not in first["figure.svg"]
     assert b"Matplotlib" not in first["figure.png"]
+    assert b"/CreationDate" not in first["figure.pdf"] and b"atplotlib" not in first["figure.pdf"]
 
 
 def test_nothing_to_draw_gives_no_figure(records):

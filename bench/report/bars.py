@@ -1,0 +1,103 @@
+"""Figures of bars, a line for each method: where the time goes, beside its floor, and where the points are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import matplotlib.patches
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.records import LATENCY, Record
+from bench.report.budget import PARTS, budgets
+from bench.report.figures import COLOURS, STYLE
+from bench.report.layout import Table
+from bench.report.names import method_name
+from bench.report.speed import Metrics, by_setting, first_of
+from bench.report.tables import STAGES
+
+WIDTH = 3.4  # inches: a column of a paper
+LINE = 0.5  # inches for a bar
+NAMED = 0.12  # share of the longest bar from which a part has room for its figure
+DARK = ("#0072B2", "#D55E00", "#009E73", "#000000")  # on which white is read
+
+
+def latency_stages(records: Sequence[Record]) -> Figure | None:
+    """The median of each stage, end to end, with the floor of all stages as a mark: of the first device and dataset on
+    which stages were timed, the methods as they are. None without any."""
+    for found in by_setting(records, LATENCY).values():
+        shown = [mine for mine in found if _is_plain(first_of(mine)) and _parts(mine)]
+        if shown:
+            return _stages_figure(shown)
+    return None
+
+
+def _is_plain(record: Record) -> bool:
+    return not record.variant and not record.tokens and record.backend in ("", "fast")
+
+
+def _parts(mine: Metrics) -> dict[str, float]:
+    """Stage -> its median in ms."""
+    return {stage: mine[stage, "median_ms"].value for stage in STAGES if (stage, "median_ms") in mine}
+
+
+def _stages_figure(shown: Sequence[Metrics]) -> Figure:
+    lines = {method_name(first_of(mine).label): _parts(mine) for mine in shown}
+    with matplotlib.rc_context(STYLE):
+        figure, axis = _drawn(lines, STAGES)
+        for place, mine in enumerate(shown):
+            floor = sum(record.value for (stage, metric), record in mine.items()
+                        if metric == "floor_ms" and stage in _parts(mine))  # fmt: skip
+            if floor:
+                axis.plot([floor, floor], [place - 0.36, place + 0.36], color="black", linewidth=1.6)
+                axis.annotate(
+                    f"floor {floor:.0f}", (floor, place - 0.36), (2, 1), textcoords="offset points", fontsize=7
+                )
+        axis.set_xlabel("ms per request (medians)")
+    return figure
+
+
+def budget_parts(records: Sequence[Record]) -> Figure | None:
+    """The points of gIoU that are lost between the true mask and the answers, end to end; None without an error budget.
+    What a chance overlap wins back is left out."""
+    tables = sorted(budgets(records), key=lambda table: "val" not in table.title)
+    if not tables:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure, axis = _drawn(_lost(tables[0]), list(PARTS.values())[:-1])
+        axis.set_xlabel("points of gIoU lost")
+    return figure
+
+
+def _lost(table: Table) -> dict[str, dict[str, float]]:
+    """Method (of the first place that the table has) -> part -> points."""
+    found: dict[str, dict[str, float]] = {}
+    for row in table.rows:
+        parts = {title: 100 * row[key].value for key, title in list(PARTS.items())[:-1] if row.get(key) is not None}
+        found.setdefault(method_name(row["method"]), parts)
+    return found
+
+
+def _drawn(lines: dict[str, dict[str, float]], parts: Sequence[str]) -> tuple[Figure, Axes]:
+    """Bars of parts end to end with their figures, the sum behind; the parts are named above."""
+    figure = Figure(figsize=(WIDTH, 0.75 + LINE * len(lines) + 0.2))
+    axis = figure.subplots()
+    colours = {part: COLOURS[i % len(COLOURS)] for i, part in enumerate(parts)}
+    longest = max(sum(each.values()) for each in lines.values())
+    for place, line in enumerate(lines.values()):
+        start = 0.0
+        for part, value in line.items():
+            axis.barh(place, value, 0.5, start, color=colours[part], alpha=0.85, edgecolor="white", linewidth=0.5)
+            if value >= NAMED * longest:
+                axis.annotate(f"{value:.1f}", (start + value / 2, place), ha="center", va="center", fontsize=7,
+                              color="white" if colours[part] in DARK else "black")  # fmt: skip
+            start += value
+        axis.annotate(f"{start:.1f}", (start, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
+    axis.set(yticks=range(len(lines)), yticklabels=list(lines), ylim=(len(lines) - 0.4, -0.6), xlim=(0, longest * 1.14))
+    axis.grid(axis="y", visible=False)
+    used = [part for part in parts if any(line.get(part, 0) >= 0.01 * longest for line in lines.values())]
+    handles = [matplotlib.patches.Patch(color=colours[part], alpha=0.85) for part in used]
+    titles = [part.replace("_", " ") for part in used]
+    figure.legend(handles, titles, loc="outside upper center", ncols=3, fontsize=7, handlelength=1, columnspacing=1)
+    return figure, axis
