@@ -17,7 +17,7 @@ from methods.files import write_lines
 
 PUBLISHED = Path(__file__).parents[3] / "results" / "published"
 TABLES = ("main", "accuracy", "ablation", "reconstruction", "latency", "claim", "claims", "published", "provenance")
-FIGURES = ("summary", "accuracy_latency", "reconstruction_bound", "ablation_lengths", "training")
+FIGURES = ("summary", "accuracy_latency", "latency_stages", "reconstruction_bound", "ablation_lengths", "training")
 MASK = np.zeros((40, 60), bool)
 MASK[10:20, 10:30] = True
 
@@ -45,7 +45,7 @@ def test_all_views_are_written_and_the_main_table_is_printed(profile, capsys):
     written = build(profile, profile.parents[1] / "runs", open_toy)
     names = {str(path.relative_to(profile)) for path in written}
     tables = {f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")}
-    figures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
+    figures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "pdf")}
     assert names == tables | figures | {"figures/examples.toy.val.per_expression.webp", "index.html"}
     assert all(path.stat().st_size for path in written)
     printed = capsys.readouterr().out
