@@ -9,6 +9,7 @@ from PIL import Image
 
 from methods.base import Example, Prediction, Request, UserError
 from methods.himtok.config import MaskTokenizerConfig
+from methods.internvl.backbone import DropPath
 from methods.internvl.chat import IGNORED
 from methods.internvl.generation.engine import Answer
 from methods.internvl.model import made
@@ -275,3 +276,10 @@ def test_pretraining_reads_one_tile(internvl):
     internvl = tiled(internvl, 4)
     with pytest.raises(UserError, match="max_tiles to 1"):
         internvl.enter_stage("pretrain")
+
+
+@pytest.mark.parametrize("name", ["himtok", "argenseg"])
+def test_the_methods_of_both_papers_follow_drop_path(build, name):
+    last = build(name, drop_path=0.25).backbone.vision_tower.encoder.layer[-1]
+    assert any(isinstance(hook, DropPath) for hook in last.attention._forward_hooks.values())
+    assert not build(name).backbone.vision_tower.encoder.layer[-1].attention._forward_hooks
