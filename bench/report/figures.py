@@ -21,6 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from PIL import Image
 
 from bench.records import BASELINE, RECONSTRUCTION, Record, describe
+from bench.report.names import method_name, place_name
 from bench.report.tables import ablated, row_order, scores_of, whole_time
 from methods.files import read_lines
 
@@ -90,7 +91,7 @@ def accuracy_over_latency(records: Sequence[Record], metric: str = "ciou", title
         for axis, (place, scores) in zip(axes, shown, strict=False):
             _accuracy_panel(axis, scores, timed[place], look)
             axis.set(
-                title="{} {}, {}".format(*place), xlabel="latency per image (ms, median to p90)", ylabel=f"{title} (%)"
+                title=place_name(*place[:2]), xlabel="latency per image (ms, median to p90)", ylabel=f"{title} (%)"
             )
     return figure
 
@@ -115,7 +116,7 @@ def reconstruction_bound(records: Sequence[Record]) -> Figure | None:
             for name, curve in here.items():
                 _reconstruction_curve(axis, curve, name, *look[name])
             _length_panel(
-                axis, here.values(), "Reconstruction bound, {} {}".format(*place), "gIoU of the round trip (%)"
+                axis, here.values(), f"Reconstruction bound, {place_name(*place)}", "gIoU of the round trip (%)"
             )
         shared_legend(figure, axes, 2)
     return figure
@@ -244,19 +245,20 @@ def _accuracy_panel(
             marker=marker,
             capsize=3,
             linestyle="none",
-            label=score.label,
+            label=method_name(score.label),
         )
     trivial = [score for score in scores if score.method.startswith(BASELINE)]
     if trivial:
         best = max(trivial, key=lambda record: record.value)
-        axis.axhline(100 * best.value, color="#666666", linestyle="--", linewidth=1, label=best.method)
+        axis.axhline(100 * best.value, color="#666666", linestyle="--", linewidth=1,
+                     label=method_name(best.method))  # fmt: skip
     axis.set_xscale("log")
     medians = [timed[score.label] for score in scores if score.label in timed]
     axis.set_xlim(min(m for m, _ in medians) / 2, max(p for _, p in medians) * 2)
     _plain_log_ticks(axis.xaxis, *axis.get_xlim())
     axis.set_ylim(0, min(100, 1.25 * max(100 * (score.high or score.value) for score in scores)))
     handles, names = axis.get_legend_handles_labels()
-    order = sorted(range(len(names)), key=lambda i: row_order(names[i]))
+    order = sorted(range(len(names)), key=lambda i: ("(baseline)" in names[i], names[i]))
     axis.legend([handles[i] for i in order], [names[i] for i in order], loc="best")
 
 
@@ -286,7 +288,7 @@ def _reconstruction_curve(
     tiny = [(count, curve[count]["giou@small"]) for count in tokens if "giou@small" in curve[count]]
     if tiny:
         axis.plot(*zip(*((c, 100 * r.value) for c, r in tiny), strict=True), color=colour, linestyle=":",
-                  label=f"{name}, below 32 x 32 px (n = {tiny[-1][1].n})")  # fmt: skip
+                  label=f"{method_name(name)}, below 32 x 32 px (n = {tiny[-1][1].n})")  # fmt: skip
 
 
 def _band(
@@ -295,7 +297,8 @@ def _band(
     """A curve over tokens with its 95 % band -> the numbers of tokens."""
     tokens = [count for count in sorted(curve) if metric in curve[count]]
     found = [curve[count][metric] for count in tokens]
-    axis.plot(tokens, [100 * r.value for r in found], color=colour, marker=marker, markersize=5, label=name)
+    axis.plot(tokens, [100 * r.value for r in found], color=colour, marker=marker, markersize=5,
+              label=method_name(name))  # fmt: skip
     bounds = [
         [100 * (r.value if b is None else b) for r, b in ((r, getattr(r, side)) for r in found)]
         for side in ("low", "high")

@@ -14,7 +14,8 @@ from bench.evaluate.mask_groups import SIZES
 from bench.evaluate.shapes import KINDS
 from bench.records import BREAKDOWN, RECONSTRUCTION, Record
 from bench.report.figures import COLOURS, STYLE, files_of
-from bench.report.layout import Column, Figure, Table, html, latex, markdown, to_csv
+from bench.report.latex import latex
+from bench.report.layout import Column, Figure, Table, html, markdown, to_csv
 from bench.report.page import document
 from methods.base import Example
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from bench.records import SCALING, Record
 from bench.report.figures import COLOURS, MARKERS, STYLE, shared_legend
 from bench.report.layout import Column, Table
+from bench.report.names import method_name
 
 AXES = {
     "images": "images in a batch",
@@ -88,7 +89,8 @@ def _draw(panel: Axes, curve: Curve, name: str, colour: str, marker: str) -> Non
     x, y = np.array([(record.units, record.value) for record in curve], float).T
     ends = [[r.value - (r.value if r.low is None else r.low) for r in curve],
             [(r.value if r.high is None else r.high) - r.value for r in curve]]  # fmt: skip
-    panel.errorbar(x, y, yerr=ends, color=colour, marker=marker, markersize=4, capsize=2, linestyle="none", label=name)
+    panel.errorbar(x, y, yerr=ends, color=colour, marker=marker, markersize=4, capsize=2, linestyle="none",
+                   label=method_name(name))  # fmt: skip
     fixed, slope, _ = line(curve)
     fine = np.linspace(x.min(), x.max(), 100)
     panel.plot(fine, fixed + slope * fine, color=colour, linewidth=1)

@@ -88,6 +88,7 @@ def test_the_usual_mask_tokenizer_has_no_second_bound_and_claims_have_difference
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_mask_tokenizer_alone_has_its_bound(small):
     small.ablation.variants = {"tokens": {"encoder_layout": "official"}}
     small.ablation.thresholds = []

@@ -55,6 +55,7 @@ def test_all_views_are_written_and_the_main_table_is_printed(profile, capsys):
     assert "latency" not in (profile / "tables" / "accuracy.md").read_text().lower()
 
 
+@pytest.mark.slow
 def test_a_second_build_writes_the_same_bytes(profile):
     first = {path: path.read_bytes() for path in build(profile, profile.parents[1] / "runs", open_toy)}
     assert {path: path.read_bytes() for path in build(profile, profile.parents[1] / "runs", open_toy)} == first

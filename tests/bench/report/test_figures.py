@@ -33,9 +33,9 @@ def test_nothing_to_draw_gives_no_figure(records):
 
 def test_accuracy_names_methods_units_and_the_best_baseline(records):
     found = texts(figures.accuracy_over_latency(records))
-    assert {"himtok", "argenseg", "baseline:largest-object", "cIoU (%)", "refmoji val, per_expression"} <= found
+    assert {"HiMTok", "ARGenSeg", "largest object (baseline)", "cIoU (%)", "RefMoji val"} <= found
     assert "latency per image (ms, median to p90)" in found
-    assert "baseline:empty" not in found
+    assert "empty mask (baseline)" not in found
 
 
 def test_accuracy_stands_over_the_time_on_its_own_dataset(records):
@@ -51,7 +51,7 @@ def test_accuracy_stands_over_the_time_on_its_own_dataset(records):
 
 def test_reconstruction_names_curves_and_ticks(records):
     found = texts(figures.reconstruction_bound(records))
-    assert {"himtok", "argenseg", "mask tokens", "Reconstruction bound, refmoji val"} <= found
+    assert {"HiMTok", "ARGenSeg", "mask tokens", "Reconstruction bound, RefMoji val"} <= found
     figure = figures.reconstruction_bound(records)
     assert [tick for tick in figure.axes[0].get_xticks() if tick in (32, 680)] == [32, 680]
 
@@ -67,9 +67,9 @@ def test_ablated_lengths_and_mask_tokenizers_have_a_panel_each(records):
     off = {"hierarchy": "off"}
     bounds = [changed(off, n, "reconstruction", "giou", 0.2) for n in (1, 8, 32)]
     found = texts(figures.ablation_lengths([*records, *answers, *bounds]))
-    assert {"himtok", "himtok (hierarchy=off)", "Mask tokenizers trained in another way", "cIoU (%)"} <= found
-    assert "argenseg (hierarchy=off)" not in found
-    assert "himtok (hierarchy=off)" not in texts(figures.reconstruction_bound([*records, *bounds]))
+    assert {"HiMTok", "HiMTok (hierarchy=off)", "Mask tokenizers trained in another way", "cIoU (%)"} <= found
+    assert "ARGenSeg (hierarchy=off)" not in found
+    assert "HiMTok (hierarchy=off)" not in texts(figures.reconstruction_bound([*records, *bounds]))
 
 
 def test_a_legend_for_all_panels_tells_each_name_once(tmp_path):

@@ -61,7 +61,7 @@ def test_the_image_names_axes_and_methods_and_is_the_same_each_time(points):
     assert list(drawn) == ["scaling.mid", "scaling.nano"]
     panels = drawn["scaling.mid"].axes
     assert [panel.get_xlabel() for panel in panels] == ["images in a batch", "mask tokens"]
-    assert [text.get_text() for text in drawn["scaling.mid"].legends[0].get_texts()] == ["argenseg", "himtok"]
+    assert [text.get_text() for text in drawn["scaling.mid"].legends[0].get_texts()] == ["ARGenSeg", "HiMTok"]
     first, second = (figures.files_of(scaling.figures(points)["scaling.mid"], "scaling") for _ in range(2))
     assert first == second
 

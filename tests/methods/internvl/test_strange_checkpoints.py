@@ -106,7 +106,7 @@ def read_or_refuse(folder: pathlib.Path, load: Callable[[], Any]) -> str:
     return ""
 
 
-EVERY = [9, pytest.param(1, marks=pytest.mark.slow)]  # of the wrong values of a field every ninth, or all
+EVERY = [17, pytest.param(1, marks=pytest.mark.slow)]  # of the wrong values of a field every 17th, or all
 
 
 def by_wrong_values(paths: list[tuple[Any, ...]], every: int) -> Iterator[tuple[tuple[Any, ...], Any]]:
