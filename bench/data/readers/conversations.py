@@ -55,7 +55,7 @@ class ConversationDataset(ReferentDataset):
     serves "segment" as well. Without a mask `expressions` holds the user's first text and `answer` the answer to it.
     `ref_id` is <name>/<line>, with #2 and so on for repetitions. A row that lists several masks in one answer (LISA's
     instance lists) is read with their union, since an answer has one mask here; rows with several images, or with masks
-    in several answers, are refused by name: give a row for each. Rows of a mask without an image are pictures to be
+    in several answers, are refused by name: give a row for each. Rows of a mask without an image are images to be
     generated, which the reader `pairs` takes.
 
     `root` is a meta file, a file of rows, or a folder that holds one of either; `images` the folder that the rows'

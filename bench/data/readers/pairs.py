@@ -1,8 +1,8 @@
-"""Pictures with words, to learn to describe them or to generate them: Hugging Face's image folders, or ARGenSeg's rows
+"""Images with words, to learn to describe them or to generate them: Hugging Face's image folders, or ARGenSeg's rows
 of generation.
 
-metadata.jsonl: a line for every picture, {"file_name": path, "text": words} ("caption" or "prompt" will do for "text").
-ARGenSeg's rows have no image, and in the place of the mask the picture that the answer is to write:
+metadata.jsonl: a line for every image, {"file_name": path, "text": words} ("caption" or "prompt" will do for "text").
+ARGenSeg's rows have no image, and in the place of the mask the image that the answer is to write:
 {"mask": path, "conversations": [{"from": "human", "value": words}, {"from": "gpt", "value": "... <mask>."}]}.
 """
 
@@ -20,15 +20,15 @@ from methods.base import UserError
 from methods.files import read_lines
 
 WORDS = ("text", "caption", "prompt")
-QUESTION = "Describe this picture."  # of the task "caption"
+QUESTION = "Describe this image."  # of the task "caption"
 
 
 class PairDataset(ReferentDataset):
-    """One Example per picture, with its words as `answer`, for the tasks "caption" and "generate"; `ref_id` is the
+    """One Example per image, with its words as `answer`, for the tasks "caption" and "generate"; `ref_id` is the
     line's number. Lines without words, and rows of conversations that generate nothing, are left out and counted.
 
     `root` is the file, or a folder with metadata.jsonl or one *.jsonl; paths start at `images`, else at the file's
-    folder. kinds: must hold "caption", the only kind of text here. limit: the first pictures only.
+    folder. kinds: must hold "caption", the only kind of text here. limit: the first images only.
     """
 
     serves = "texts"
@@ -42,7 +42,7 @@ class PairDataset(ReferentDataset):
         if path is None:
             raise NotThere(f"{root}: has no metadata.jsonl and no single *.jsonl; give the file as root.")
         if kinds is not None and "caption" not in kinds:
-            raise UserError(f"{path}: holds pictures with words, no questions; use the tasks caption or generate.")
+            raise UserError(f"{path}: holds images with words, no questions; use the tasks caption or generate.")
         self._left = 0
         referents = []
         for number, row in read_lines(path):
@@ -71,23 +71,23 @@ class PairDataset(ReferentDataset):
         yield from (referent.answer or "" for referent in self.referents)
 
     def remarks(self) -> list[str]:
-        left = [f"{self._left} lines without words or picture are left out"] if self._left else []
+        left = [f"{self._left} lines without words or image are left out"] if self._left else []
         return [*super().remarks(), *left]
 
 
 def _referent(number: int, row: Mapping[str, Any]) -> Referent | None:
-    """The picture of a line, None if it has none or no words. Raises ValueError saying what is wrong with it."""
+    """The image of a line, None if it has none or no words. Raises ValueError saying what is wrong with it."""
     if "conversations" in row:
         turns = entry(row, "conversations", list)
-        picture = None if one_path(row, "image") else one_path(row, "mask")
+        image = None if one_path(row, "image") else one_path(row, "mask")
         words = next((entry(turn, "value", str) for turn in turns if entry(turn, "from", str) in ("human", "user")), "")
     else:
-        picture = entry(row, "file_name", str)
+        image = entry(row, "file_name", str)
         words = next((entry(row, key, str) for key in WORDS if key in row), "")
-    if not picture or not words.strip():
+    if not image or not words.strip():
         return None
     words = words.strip()
-    return Referent(number, picture, picture, None, (QUESTION,), (0,), answer=words, task="caption",
+    return Referent(number, image, image, None, (QUESTION,), (0,), answer=words, task="caption",
                     facts={"kind": "caption"})  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Pictures with words: image folders and ARGenSeg's rows of generation."""
+"""Images with words: image folders and ARGenSeg's rows of generation."""
 
 import json
 
@@ -35,12 +35,12 @@ def test_image_folders(folder):
     dataset = opened(folder, *rows, {"file_name": "pics/a.png", "text": " "})
     assert [example.answer for example in dataset] == ["A kite.", "Two kites."]
     assert [example.image for example in dataset] == [folder / "pics/a.png", folder / "pics/b.png"]
-    assert dataset.remarks() == ["1 lines without words or picture are left out"]
+    assert dataset.remarks() == ["1 lines without words or image are left out"]
     assert list(dataset.texts()) == [QUESTION, "A kite.", "Two kites."]
 
 
 def test_rows_of_generation(folder):
-    """The picture stands in the place of the mask; other rows of the same file are for `conversations`."""
+    """The image stands in the place of the mask; other rows of the same file are for `conversations`."""
     other = {"image": "pics/a.png", "mask": "pics/b.png", "conversations": DRAW}
     dataset = opened(folder, {"mask": ["pics/b.png"], "conversations": DRAW}, other, name="rows.jsonl")
     assert [(example.answer, example.image.name) for example in dataset] == [("Draw a red kite.", "b.png")]
