@@ -21,7 +21,7 @@ from PIL import Image
 
 from bench.data.dataset import Dataset
 from bench.data.readers.image_files import ImageFiles, Size, checked_path, read_pixels
-from bench.data.readers.places import NotThere
+from bench.data.readers.places import NotThere, file_of_rows
 from bench.data.readers.referents import Referent, ReferentDataset, digest_of, entry
 from methods.base import Example, UserError
 from methods.files import printable, quoted, read_json, read_lines
@@ -85,11 +85,7 @@ class ConversationDataset(ReferentDataset):
 
     @classmethod
     def find(cls, root: Path | str, name: str, split: str) -> Path | None:
-        root = Path(root)
-        if root.is_file() or not root.is_dir():
-            return root if root.is_file() else None
-        found = [root / "meta.json"] if (root / "meta.json").is_file() else sorted(root.glob("*.jsonl"))
-        return found[0] if len(found) == 1 else None
+        return file_of_rows(Path(root), "meta.json")
 
     def _rows(self, source: Source) -> Iterator[Referent]:
         """The referents of a file, repeated as the meta file says."""

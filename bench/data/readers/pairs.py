@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.data.readers.conversations import one_path
 from bench.data.readers.image_files import ImageFiles
-from bench.data.readers.places import NotThere
+from bench.data.readers.places import NotThere, file_of_rows
 from bench.data.readers.referents import Referent, ReferentDataset, entry
 from methods.base import UserError
 from methods.files import read_lines
@@ -57,11 +57,7 @@ class PairDataset(ReferentDataset):
 
     @classmethod
     def find(cls, root: Path | str, name: str, split: str) -> Path | None:
-        root = Path(root)
-        if root.is_file() or not root.is_dir():
-            return root if root.is_file() else None
-        found = [root / "metadata.jsonl"] if (root / "metadata.jsonl").is_file() else sorted(root.glob("*.jsonl"))
-        return found[0] if len(found) == 1 else None
+        return file_of_rows(Path(root), "metadata.jsonl")
 
     def masks(self, referent: Referent) -> tuple[None, None]:
         return None, None

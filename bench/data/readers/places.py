@@ -25,6 +25,14 @@ def find_file(root: Path | str, names: Iterable[str], folders: Iterable[str] = (
     return found[0] if found else None
 
 
+def file_of_rows(root: Path, name: str) -> Path | None:
+    """`root` itself if it is a file; in a folder the file of that name, or the one file of JSON lines; else None."""
+    if root.is_file():
+        return root
+    found = [root / name] if (root / name).is_file() else sorted(root.glob("*.jsonl"))
+    return found[0] if len(found) == 1 else None
+
+
 def images_beside(path: Path, images: Path | str | None) -> Path:
     """The folder of the images: the one that is given, else `images` beside the file that names them."""
     return Path(images) if images else path.parent / "images"
