@@ -41,15 +41,17 @@ def phi_of_scale(phis: int, scales: int) -> tuple[int, ...]:
 
 def area_matrix(grid: int, side: int) -> Tensor:
     """float32 [side, grid]: one axis of an area average (the same bins as adaptive average pooling)."""
-    rows = F.adaptive_avg_pool2d(torch.eye(grid, dtype=torch.float64).view(grid, 1, grid, 1), (side, 1))
-    return rows[:, 0, :, 0].T.float().contiguous()
+    basis = torch.eye(grid, dtype=torch.float64, device="cpu").view(grid, 1, grid, 1)
+    rows = F.adaptive_avg_pool2d(basis, (side, 1))
+    return rows[:, 0, :, 0].T.float().contiguous().to(torch.get_default_device())
 
 
 def bicubic_matrix(side: int, grid: int) -> Tensor:
     """float32 [grid, side]: one axis of a bicubic enlargement (a = -3/4, half-pixel centres, edges clamped)."""
-    basis = torch.eye(side, dtype=torch.float64).view(side, 1, side, 1)
+    # on the CPU whatever device is the default: on `meta` this resize is decomposed in Python, for a second a model
+    basis = torch.eye(side, dtype=torch.float64, device="cpu").view(side, 1, side, 1)
     columns = F.interpolate(basis, size=(grid, 1), mode="bicubic", align_corners=False)
-    return columns[:, 0, :, 0].T.float().contiguous()
+    return columns[:, 0, :, 0].T.float().contiguous().to(torch.get_default_device())
 
 
 def both_axes(matrix: Tensor) -> Tensor:
