@@ -22,7 +22,7 @@ def add_to(commands: Commands) -> None:
     compare = add_command(commands, "compare", text, run_compare)
     compare.add_argument("first", type=path_of)
     compare.add_argument("second", type=path_of)
-    text = "also as a page of its own, with the samples that changed most (pictures with images=FOLDER)"
+    text = "also as a page of its own, with the samples that changed most (drawn with images=FOLDER)"
     compare.add_argument("--page", type=path_of, metavar="FILE.html", help=text)
     text = "why two files of predictions score differently: dialect=A,B, or a.root= b.root= and so on for one of them"
     explain = add_command(commands, "explain", text, run_explain)

@@ -62,7 +62,7 @@ def looks_of(paths: Sequence[Path]) -> Looks:
 
 
 def _grey(path: Path) -> Image.Image:
-    """A small upright picture in grey; JPEG files are decoded at a fraction of their size."""
+    """A small upright image in greyscale; JPEG files are decoded at a fraction of their size."""
     with open_header(path) as handle:
         handle.draft("RGB", (4 * THUMBNAIL, 4 * THUMBNAIL))
         return open_image(handle).convert("L").resize((4 * THUMBNAIL, 4 * THUMBNAIL), Image.Resampling.BOX)

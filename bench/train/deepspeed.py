@@ -236,7 +236,7 @@ def _kept_whole(module: nn.Module) -> Iterator[None]:
 
 
 def _holder(parent: nn.Module, part: nn.Module | nn.Parameter) -> dict[str, Any]:
-    """Where a module keeps a part; setting an attribute would register it anew and change the order."""
+    """Where a module keeps a part; setting an attribute would register it again and change the order."""
     return parent._parameters if isinstance(part, nn.Parameter) else parent._modules
 
 

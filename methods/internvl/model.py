@@ -283,8 +283,8 @@ class InternVLModel(nn.Module):
             rows = [row for row, each in enumerate(asked) if each.want == want]
             views = [asked[row].view for row in rows]
             begun = prefix.of([list(beginnings).index(view) for view in views]) if prefix else None
-            pictures = [] if prefix else [images[view].tokens for view in views]
-            padded = self._left_padded([rests[row] for row in rows], pictures)
+            image_tokens = [] if prefix else [images[view].tokens for view in views]
+            padded = self._left_padded([rests[row] for row in rows], image_tokens)
             block, text_rows = self.writing(tokens, decoding)
             block = block and self.about(block, [images[view].patches for view in views])
             draft = (

@@ -1,4 +1,4 @@
-"""Small datasets in the public forms that the bundled profile compare-8b reads: drawn pictures, and files as they are
+"""Small datasets in the public forms that the bundled profile compare-8b reads: drawn images, and files as they are
 published, laid out as docs/data.md says. Every split has three images with three objects each."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VOID = 255
 
 
 class Thing(NamedTuple):
-    """An object of a picture: colour, and x1, y1, x2, y2 in pixels."""
+    """An object of an image: colour, and x1, y1, x2, y2 in pixels."""
 
     colour: str
     box: tuple[int, int, int, int]
@@ -42,7 +42,7 @@ class Thing(NamedTuple):
 
 
 def things(number: int) -> list[Thing]:
-    """Those of picture `number`."""
+    """Those of image `number`."""
     rng = np.random.default_rng(number)
     found = []
     for place, colour in enumerate(COLOURS):
@@ -52,7 +52,7 @@ def things(number: int) -> list[Thing]:
 
 
 def draw(path: Path, number: int) -> None:
-    """Write picture `number`."""
+    """Write image `number`."""
     image = Image.new("RGB", (WIDTH, HEIGHT), (110 + 5 * (number % 10), 105, 100))
     for thing in things(number):
         x1, y1, x2, y2 = thing.box
@@ -66,7 +66,7 @@ def coco_name(number: int) -> str:
 
 
 def numbers(place: int) -> range:
-    """The pictures of the `place`th split of a dataset."""
+    """The images of the `place`th split of a dataset."""
     return range(10 * place + 1, 10 * place + 4)
 
 
@@ -96,16 +96,16 @@ def write_data(root: Path) -> None:
 
 def write_training(root: Path) -> None:
     """What a training on RefCOCO, RefCOCO+ and RefCOCOg needs below a folder, in PSALM's form."""
-    for split, pictures in (("train", numbers(9)), ("val", numbers(0))):
-        for number in pictures:
+    for split, images in (("train", numbers(9)), ("val", numbers(0))):
+        for number in images:
             draw(root / "coco/train2014" / coco_name(number), number)
         for name in ("refcoco", "refcoco+", "refcocog"):
-            write_json(root / f"res/{name}/{name}_{split}.json", list(psalm_items(pictures)))
+            write_json(root / f"res/{name}/{name}_{split}.json", list(psalm_items(images)))
 
 
-def psalm_items(pictures: Sequence[int]) -> Iterator[dict[str, Any]]:
+def psalm_items(images: Sequence[int]) -> Iterator[dict[str, Any]]:
     """As PSALM converts them: an item per object with all its sentences."""
-    for number in pictures:
+    for number in images:
         info = {"file_name": coco_name(number), "height": HEIGHT, "width": WIDTH, "id": number}
         for thing in things(number):
             sentences = [{"sent": text, "sent_id": i} for i, text in enumerate(thing.sentences)]
@@ -136,12 +136,12 @@ def write_refer(path: Path, name: str, no_target: bool) -> None:
     path.write_bytes(pickle.dumps(rows, 2) if path.suffix == ".p" else json.dumps(rows).encode())
 
 
-def write_rec(path: Path, pictures: Sequence[int]) -> None:
+def write_rec(path: Path, images: Sequence[int]) -> None:
     """Qwen-VL's form: a line per sentence."""
     rows = [
         {"image": f"data/coco/train2014/{coco_name(number)}", "sent": thing.sentences[0], "bbox": list(thing.box),
          "height": HEIGHT, "width": WIDTH}
-        for number in pictures for thing in things(number)
+        for number in images for thing in things(number)
     ]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -167,7 +167,7 @@ def write_perception(path: Path) -> None:
 
 
 def write_classes(root: Path) -> None:
-    """Index pictures in the three layouts: of ADE20K and PASCAL Context the first class is 1, and VOID is ignored."""
+    """Index images in the three layouts: of ADE20K and PASCAL Context the first class is 1, and VOID is ignored."""
     ade, places = root / "ADEChallengeData2016", {}
     for number in numbers(0):
         draw(ade / f"images/validation/ADE_val_{number:08d}.jpg", number)

@@ -11,7 +11,7 @@ from bench.data.overlap import looks_of, shared_images
 from methods.base import UserError
 
 
-def picture(seed):
+def an_image(seed):
     """Smooth colours, as a photograph has them, uint8 RGB 160 x 120."""
     noise = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
     return Image.fromarray(noise).resize((160, 120), Image.Resampling.BICUBIC)
@@ -30,9 +30,9 @@ CHANGES = {
 def test_changed_copies_are_found_and_others_are_not(tmp_path, change, suffix):
     first = [tmp_path / f"{seed}.png" for seed in range(12)]
     for seed, path in enumerate(first):
-        picture(seed).save(path)
+        an_image(seed).save(path)
     copy = tmp_path / f"copy{suffix}"
-    CHANGES[change](picture(7)).save(copy, quality=60)
+    CHANGES[change](an_image(7)).save(copy, quality=60)
     pairs = list(shared_images(looks_of(first), looks_of([copy, *first[:2]])))
     assert [(pair.first.name, pair.second.name) for pair in pairs] == [
         ("0.png", "0.png"), ("1.png", "1.png"), ("7.png", copy.name)]  # fmt: skip
@@ -46,7 +46,7 @@ def test_plain_images_are_told_apart(tmp_path):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    picture(0).save(tmp_path / "a.png")
+    an_image(0).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("no image")
     looks = looks_of([tmp_path / name for name in ("a.png", "b.png", "gone.png")])
     assert [path.name for path in looks.unreadable] == ["b.png", "gone.png"] and len(looks.paths) == 1
@@ -59,7 +59,7 @@ def test_the_command_lists_pairs(tmp_path, monkeypatch, capsys):
     for folder, seeds in (("one", (0, 1, 2)), ("two", (2, 3))):
         (tmp_path / folder).mkdir()
         for seed in seeds:
-            picture(seed).save(tmp_path / folder / f"{10 * len(folder) + seed}{folder}.png")
+            an_image(seed).save(tmp_path / folder / f"{10 * len(folder) + seed}{folder}.png")
     words = ["data", "overlap", "images", "root=one", "other=images", "other.root=two"]
     main(words)
     assert "1 images of the second show what the first holds" in capsys.readouterr().out

@@ -20,7 +20,7 @@ IMAGE = {"height": HEIGHT, "width": WIDTH}
 STAGES = {"himtok": ("tokenizer", "align", "tune", "finetune"), "argenseg": ("joint", "finetune")}
 
 
-def picture(path):
+def save_image(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (WIDTH, HEIGHT), "gray").save(path)
 
@@ -45,7 +45,7 @@ def instances(file_name, with_masks=True):
 
 def write_coco(root):
     """COCO 2017 with COCO-ReM, COCO-Stuff and the panoptic annotations."""
-    picture(root / "coco/train2017/000000000001.jpg")
+    save_image(root / "coco/train2017/000000000001.jpg")
     document(root / "coco/instances_trainrem.json", instances("000000000001.jpg"))
     labels(root / "coco/stuffthingmaps/train2017/000000000001.png", np.where(MASK, 1, 255))
     segments = [{"id": 1, "category_id": 3}]
@@ -56,19 +56,19 @@ def write_coco(root):
 
 
 def write_others(root):
-    picture(root / "sa-1b/part/a.jpg")
+    save_image(root / "sa-1b/part/a.jpg")
     document(root / "sa-1b/part/a.json", {"image": {"file_name": "a.jpg", **IMAGE},
                                          "annotations": [{"segmentation": rle.encode(MASK), "bbox": BOX}]})  # fmt: skip
-    picture(root / "partimagenet/images/train/a.jpg")
+    save_image(root / "partimagenet/images/train/a.jpg")
     document(root / "partimagenet/annotations/train/train.json", instances("a.jpg"))
-    picture(root / "objects365/train/patch0/o.jpg")
+    save_image(root / "objects365/train/patch0/o.jpg")
     document(root / "objects365/zhiyuan_objv2_train.json", instances("images/v1/patch0/o.jpg", with_masks=False))
-    picture(root / "ReasonSeg/train/r.jpg")
+    save_image(root / "ReasonSeg/train/r.jpg")
     shape = {"label": "target", "points": np.reshape(POLYGON, (-1, 2)).tolist()}
     document(root / "ReasonSeg/train/r.json", {"text": ["what holds?"], "is_sentence": True, "shapes": [shape]})
-    picture(root / "ADEChallengeData2016/images/training/x.jpg")
+    save_image(root / "ADEChallengeData2016/images/training/x.jpg")
     labels(root / "ADEChallengeData2016/annotations/training/x.png", MASK)
-    picture(root / "understanding/images/u.jpg")
+    save_image(root / "understanding/images/u.jpg")
     rows = [{"image_id": 1, "file_name": "u.jpg", "split": "train", "kind": kind, "question": "What?", "answer": "Box."}
             for kind in ("caption", "question")]  # fmt: skip
     document(root / "understanding/captions.json", rows)
@@ -76,7 +76,7 @@ def write_others(root):
 
 def write_refer(root):
     name = "COCO_train2014_000000000009.jpg"
-    picture(root / "refer/train2014" / name)
+    save_image(root / "refer/train2014" / name)
     for dataset in ("refcoco", "refcoco+", "refcocog", "grefcoco"):
         item = {"image_info": {"file_name": name, "id": 9, **IMAGE}, "instruction": [{"sent": "the box", "sent_id": 0}],
                 "anns": [{"segmentation": [POLYGON], "bbox": BOX, "iscrowd": 0}]}  # fmt: skip

@@ -141,11 +141,11 @@ def test_an_unknown_dialect_is_refused_with_the_nearest():
 
 def test_the_scaling_that_fits_best_counts_for_lmms_eval():
     """100 x 50 pixels, the truth is the right half: pixels, thousandths, several boxes, and no box."""
-    picture = Image.new("RGB", (100, 50))
+    image = Image.new("RGB", (100, 50))
     truth = (50.0, 0.0, 100.0, 50.0)
     texts = ["[50, 0, 100, 50]", '{"bbox_2d": [500, 0, 1000, 1000]}', "[0, 0, 1, 1] or 50 0 100 50", "on the right"]
     dataset = ExampleDataset(
-        [Example(picture, ("it",), None, truth, image_id=number, ref_id=number) for number in range(4)], "boxes"
+        [Example(image, ("it",), None, truth, image_id=number, ref_id=number) for number in range(4)], "boxes"
     )
     rows = [{"ref_id": number, "text": text, "box": None} for number, text in enumerate(texts)]
     found = {row["dialect"]: row for row in box_table(rows, dataset)}

@@ -38,11 +38,11 @@ IMAGES = [7, 7, 9, 11]  # the first shows two objects
 
 
 def dataset():
-    picture = Image.new("RGB", SIZE[::-1])
+    photo = Image.new("RGB", SIZE[::-1])
     rows = zip(TRUTHS, SENTENCES, IMAGES, strict=True)
     return ExampleDataset(
         [
-            Example(picture, words, mask, image_id=image, ref_id=ref_id, dataset="toy", split="val")
+            Example(photo, words, mask, image_id=image, ref_id=ref_id, dataset="toy", split="val")
             for ref_id, (mask, words, image) in enumerate(rows, 101)
         ],
         "toy",

@@ -40,8 +40,8 @@ def test_captions_and_questions_are_read_back_exactly(root):
     assert list(dataset.texts()) == ["What is shown?", "a box", "What colour is it?", "red"]
     assert [e.answer for e in open_dataset("captions", root, "val")] == ["two"]
     moved = root.rename(root.with_name("elsewhere"))
-    (moved / "images").rename(moved / "pictures")
-    assert open_dataset("captions", moved, "val", images=moved / "pictures")[0].image.exists()
+    (moved / "images").rename(moved / "photos")
+    assert open_dataset("captions", moved, "val", images=moved / "photos")[0].image.exists()
 
 
 @pytest.mark.parametrize(

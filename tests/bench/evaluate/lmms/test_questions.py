@@ -9,8 +9,8 @@ from bench.evaluate.lmms.questions import MOST_TOKENS, Question, batches, read_q
 from methods.base import Decoding, UserError
 from methods.registry import METHODS, method_spec
 
-PICTURE = Image.new("RGB", (8, 6))
-IMAGE, TEXT = {"type": "image", "url": PICTURE}, {"type": "text", "text": "Is it red?"}
+PHOTO = Image.new("RGB", (8, 6))
+IMAGE, TEXT = {"type": "image", "url": PHOTO}, {"type": "text", "text": "Is it red?"}
 
 
 def read(content, settings=None, role="user"):
@@ -21,7 +21,7 @@ def read(content, settings=None, role="user"):
 
 def test_a_question_has_an_image_and_the_words_around_it():
     found = read([{"type": "text", "text": "See <image>: "}, IMAGE, TEXT])
-    assert (found.image, found.text, found.where) == (PICTURE, "See :\nIs it red?", "pope test, sample 0")
+    assert (found.image, found.text, found.where) == (PHOTO, "See :\nIs it red?", "pope test, sample 0")
     assert (found.most_tokens, found.stops, found.greedy) == (MOST_TOKENS, (), True)
     request = found.request(tiles=4)
     assert (request.want, request.options.question, request.options.tiles) == (("text",), found.text, 4)
@@ -60,7 +60,7 @@ def test_conversations_are_refused():
 
 @given(st.text("ab.\n", max_size=12), st.lists(st.text("ab.\n", min_size=1, max_size=2), max_size=3))
 def test_an_answer_ends_before_the_first_stop_string(text, stops):
-    kept = Question("", PICTURE, "?", stops=tuple(stops)).answer(text)
+    kept = Question("", PHOTO, "?", stops=tuple(stops)).answer(text)
     assert text.startswith(kept)
     assert not any(stop in kept for stop in stops)
     assert kept == text or any(text[len(kept) :].startswith(stop) for stop in stops)
@@ -68,7 +68,7 @@ def test_an_answer_ends_before_the_first_stop_string(text, stops):
 
 @given(st.lists(st.integers(1, 3), max_size=20), st.integers(1, 5))
 def test_batches_keep_order_and_limits(limits, most):
-    asked = [Question(str(i), PICTURE, "?", limit) for i, limit in enumerate(limits)]
+    asked = [Question(str(i), PHOTO, "?", limit) for i, limit in enumerate(limits)]
     found = list(batches(asked, most))
     assert [question for batch in found for question in batch] == asked
     assert all(0 < len(batch) <= most and len({question.most_tokens for question in batch}) == 1 for batch in found)
