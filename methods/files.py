@@ -15,6 +15,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -70,7 +71,9 @@ def check_text(text: str, where: str) -> str:
 
 def printable(value: Any, limit: int = 0) -> str:
     """A value in a message: one line, what no terminal can print as escapes, cut to `limit` characters (0: not)."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+    text = str(value)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if not limit or len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -218,7 +221,7 @@ def fill(cls: type[T], row: Any, where: Path | str, repair: str) -> T:
     """
     if not isinstance(row, dict):
         raise UserError(f"{printable(where)}: {kind_of(row)}, not an object; {repair}.")
-    hints, known = get_type_hints(cls), {each.name: each for each in fields(cls)}  # type: ignore[arg-type]
+    hints, known = _annotations(cls), {each.name: each for each in fields(cls)}  # type: ignore[arg-type]
     needed = {n for n, each in known.items() if each.default is MISSING and each.default_factory is MISSING}
     unknown, missing = sorted(map(str, row.keys() - known.keys())), sorted(needed - row.keys())
     if unknown or missing:
@@ -226,13 +229,20 @@ def fill(cls: type[T], row: Any, where: Path | str, repair: str) -> T:
             f"unknown field {quoted(unknown[0])}{nearest(unknown[0], known)}" if unknown else f"no field {missing[0]!r}"
         )
         raise UserError(f"{printable(where)}: {fault}; {repair}.")
-    given = {name: _field(value, hints[name], f"{printable(where)}: {name}", repair) for name, value in row.items()}
+    place = printable(where)
+    given = {name: _field(value, hints[name], f"{place}: {name}", repair) for name, value in row.items()}
     for name, value in row.items():
-        _check_bounds(value, known[name].metadata, f"{printable(where)}: {name}", repair)
+        _check_bounds(value, known[name].metadata, f"{place}: {name}", repair)
     try:
         return cls(**given)
     except UserError as error:
         raise UserError(f"{printable(where)}: {error}") from None
+
+
+@cache
+def _annotations(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields; evaluating them takes most of the time of reading a line."""
+    return get_type_hints(cls)
 
 
 def _field(value: Any, hint: Any, where: str, repair: str) -> Any:
