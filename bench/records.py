@@ -71,6 +71,7 @@ class Record:
     against: dict[str, Any] = field(
         default_factory=dict
     )  # of a difference: `variant`, `tokens` or `method` of the other
+    trainings: int | None = None  # of whose answers the figure is the mean, other seeds of the same; None: one
     n: int = 0  # samples behind the figure
     failures: int = 0  # of them, answers that were missing or malformed (scored as empty masks)
     low: float | None = None
@@ -88,8 +89,8 @@ class Record:
 
     @property
     def subject(self) -> tuple[Any, ...]:
-        """What answered: method, variant, mask tokens and backend; records with the same subject stand in one row."""
-        return self.method, canonical(self.variant), self.tokens or 0, self.backend
+        """What answered: method, variant, mask tokens, backend and trainings; equal subjects stand in one row."""
+        return self.method, canonical(self.variant), self.tokens or 0, self.backend, self.trainings or 0
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -106,6 +107,8 @@ class Record:
     def label(self) -> str:
         """The subject in one line, for tables and messages."""
         told = describe(self.variant, self.tokens, self.backend)
+        if self.trainings:
+            told = ", ".join(filter(None, (told, f"mean of {self.trainings} trainings")))
         return f"{self.method} ({told})" if told else self.method
 
 

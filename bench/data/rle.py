@@ -127,7 +127,7 @@ def _decompressed(counts: bytes) -> np.ndarray:
     """
     codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     if ((codes < 0) | (codes >= 64)).any():
-        raise ValueError("RLE counts have a character that COCO's run-length code does not use")
+        raise ValueError("RLE counts have a character outside those that COCO uses")
     ends = np.flatnonzero(codes & 32 == 0)
     starts = np.concatenate([[0], ends + 1])
     lengths = np.diff(np.append(starts, len(codes)))

@@ -15,7 +15,8 @@ from bench.data import rle
 from bench.evaluate.statistics import ratio_intervals
 from bench.records import BREAKDOWN, Record, Settings
 
-FACTS = ("style", "kind", "distractors", "small")  # by which the questions are grouped, where a dataset knows them
+# by which the samples are grouped, where a dataset knows them; the last three are told from the mask
+FACTS = ("style", "kind", "distractors", "small", "size", "parts", "outline")
 Objects = Callable[[int | str], Sequence[np.ndarray]]  # image -> the masks bool [H, W] of its objects
 
 

@@ -170,7 +170,7 @@ def compare_files(first: Path, second: Path, place: Place = FOUND) -> Compared:
         if all(values) and values[0] != values[1]:
             told = " and ".join(", ".join(sorted(each)) for each in values)
             raise UserError(f"{first} and {second} are answers of {name} {told}; compare two files of the same.")
-    found = compare(rows, others)
+    found = compare((rows, others))
     adjusted = holm({metric: difference.p for metric, difference in found.items() if difference.p == difference.p})
     table = Table("metric", "difference", "95 % interval", "p", "p (Holm)", title=cell(f"{first} minus {second}"))
     for metric, difference in found.items():

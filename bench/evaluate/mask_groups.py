@@ -1,5 +1,5 @@
 """What a mask is like: how large, of which aspect, where in the image, of how many parts, and how complex its outline.
-Groups of a breakdown."""
+Groups of breakdowns."""
 
 from __future__ import annotations
 
@@ -61,3 +61,9 @@ def outline_of(mask: np.ndarray) -> str:
 GROUPS: dict[str, Callable[[np.ndarray], str]] = {
     "size": size_of, "aspect": aspect_of, "place": place_of, "parts": parts_of, "outline": outline_of
 }  # fmt: skip
+OF_SAMPLES = ("size", "parts", "outline")  # the groups by which scores of answers are told
+
+
+def groups_of(mask: np.ndarray | None) -> dict[str, str]:
+    """The groups of a sample with this ground truth, bool [H, W]; none of an empty one."""
+    return {name: GROUPS[name](mask) for name in OF_SAMPLES} if mask is not None and mask.any() else {}

@@ -277,7 +277,7 @@ def _between_methods(profile: Profile, written: Sequence[Written]) -> dict[str, 
         if {key_of(row) for row in rows[0]} != {key_of(row) for row in rows[1]}:
             continue  # a protocol may ask methods different questions
         facts = {"seed": profile.evaluate.seed, **first.facts, "against": {"method": second.facts["method"]}}
-        found[first.place] += difference_records(*rows, **facts)
+        found[first.place] += difference_records([(rows[0], rows[1])], **facts)
     return found
 
 

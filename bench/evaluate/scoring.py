@@ -23,11 +23,12 @@ from bench.data.boxes import PIXELS, other_form
 from bench.data.dataset import Dataset, SampleInfo
 from bench.evaluate.answers import ALL, check_ids, id_key, match
 from bench.evaluate.exchange import read_answers
+from bench.evaluate.mask_groups import groups_of
 from bench.evaluate.metrics import SampleScore, score, support
-from bench.evaluate.metrics.registry import EVERYWHERE, REGISTRY, note_of
+from bench.evaluate.metrics.registry import EVERYWHERE, REGISTRY, note_of, terms
 from bench.evaluate.plan import plan
 from bench.evaluate.predictions import line
-from bench.evaluate.statistics import Difference, differences, intervals
+from bench.evaluate.statistics import Difference, training_differences, training_intervals
 from bench.records import DIFFERENCE, Record
 from methods.base import Box, Example, Prediction, UserError, mask_of
 from methods.files import fits, quoted
@@ -35,6 +36,7 @@ from methods.files import fits, quoted
 UNANSWERED = "no answer"  # the failure of a question that no line answers
 RECENT = 16  # samples whose ground truth is kept
 PLACE = ("dataset", "split", "protocol")
+Pair = tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]  # lines of scores of two sides
 
 
 def score_predictions(
@@ -53,12 +55,13 @@ def score_predictions(
     boxes: list[tuple[Box, Box, tuple[int, int]]] = []
     rows: list[dict[str, Any]] = []
     example_of = lru_cache(RECENT)(dataset.__getitem__)  # lines about one sample follow each other
+    groups = lru_cache(RECENT)(lambda index: groups_of(example_of(index).mask))
     for (where, _), (index, row) in zip(lines, match(lines, dataset), strict=True):
         if "mask" not in row:
             raise UserError(f"{where}: no 'mask'; write its run lengths, or null if there was no answer.")
         example = example_of(index)
         framed = _in_frame(row, example, dataset.file_size(example.image_id), where)
-        rows.append(_scored(framed, example, where, box_asked, dataset.info(index)))
+        rows.append(_scored(framed, example, where, box_asked, dataset.info(index), groups(index)))
         if framed.get("box") is not None and example.box is not None:
             height, width = mask_of(example).shape
             boxes.append((tuple(framed["box"]), example.box, (height, width)))
@@ -89,7 +92,7 @@ def unanswered(rows: Sequence[Mapping[str, Any]], dataset: Dataset, limit: int =
         for question in missing:
             nothing = Prediction(mask=np.zeros_like(mask_of(example)), failure=UNANSWERED)
             row = line(example, nothing, place["protocol"], question.sent_id, question.expressions) | place
-            found.append(_scored(row, example, f"reference {example.ref_id}", box_asked, info))
+            found.append(_scored(row, example, f"reference {example.ref_id}", box_asked, info, groups_of(example.mask)))
     return found
 
 
@@ -114,11 +117,13 @@ def _in_frame(
     return {**row, "size": [height, width], "mask": rle.encode(mask), "box": scaled}
 
 
-def _scored(row: Mapping[str, Any], example: Example, where: str, box_asked: bool, info: SampleInfo) -> dict[str, Any]:
-    """The line of scores of one line of predictions."""
+def _scored(
+    row: Mapping[str, Any], example: Example, where: str, box_asked: bool, info: SampleInfo, groups: dict[str, str]
+) -> dict[str, Any]:
+    """The line of scores of one line of predictions; groups: what its ground truth is like."""
     found = score_row(row, example, where, box_asked, info.category).as_dict()
     mask = rle.encode(np.zeros_like(example.mask)) if row["mask"] is None else row["mask"]
-    return {**row, "mask": mask, **found, "facts": facts_of(row["sent_id"], example, info.positions)}
+    return {**row, "mask": mask, **found, "facts": facts_of(row["sent_id"], example, info.positions) | groups}
 
 
 def check_scores(row: Mapping[str, Any], where: str) -> None:
@@ -147,8 +152,9 @@ def score_row(
     # an empty mask whose tokens were written is an answer, whatever else was missing (a box of nothing, say)
     answered = row["mask"] is not None and not (failure and not row.get("token_ids"))
     return score(
-        mask, example.mask, example.ignore, box, example.box, failure, box_asked, example.no_target, answered, category
-    )
+        mask, example.mask, example.ignore, box, example.box, failure, box_asked, example.no_target, answered, category,
+        _count(row.get("corrections"), where),
+    )  # fmt: skip
 
 
 def _mask(code: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
@@ -162,6 +168,12 @@ def _mask(code: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
         f"{where}: the mask is {width}x{height} but the image is {shape[1]}x{shape[0]} pixels; "
         f"write masks at the size that the annotations record, or give images= if its file has another."
     )
+
+
+def _count(value: Any, where: str) -> int | None:
+    if value is None or (fits(value, int) and value >= 0):
+        return value
+    raise UserError(f"{where}: corrections is {quoted(value)}; write how many tokens were corrected, or leave it out.")
 
 
 def _box(value: Any, where: str) -> Box | None:
@@ -191,15 +203,22 @@ def to_records(rows: Sequence[Mapping[str, Any]], **identity: Any) -> list[Recor
     Metrics that no sample takes part in (no small object, no box asked for) or whose denominator is 0 are left out;
     those of gRefCOCO come in where a sample has no target, those of classes where the dataset has them.
     """
-    if not rows:
+    return training_records([rows], **identity)
+
+
+def training_records(trainings: Sequence[Sequence[Mapping[str, Any]]], **identity: Any) -> list[Record]:
+    """The same for several trainings' answers to the same samples: means, with intervals over images and trainings.
+    Failures are those of all."""
+    if not trainings[0]:
         raise UserError("There are no scores to aggregate; run `genseg eval` first.")
     for name in PLACE:
-        identity.setdefault(name, _single(rows, name))
-    scores = [SampleScore.from_dict(dict(row)) for row in rows]
-    counts = support(scores)
-    failures = sum(sample.failure is not None for sample in scores)
+        identity.setdefault(name, _single(trainings[0], name))
+    lines, images = _aligned(trainings) if len(trainings) > 1 else (trainings, _images(trainings[0]))
+    scores = [_scores(rows) for rows in lines]
+    counts = support(scores[0])
+    failures = sum(sample.failure is not None for each in scores for sample in each)
     note = identity.pop("note", "")
-    found = intervals(scores, [row["image_id"] for row in rows], identity.get("seed") or 0)
+    found = training_intervals([terms(each) for each in scores], images, identity.get("seed") or 0)
     return [
         Record(
             metric=metric,
@@ -209,6 +228,7 @@ def to_records(rows: Sequence[Mapping[str, Any]], **identity: Any) -> list[Recor
             n=counts[metric],
             failures=failures,
             note="; ".join(filter(None, (note, note_of(metric)))),
+            trainings=len(trainings) if len(trainings) > 1 else None,
             **identity,
         )
         for metric, interval in found.items()
@@ -216,41 +236,53 @@ def to_records(rows: Sequence[Mapping[str, Any]], **identity: Any) -> list[Recor
     ]
 
 
-def difference_records(
-    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], **identity: Any
-) -> list[Record]:
-    """Records of the differences, first minus second, of two files of scores over the same questions. `identity` as for
-    `to_records`, with `against`."""
+def difference_records(pairs: Sequence[Pair], **identity: Any) -> list[Record]:
+    """Records of the differences, first minus second, of files of scores over the same questions, a pair for each
+    training; of the metrics that tables of scores show. `identity` as for `to_records`, with `against`."""
     for name in PLACE:
-        identity.setdefault(name, _single(first, name))
-    identity |= {"kind": DIFFERENCE}
+        identity.setdefault(name, _single(pairs[0][0], name))
+    identity |= {"kind": DIFFERENCE, "trainings": len(pairs) if len(pairs) > 1 else None}
     identity.pop("note", None)
     return [
-        Record(metric=name, value=found.value, low=_finite(found.low), high=_finite(found.high), n=len(first),
+        Record(metric=name, value=found.value, low=_finite(found.low), high=_finite(found.high), n=len(pairs[0][0]),
                note=f"p = {found.p:.4f}", **identity)
-        for name, found in compare(first, second, identity.get("seed") or 0).items()
+        for name, found in compare(*pairs, seed=identity.get("seed") or 0).items()
         if name in REGISTRY and REGISTRY[name].where == EVERYWHERE
     ]  # fmt: skip
 
 
-def compare(
-    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], seed: int = 0
-) -> dict[str, Difference]:
-    """Paired differences, first minus second, of two files of scores over the same questions.
+def compare(*pairs: Pair, seed: int = 0) -> dict[str, Difference]:
+    """Paired differences, first minus second, of two files of scores over the same questions; of several pairs, one for
+    each training, their mean.
 
     Metrics that no question takes part in are left out. Raises UserError when the questions differ.
     """
-    tables = [{key_of(row): row for row in rows} for rows in (first, second)]
-    alone = tables[0].keys() ^ tables[1].keys()
+    lines, images = _aligned([rows for pair in pairs for rows in pair])
+    tables = [terms(_scores(rows)) for rows in lines]
+    found = training_differences(list(zip(tables[::2], tables[1::2], strict=True)), images, seed)
+    return {metric: difference for metric, difference in found.items() if difference.value == difference.value}
+
+
+def _aligned(files: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[list[list[Mapping[str, Any]]], list[Any]]:
+    """The lines of each file in one order, and the image of each; UserError if their questions differ."""
+    tables = [{key_of(row): row for row in rows} for rows in files]
+    other = next((table for table in tables if table.keys() != tables[0].keys()), tables[0])
+    alone = tables[0].keys() ^ other.keys()
     if alone or not tables[0]:
         raise UserError(
-            f"Only the same questions can be compared: {len(tables[0])} against {len(tables[1])}, "
+            f"Only the same questions can be compared: {len(tables[0])} against {len(other)}, "
             f"{len(alone)} of them on one side only; predict both on one split with one protocol and limit."
         )
     order = sorted(tables[0])
-    mine, others = ([SampleScore.from_dict(dict(table[key])) for key in order] for table in tables)
-    found = differences(mine, others, [tables[0][key]["image_id"] for key in order], seed)
-    return {metric: difference for metric, difference in found.items() if difference.value == difference.value}
+    return [[table[key] for key in order] for table in tables], _images([tables[0][key] for key in order])
+
+
+def _images(rows: Iterable[Mapping[str, Any]]) -> list[Any]:
+    return [row["image_id"] for row in rows]
+
+
+def _scores(rows: Iterable[Mapping[str, Any]]) -> list[SampleScore]:
+    return [SampleScore.from_dict(dict(row)) for row in rows]
 
 
 def key_of(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -1,11 +1,16 @@
-"""How sure a figure is: the bootstrap over images, differences of two methods, and Holm's correction.
+"""How sure a figure is: the bootstrap over images and trainings, differences of two methods, and Holm's correction.
 
 Several expressions share one image, so samples are not independent, and cIoU is a ratio of sums: images are drawn again
 with replacement and the whole ratio is computed again. Every metric has the form sum(a) / sum(b), or is the mean of
 such ratios over classes (`metrics.terms`), so all resamples of all metrics are one matrix product of draw counts with
 per-image sums.
 
-Legend: N samples, C images (clusters), M metrics, R resamples.
+Where a model was trained several times with other seeds, the figure is the mean over the trainings, and a resample
+draws trainings and images, each with replacement: all trainings answer about the same images, so the two are crossed,
+not nested (Owen and Eckles, "Bootstrapping data arrays of arbitrary order", 2012). With few trainings such an interval
+is too narrow.
+
+Legend: N samples, C images (clusters), M metrics, R resamples, S trainings.
 """
 
 from __future__ import annotations
@@ -51,9 +56,17 @@ def ratio_intervals(
     table: Terms, images: Sequence[Hashable], seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
     """The same for any table of name -> (numerators, denominators), both [N], or [N, C] for a mean over classes."""
-    values, draws = _resampled(table, images, seed, resamples)
+    return training_intervals([table], images, seed, resamples)
+
+
+def training_intervals(
+    trainings: Sequence[Terms], images: Sequence[Hashable], seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, Interval]:
+    """Means over trainings, whose tables are of the same samples in the same order; of the names that all have."""
+    names = _common(trainings)
+    values, draws = _over_trainings(trainings, names, images, seed, resamples)
     bounds = _bounds(draws)
-    return {name: Interval(values[m], *bounds[m]) for m, name in enumerate(table)}
+    return {name: Interval(values[m], *bounds[m]) for m, name in enumerate(names)}
 
 
 def differences(
@@ -66,16 +79,17 @@ def differences(
     """Paired differences, first minus second, of two methods' scores of the same samples in the same order."""
     if not len(first) == len(second) == len(images):
         raise ValueError(f"Paired scores need equal lengths, got {len(first)}, {len(second)}, {len(images)} images.")
-    return ratio_differences(terms(first), terms(second), images, seed, resamples)
+    return training_differences([(terms(first), terms(second))], images, seed, resamples)
 
 
-def ratio_differences(
-    first: Terms, second: Terms, images: Sequence[Hashable], seed: int = 0, resamples: int = RESAMPLES
+def training_differences(
+    pairs: Sequence[tuple[Terms, Terms]], images: Sequence[Hashable], seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Difference]:
-    """The same for two tables of columns, of what both have."""
-    names = [name for name in first if name in second]
-    value_a, draws_a = _resampled({name: first[name] for name in names}, images, seed, resamples)
-    value_b, draws_b = _resampled({name: second[name] for name in names}, images, seed, resamples)
+    """Means over trainings of paired differences, first minus second; a pair for each, both sides of it of one seed."""
+    firsts, seconds = ([pair[side] for pair in pairs] for side in (0, 1))
+    names = _common([*firsts, *seconds])
+    value_a, draws_a = _over_trainings(firsts, names, images, seed, resamples)
+    value_b, draws_b = _over_trainings(seconds, names, images, seed, resamples)
     gaps = draws_a - draws_b
     bounds = _bounds(gaps)
     return {
@@ -91,6 +105,24 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         running = max(running, min(1.0, (len(ordered) - rank) * p_values[name]))
         adjusted[name] = running
     return {name: adjusted[name] for name in p_values}
+
+
+def _common(tables: Sequence[Terms]) -> list[str]:
+    """The names that all tables have, in the order of the first."""
+    return [name for name in tables[0] if all(name in table for table in tables)]
+
+
+def _over_trainings(
+    tables: Sequence[Terms], names: Sequence[str], images: Sequence[Hashable], seed: int, resamples: int
+) -> tuple[list[float], np.ndarray]:
+    """The means over trainings [M] and their resamples [R, M]. Images and trainings are drawn alike for equal seeds and
+    numbers of them, so that two sides are resampled in step."""
+    found = [_resampled({name: table[name] for name in names}, images, seed, resamples) for table in tables]
+    if len(tables) == 1:
+        return found[0]
+    picked = np.random.default_rng([seed, len(tables)]).integers(0, len(tables), (resamples, len(tables)))
+    draws = np.stack([each for _, each in found])[picked, np.arange(resamples)[:, None]].mean(1)
+    return np.mean([values for values, _ in found], axis=0).tolist(), draws
 
 
 def _resampled(table: Terms, images: Sequence[Hashable], seed: int, resamples: int) -> tuple[list[float], np.ndarray]:

@@ -8,7 +8,9 @@ On the validation split, `ablation.limit` samples:
 - the models of `ablation.variants`: trained with one thing changed, the same samples and the reconstruction bound (for
   mask tokenizers the bound alone);
 - perception: the right expression for a given mask, by the model of `ablation.perception`;
-- differences, sample by sample, of the two sides of each of the papers' claims (claims.yaml).
+- differences, sample by sample, of the two sides of each of the papers' claims (claims.yaml) and of two methods that
+  were changed alike. A variant with `seed` is another training of the same: the differences, and the scores themselves,
+  are then means over the trainings.
 
 A variant that was not trained here keeps the records that are there: training it is `genseg train STAGE`.
 """
@@ -31,21 +33,18 @@ from bench.evaluate.plan import objects_of, plan
 from bench.evaluate.run import checked_split, predictions_dir, score_reconstructions, scores_of, shown
 from bench.evaluate.run import score as score_file
 from bench.evaluate.runner import predict_method
-from bench.evaluate.scoring import compare
 from bench.evaluate.statistics import ratio_intervals
-from bench.experiments.claims import key_of, load_claims
+from bench.experiments.differences import SEED, AblationScores
 from bench.latency import decoding_orders
-from bench.records import DIFFERENCE, PERCEPTION, Record, Settings, describe, read_records, write_records
+from bench.records import PERCEPTION, Record, Settings, describe, write_records
 from bench.refmoji.prepare import prepare_data
 from bench.runtime import answering_in, device_of, digest, provenance, resolve_precision
 from bench.train.stages import finished_model
 from methods.base import Request
-from methods.files import file_name, printable, read_lines
+from methods.files import file_name, printable
 from methods.registry import method_class, method_spec, resolve, stage_spec
 
-SPLIT = "val"
-# (method, what tells a side) -> file of scores, the other fields of the model's records
-Scores = dict[tuple[str, tuple[str, int]], tuple[Path, dict[str, Any]]]
+SPLIT, MAIN = "val", "as it is"
 
 
 def ablation(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
@@ -56,11 +55,14 @@ def ablation(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
     stem = profile.results_dir / "records" / own_benchmark(profile).place("ablation")
     records: list[Record] = []
     mask_tokenizers: dict[str, torch.nn.Module | None] = {}
-    scores: Scores = {}
+    scores = AblationScores()
+    again = {profile.stages[stage].method for stage, told in profile.ablation.variants.items() if told.keys() == {SEED}}
     for name, folder in models.items():
         subject = Subject(profile, name, folder, scores)
         mask_tokenizers[name] = subject.method.mask_tokenizer
         records += subject.token_budgets() + subject.boxes_after() + subject.early_exits() + subject.orders()
+        if name in again:  # the first of several trainings; its scores are the main table's
+            subject.whole_answers()
     write_records(f"{stem}.jsonl", records)
     for stage, variant in profile.ablation.variants.items():
         model = finished_model(profile, stage)
@@ -72,6 +74,8 @@ def ablation(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
         subject = Subject(profile, trained.method, model, scores, variant, trained.stage)
         alone = stage_spec(trained.method, trained.stage).mask_tokenizer
         found = subject.reconstructions() if alone else subject.whole(mask_tokenizers.get(trained.method))
+        if variant.keys() == {SEED}:
+            found += subject.token_budgets() + subject.boxes_after()
         write_records(f"{stem}-{file_name(stage)}.jsonl", found)
         records += found
     stage = profile.ablation.perception
@@ -80,29 +84,10 @@ def ablation(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
         found = Subject(profile, profile.stages[stage].method, model, scores).perception()
         write_records(f"{stem}.perception.jsonl", found)
         records += found
-    records += differences(scores, Path(f"{stem}.differences.jsonl"), profile.evaluate.seed)
-    return records
-
-
-def differences(scores: Scores, path: Path, seed: int) -> list[Record]:
-    """A record per claim whose two sides were both asked; those of other claims stay in the file."""
-    known = {record.key: record for record in read_records(path)} if path.exists() else {}
-    for claim in load_claims().scores:
-        pair = [scores.get((claim.method, side.key)) for side in (claim.more, claim.less)]
-        if None in pair:
-            continue
-        rows = [[row for _, row in read_lines(file)] for file, _ in pair]
-        found = compare(*rows, seed=seed).get(claim.metric)
-        if found:
-            record = Record(
-                metric=claim.metric, value=found.value, low=found.low, high=found.high, n=len(rows[0]),
-                kind=DIFFERENCE, protocol=rows[0][0]["protocol"], dataset=rows[0][0]["dataset"], split=SPLIT, seed=seed,
-                note=f"p = {found.p:.4f}", against=claim.less.fields, **pair[0][1] | claim.more.fields,
-            )  # fmt: skip
-            known[record.key] = record
-    if known:
-        write_records(path, known.values())
-    return list(known.values())
+    means = scores.means(profile.evaluate.seed)
+    if means:
+        write_records(f"{stem}.trainings.jsonl", means)
+    return records + means + scores.differences(Path(f"{stem}.differences.jsonl"), profile.evaluate.seed)
 
 
 class Subject:
@@ -115,7 +100,7 @@ class Subject:
         profile: Profile,
         name: str,
         folder: Path,
-        scores: Scores,
+        scores: AblationScores,
         variant: Settings | None = None,
         stage: str = "",
     ):
@@ -130,7 +115,7 @@ class Subject:
 
     def token_budgets(self) -> list[Record]:
         counts = self.masks.prefixes if self.masks else ()
-        return [r for n in counts for r in self._ask({}, ("mask",), n, told=n)]
+        return [r for n in counts for r in self._ask(self.variant, ("mask",), n, told=n)]
 
     def boxes_after(self) -> list[Record]:
         """The box after 0, some and all mask tokens, for methods that write boxes and can write fewer tokens."""
@@ -139,9 +124,9 @@ class Subject:
             return records
         for count in self.profile.ablation.box_after:
             if count == 0:
-                records += self._ask({"box_after": 0}, ("box",))
+                records += self._ask(self.variant | {"box_after": 0}, ("box",))
             elif self.masks and count in self.masks.prefixes:
-                records += self._ask({"box_after": count}, ("mask", "box"), count)
+                records += self._ask(self.variant | {"box_after": count}, ("mask", "box"), count)
         boxes = ("acc@", "failures")
         return [record for record in records if record.metric.startswith(boxes)]
 
@@ -183,8 +168,12 @@ class Subject:
 
     def whole(self, usual: torch.nn.Module | None = None) -> list[Record]:
         """The ordinary samples and the reconstruction bound; no bound if the mask tokenizer is the `usual`."""
-        records = self._ask(self.variant, ("mask", "box"))
+        records = self.whole_answers()
         return records if same_weights(self.masks, usual) else records + self.reconstructions()
+
+    def whole_answers(self) -> list[Record]:
+        """The ordinary samples, masks of the usual length."""
+        return self._ask(self.variant, ("mask", "box"))
 
     def reconstructions(self) -> list[Record]:
         """The mask tokenizer's own scores at every prefix."""
@@ -208,16 +197,16 @@ class Subject:
         self, variant: Settings, want: tuple[str, ...], tokens: int | None = None, told: int | None = None
     ) -> list[Record]:
         """tokens: mask tokens to spend; told: as records have them, where they are what is varied."""
-        label, side = describe(variant, told), (self.name, key_of(variant, told))
+        label = describe(variant, told) or MAIN
         paths = predict_method(
             self.method, self._identity(label, tokens), self.dataset, self.place, self.profile.evaluate,
             self._predictions(label), want,
         )  # fmt: skip
         facts, records = self.facts | {"variant": variant, "tokens": told}, []
-        for protocol, path in paths.items():
+        for path in paths.values():
             records += shown(score_file(self.profile, path, self.dataset, facts))
-            if protocol == "per_expression" or side not in self.scores:  # the report shows it too
-                self.scores[side] = scores_of(self.profile, path), self.facts
+        usual = paths.get("per_expression") or next(iter(paths.values()))  # the report shows it too
+        self.scores.add(self.name, variant, told, scores_of(self.profile, usual), self.facts)
         return records
 
     def _identity(self, label: str, tokens: int | None = None) -> dict[str, Any]:

@@ -67,10 +67,16 @@ class ScoreClaim:
     more: Side = field(default_factory=Side)
     less: Side = field(default_factory=Side)
     paper: Printed = field(default_factory=Printed)
+    group: dict[str, Any] = field(default_factory=dict)  # attributes of the samples that are compared; none: all
     direction: str = setting("higher", choices=("higher", "lower"))
     margin: float = setting(0.0, 0, 1)
     baselines: list[str] = setting(choices=tuple(BASELINES), factory=lambda: list(BASELINES))
     lead: float = setting(0.05, 0, 1)
+
+    @property
+    def title(self) -> str:
+        """The claim, with the samples that it is tested on."""
+        return f"{self.text} ({describe(self.group)})" if self.group else self.text
 
     @property
     def pair(self) -> str:
@@ -81,7 +87,7 @@ class ScoreClaim:
         side = record.method, record.metric, key_of(record.variant, record.tokens)
         against = key_of(record.against.get("variant", {}), record.against.get("tokens"))
         own = side == (self.method, self.metric, self.more.key) and against == self.less.key
-        return own and "method" not in record.against
+        return own and "method" not in record.against and canonical(record.group) == canonical(self.group)
 
 
 @dataclass

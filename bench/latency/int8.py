@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.evaluate.statistics import ratio_differences, ratio_intervals
+from bench.evaluate.statistics import ratio_intervals, training_differences
 from bench.records import INT8, Record
 from methods.base import Example, Model, Prediction, Request, UserError
 from methods.registry import method_spec
@@ -51,7 +51,7 @@ def cost_records(
         Record(metric=name, value=figure.value, low=figure.low, high=figure.high, **identity)
         for name, figure in found.items()
     ]
-    gap = ratio_differences({"ciou": table["ciou"]}, {"ciou": table["ciou_before"]}, images, seed)["ciou"]
+    gap = training_differences([({"ciou": table["ciou"]}, {"ciou": table["ciou_before"]})], images, seed)["ciou"]
     return [*records, Record(metric="ciou_difference", value=gap.value, low=gap.low, high=gap.high, **identity)]
 
 

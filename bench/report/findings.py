@@ -14,12 +14,15 @@ import pandas as pd
 
 from bench.evaluate.metrics.registry import REGISTRY
 from bench.experiments.claims import ScoreClaim, key_of, load_claims
-from bench.records import DIFFERENCE, SCORE, Record
+from bench.records import BREAKDOWN, DIFFERENCE, SCORE, Record, canonical
 from bench.report.layout import Column, Figure, Table
 from bench.report.tables import INTERVALS, ablated
 
 UNTRAINED, UNKNOWN = "not decided: not trained far enough", "not decided: no trivial baseline was scored"
-LUCK = "The intervals are over images. Another training of the same model may differ by more (variants with `seed=`)."
+LUCK = (
+    "Intervals of one training are over images: another training of the same model may differ by more. Those of "
+    "several are over images and trainings."
+)
 RULE = (
     "A claim is decided only if the lower ends of both scores lie at least {:g} points above the best baseline that "
     "looks at no expression."
@@ -27,7 +30,8 @@ RULE = (
 COLUMNS = (
     Column("claim", "claim"), Column("metric", "metric"), Column("paper", "the paper, without and with"),
     Column("without", "without", "percent"), Column("with", "with", "percent"),
-    Column("gain", "difference", "percent"), Column("n", "n", "count"), Column("answer", "at this size"),
+    Column("gain", "difference", "percent"), Column("n", "n", "count"),
+    Column("trainings", "trainings", "count"), Column("answer", "at this size"),
 )  # fmt: skip
 
 
@@ -36,23 +40,28 @@ def findings(records: Sequence[Record], published: pd.DataFrame) -> list[Table]:
 
     records: of `genseg ablation`; published: as `load_published` gives it.
     """
-    scores = {(r.dataset, r.method, key_of(r.variant, r.tokens), r.metric): r for r in ablated(records)}
+    scores = {_where(r): r for r in [*ablated(records), *sorted(_grouped(records), key=_trainings)]}
     gaps = [record for record in records if record.kind == DIFFERENCE]
     rows, notes, leads = [], [], set()
     answered = {record.method for record in records}
     for claim in (each for each in load_claims().scores if each.method in answered):
-        gap = next((record for record in gaps if claim.is_of(record)), None)
+        gap = max((record for record in gaps if claim.is_of(record)), key=_trainings, default=None)
         where = gap.dataset if gap else ""
-        pair = [scores.get((where, claim.method, side.key, claim.metric)) for side in (claim.less, claim.more)]
-        row = {"claim": claim.text, "metric": REGISTRY[claim.metric].title, "paper": _printed(claim, published)}
-        if gap is None or None in pair:
+        whole, pair = (
+            [scores.get((where, claim.method, side.key, claim.metric, canonical(group)))
+             for side in (claim.less, claim.more)]
+            for group in ({}, claim.group)
+        )  # fmt: skip
+        row = {"claim": claim.title, "metric": REGISTRY[claim.metric].title, "paper": _printed(claim, published)}
+        if gap is None or None in pair or None in whole:
             rows.append(row | {"answer": "not measured here"})
             continue
         baseline = best_baseline(records, claim, gap)
-        answer = _answer(claim, gap, pair, baseline)
+        answer = _answer(claim, gap, whole, baseline)
         figures = {name: Figure(r.value, r.low, r.high) for name, r in zip(("without", "with"), pair, strict=True)}
-        rows.append(row | figures | {"gain": Figure(gap.value, gap.low, gap.high), "n": gap.n, "answer": answer})
-        notes.append(_sentence(claim, gap, pair, baseline, answer))
+        gain = {"gain": Figure(gap.value, gap.low, gap.high), "n": gap.n, "trainings": _trainings(gap)}
+        rows.append(row | figures | gain | {"answer": answer})
+        notes.append(_sentence(claim, gap, whole, baseline, answer))
         leads.add(RULE.format(100 * claim.lead))
     table = Table("Claims of the papers, ablated", COLUMNS, rows, [INTERVALS, *notes, *sorted(leads), LUCK])
     return [table] if notes else []
@@ -68,8 +77,24 @@ def best_baseline(records: Sequence[Record], claim: ScoreClaim, gap: Record) -> 
     return max(found, default=None)
 
 
+def _where(record: Record) -> tuple[object, ...]:
+    """What tells the score of one side of a claim."""
+    side = key_of(record.variant, record.tokens)
+    return record.dataset, record.method, side, record.metric, canonical(record.group)
+
+
+def _grouped(records: Sequence[Record]) -> list[Record]:
+    """The scores of groups of samples in ablated models."""
+    return [r for r in records if r.kind == BREAKDOWN and r.group and (r.variant or r.tokens)]
+
+
+def _trainings(record: Record) -> int:
+    return record.trainings or 1
+
+
 def _answer(claim: ScoreClaim, gap: Record, pair: Sequence[Record], baseline: float | None) -> str:
-    """The verdict on a claim; pair: the scores of `less` and of `more`."""
+    """The verdict on a claim; pair: the scores of `less` and of `more` over all samples, which tell whether they have
+    learned."""
     if baseline is None:
         return UNKNOWN
     if any(_least(score) < baseline + claim.lead for score in pair):
@@ -85,7 +110,7 @@ def _least(score: Record) -> float:
 def _sentence(
     claim: ScoreClaim, gap: Record, pair: Sequence[Record], baseline: float | None, answer: str
 ) -> str:  # fmt: skip
-    title, start = REGISTRY[claim.metric].title, f"{claim.method}: “{claim.text}” is {answer.split(':')[0]} here"
+    title, start = REGISTRY[claim.metric].title, f"{claim.method}: “{claim.title}” is {answer.split(':')[0]} here"
     if answer == UNKNOWN:
         return f"{start}, because no trivial baseline was scored (`genseg eval`)."
     if answer == UNTRAINED:

@@ -36,6 +36,7 @@ def _accuracy(records: Sequence[Record]) -> str:
         return f"{told} ({first.n:,} samples)."
     second = others[0]
     gap = next((r for r in records if r.kind == DIFFERENCE and r.place == place and r.metric == METRIC
+                and not (r.variant or r.trainings)
                 and {r.method, r.against.get("method")} == {first.method, second.method}), None)  # fmt: skip
     sure = ""
     if gap is not None and gap.low is not None and gap.high is not None:
@@ -85,7 +86,7 @@ COLUMNS = (
     Column("claim", "claim"), Column("metric", "metric"), Column("paper", "the paper, without and with"),
     Column("without", "without", "percent", "here"), Column("with", "with", "percent", "here"),
     Column("gain", "difference", "percent", "here"), Column("ratio", "ratio", "text", "here"),
-    Column("n", "samples", "count", "here"), Column("seeds", "seeds", "count", "here"),
+    Column("n", "samples", "count", "here"), Column("trainings", "seeds", "count", "here"),
     Column("verdict", "verdict"), Column("why", "because"),
 )  # fmt: skip
 NOTES = (
@@ -106,7 +107,7 @@ def claims(records: Sequence[Record], printed: pd.DataFrame) -> list[Table]:
     rows: list[dict[str, object]] = []
     for table in findings.findings(records, printed):
         for row in table.rows:
-            found = row | _verdict(str(row["answer"])) | ({"seeds": 1} if "gain" in row else {})
+            found = row | _verdict(str(row["answer"]))
             rows.append(found | {"why": found["why"] or _bounds(row.get("gain"))})
     for table in claim.claims(records):
         rows += [{"claim": f"{row['text']} ({row['where']})", "metric": "latency", "paper": row["paper"],

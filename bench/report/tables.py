@@ -25,7 +25,6 @@ from bench.records import (
     REFINED,
     SCORE,
     Record,
-    canonical,
     describe,
 )  # fmt: skip
 from bench.report.layout import Column, Figure, Table, Timing
@@ -57,14 +56,14 @@ def row_order(name: str) -> tuple[bool, str]:
 
 def scores_of(records: Iterable[Record]) -> list[Record]:
     """The scores of methods as they are meant, refined or not: no ablations."""
-    return [r for r in records if r.kind == SCORE and r.variant in ({}, REFINED) and not r.tokens]
+    return [r for r in records if r.kind == SCORE and r.variant in ({}, REFINED) and not (r.tokens or r.trainings)]
 
 
 def ablated(records: Iterable[Record]) -> list[Record]:
     """The scores with one thing changed, which variant and tokens tell; those per expression come last, so that they
-    are the ones that stay where only one protocol can."""
-    changed = [r for r in records if r.kind == SCORE and (r.variant not in ({}, REFINED) or r.tokens)]
-    return sorted(changed, key=lambda record: record.protocol == "per_expression")
+    are the ones that stay where only one protocol can; of those the mean over trainings."""
+    changed = [r for r in records if r.kind == SCORE and (r.variant not in ({}, REFINED) or r.tokens or r.trainings)]
+    return sorted(changed, key=lambda record: (record.protocol == "per_expression", record.trainings or 1))
 
 
 def accuracy(records: Sequence[Record]) -> list[Table]:
@@ -93,7 +92,7 @@ def _overview(records: Sequence[Record], dataset: str, protocol: str, splits: Se
         group = f"{split} ({max(sizes):,})" if sizes else split
         columns += [Column(f"{split}/{metric}", title, "percent", group) for metric, title in HEADLINE
                     if (split, metric) in used]  # fmt: skip
-    gaps = [r for r in records if r.kind == DIFFERENCE and "method" in r.against]
+    gaps = [r for r in records if r.kind == DIFFERENCE and "method" in r.against and not (r.variant or r.trainings)]
     for record in here:
         best = _beats_all(record, [other for other in here if other.place == record.place], gaps)
         rows[record.label][f"{record.split}/{record.metric}"] = Figure(record.value, record.low, record.high, "", best)
@@ -169,7 +168,7 @@ def perception(records: Sequence[Record]) -> list[Table]:
 
 def breakdowns(records: Sequence[Record]) -> list[Table]:
     """Localization and overlap by the attributes of the sample, one table per dataset and split."""
-    asked = [record for record in records if record.kind == BREAKDOWN]
+    asked = [record for record in records if record.kind == BREAKDOWN and not (record.variant or record.tokens)]
     columns = [Column("method", "method", "method"), Column("group", "samples")] + [
         Column(key, title, "percent")
         for key, title in (
@@ -344,7 +343,7 @@ def _bound(records: Iterable[Record], row: Record) -> Figure | None:
 
 def whole_time(records: Iterable[Record], row: Record) -> Timing | None:
     """The time of whole requests to what the row's record is of, on its dataset; on another if only that was timed."""
-    same = (row.method, canonical(row.variant), row.tokens or 0, "fast")
+    same = replace(row, backend="fast").subject
     mine = [r for r in records if r.kind == LATENCY and r.stage == "total" and r.subject == same]
     mine.sort(key=lambda record: record.dataset == row.dataset)
     timed = {record.metric: record.value for record in mine}

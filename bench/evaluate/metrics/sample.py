@@ -32,6 +32,7 @@ class SampleScore:
     failure: str | None = None
     no_target: bool = False  # the dataset says that nothing is meant
     category: str | None = None  # the class of the target, where the dataset has classes
+    corrections: int | None = None  # mask tokens in whose place the likeliest one was not allowed, if counted
 
     def as_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -54,6 +55,7 @@ def score(
     no_target: bool = False,
     answered: bool | None = None,
     category: str | None = None,
+    corrections: int | None = None,
 ) -> SampleScore:
     """Score one predicted mask and one written box.
 
@@ -94,4 +96,5 @@ def score(
         failure=failure,
         no_target=no_target,
         category=category,
+        corrections=corrections,
     )

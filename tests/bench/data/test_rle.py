@@ -36,7 +36,7 @@ def test_long_runs_are_read_as_they_were_written(runs):
 
 
 @pytest.mark.parametrize(("counts", "told"), [
-    ("", "do not cover"), ("~", "does not use"), ("P", "end within a number"), ("P" * 7 + "0", "too long"),
+    ("", "do not cover"), ("~", "character outside"), ("P", "end within a number"), ("P" * 7 + "0", "too long"),
     ("5O", "negative run"), ("4", "do not cover"),
 ])  # fmt: skip
 def test_what_is_no_run_length_code(counts, told):

@@ -54,7 +54,7 @@ def test_a_further_metric_appears_everywhere(extra):
     records = {record.metric: record for record in to_records(rows(), method="m")}
     assert records["ciou_of_dogs"].n == 8
     assert records["ciou_of_dogs"].note == "dogs"
-    found = compare(rows(), rows(seed=1))
+    found = compare((rows(), rows(seed=1)))
     for name in ("half", "ciou_of_dogs", "small_by_class", "miou_class"):
         assert found[name].value == pytest.approx(
             records[name].value - {r.metric: r for r in to_records(rows(1), method="m")}[name].value

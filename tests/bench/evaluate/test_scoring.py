@@ -121,7 +121,19 @@ def test_facts_are_those_of_the_sentence(tmp_path):
     whole = line(8, block(5, 5), sentence=-1, protocol="per_object_joined")
     facts = [row["facts"] for lines in (single, [whole]) for row in scored(tmp_path, lines, [joined])]
     assert [fact["style"] for fact in facts] == ["plain", "plus", ["plus", "plain"]]
-    assert facts[0] | {"style": 0} == {"style": 0, "targets": 1, "colours": ["red"]}
+    shape = {"size": "1 to 4 %", "parts": "1 part", "outline": "plain"}  # of the ground truth
+    assert facts[0] | {"style": 0} == {"style": 0, "targets": 1, "colours": ["red"]} | shape
+
+
+def test_corrections_are_counted_by_masks(tmp_path):
+    """Of the masks whose corrections were counted, the share with any; a count that is none is refused."""
+    counted = [line(1, block(9, 10), corrections=0), line(2, block(10, 5), corrections=3), line(3, block(20, 20))]
+    found = {r.metric: r for r in to_records(scored(tmp_path, counted), method="m")}
+    assert (found["corrected"].value, found["corrected"].n) == (0.5, 2)
+    assert "corrected" not in {r.metric for r in to_records(scored(tmp_path, counted[2:]), method="m")}
+    for wrong in (-1, "two", 0.5):
+        with pytest.raises(UserError, match="line 1: corrections is"):
+            scored(tmp_path, [line(1, block(9, 10), corrections=wrong)])
 
 
 def test_what_is_no_answer_is_an_empty_mask_and_a_failure(tmp_path):
@@ -215,9 +227,9 @@ def test_nothing_or_a_mixture_cannot_be_aggregated(tmp_path):
 def test_two_files_of_scores_are_compared_question_by_question(tmp_path):
     better = scored(tmp_path, [line(1, block(10, 10)), line(2, block(10, 9)), line(3, block(20, 20))])
     worse = scored(tmp_path, [line(3, block(20, 10)), line(1, block(10, 5)), line(2, block(10, 9))])
-    found = compare(better, worse)
+    found = compare((better, worse))
     assert found["giou"].value == pytest.approx((0.5 + 0.0 + 0.5) / 3)
     assert found["giou"].low <= found["giou"].value <= found["giou"].high
     assert "acc@0.9" not in found  # no box was asked for
     with pytest.raises(UserError, match="3 against 2, 1 of them on one side only"):
-        compare(better, worse[:2])
+        compare((better, worse[:2]))

@@ -7,7 +7,14 @@ import pytest
 from scipy import stats
 
 from bench.evaluate.metrics import SampleScore, aggregate, score
-from bench.evaluate.statistics import differences, holm, intervals, ratio_intervals
+from bench.evaluate.statistics import (
+    differences,
+    holm,
+    intervals,
+    ratio_intervals,
+    training_differences,
+    training_intervals,
+)
 
 TEMPLATE = score(np.ones((3, 3), bool), np.ones((3, 3), bool))
 
@@ -101,6 +108,32 @@ def test_pairing_needs_equal_lengths():
     scores, names = simulated(np.random.default_rng(7), images=3)
     with pytest.raises(ValueError, match="equal lengths"):
         differences(scores, scores[1:], names)
+
+
+def test_trainings_are_resampled_too():
+    """Normal levels of trainings and of images: the interval of the mean must be as wide as both make it, with the
+    factor (S - 1) / S that a bootstrap of S trainings has for their variance."""
+    rng, trainings, images = np.random.default_rng(8), 6, 400
+    levels, common = rng.normal(0, 0.05, trainings), rng.normal(0.5, 0.2, images)
+    tables = [{"mean": (common + level, np.ones(images))} for level in levels]
+    found = training_intervals(tables, range(images), 0, 4000)["mean"]
+    assert found.value == pytest.approx(common.mean() + levels.mean())
+    spread = math.sqrt(common.var() / images + levels.var() / trainings)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.1)
+    alone = training_intervals(tables[:1], range(images), 0, 4000)["mean"]
+    assert alone == ratio_intervals(tables[0], range(images), 0, 4000)["mean"]
+
+
+def test_a_difference_between_trainings_pairs_them_by_image():
+    """Images that are hard for all do not widen it, trainings that differ in the difference do."""
+    rng, images = np.random.default_rng(9), 300
+    common = rng.normal(0.5, 0.2, images)
+    same = [({"mean": (common + 0.1, np.ones(images))}, {"mean": (common, np.ones(images))})] * 3
+    found = training_differences(same, range(images))["mean"]
+    assert (found.low, found.high) == (pytest.approx(0.1), pytest.approx(0.1))
+    apart = [({"mean": (common + gain, np.ones(images))}, same[0][1]) for gain in (-0.1, 0.1, 0.3)]
+    found = training_differences(apart, range(images))["mean"]
+    assert found.value == pytest.approx(0.1) and found.low == pytest.approx(-0.1) and found.high == pytest.approx(0.3)
 
 
 def test_one_image_has_no_interval():

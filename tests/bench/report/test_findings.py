@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from bench.experiments.claims import Claims, load_claims
-from bench.records import DIFFERENCE, Record
+from bench.records import BREAKDOWN, DIFFERENCE, Record
 from bench.report import layout
 from bench.report.findings import findings
 from bench.report.published import load_published
@@ -96,3 +96,21 @@ def test_direction_and_margin_decide(monkeypatch):
     assert answer(0.1, margin=0.1) == "not decided"
     assert answer(0.1, baselines=["baseline:random-object"]) == "not decided: no trivial baseline was scored"
     assert answer(0.1, lead=0.4) == "not decided: not trained far enough"
+
+
+def test_of_several_differences_that_over_most_trainings_counts():
+    one, three = (measured(CLAIM, gain, gain - 0.1, gain + 0.1) for gain in (0.2, 0.05))
+    mean = [replace(record, trainings=3) for record in three[:3]]
+    row = findings([*mean, *one], EMPTY)[0].rows[0]
+    assert (row["trainings"], row["answer"], row["gain"].value) == (3, "not decided", 0.05)
+    assert row["with"].value == 0.55
+
+
+def test_a_claim_about_a_group_needs_models_that_have_learned_on_all_samples():
+    claim = next(claim for claim in CLAIMS if claim.group)
+    whole = measured(claim, 0.3, 0.2, 0.4)
+    sides = [replace(r, kind=BREAKDOWN, group=claim.group, value=r.value - 0.4) for r in whole[:2]]
+    records = [*whole[:2], *sides, replace(whole[2], group=claim.group), *whole[3:]]
+    row = next(row for row in findings(records, EMPTY)[0].rows if row["claim"] == claim.title)
+    assert (row["answer"], row["with"].value) == ("reproduced", pytest.approx(0.4))  # below the baseline in the group
+    assert findings([*sides, *records[4:]], EMPTY) == []  # nobody knows whether they have learned
