@@ -21,7 +21,8 @@ counts, as the metric's name says. The kinds, and what their metrics are called:
 - `scaling`: `median_ms` of a call with `units` of an `axis` (images, expressions, tiles, tokens).
 - `understanding`: answers that lmms-eval scored: `dataset` is its task, the metric's name and scale are the task's own,
   `failures` are empty answers.
-- `int8`: `changed_answers`, `changed_tokens`, `ciou`, `ciou_before`, `ciou_difference` of 8-bit weights.
+- `rounding`: `changed_answers`, `changed_tokens`, `ciou`, `ciou_before`, `ciou_difference` of bfloat16 against float32,
+  or of 8-bit weights against none.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ from methods.files import fill, read_lines, setting, write_lines
 
 SCORE, RECONSTRUCTION, BREAKDOWN, DIFFERENCE = "score", "reconstruction", "breakdown", "difference"
 PERCEPTION, DECODING_ORDER, UNDERSTANDING = "perception", "decoding_order", "understanding"
-LATENCY, SCALING, INT8 = "latency", "scaling", "int8"
+LATENCY, SCALING, ROUNDING = "latency", "scaling", "rounding"
 KINDS = (SCORE, RECONSTRUCTION, BREAKDOWN, DIFFERENCE, PERCEPTION, DECODING_ORDER, UNDERSTANDING, LATENCY,
-         SCALING, INT8)  # fmt: skip
+         SCALING, ROUNDING)  # fmt: skip
 BASELINE = "baseline:"  # how the names of methods that look at no expression begin
 REQUIRED = ("method", "metric", "value", "dataset", "split", "kind")
 EMPTY: tuple[Any, ...] = (None, "", {})

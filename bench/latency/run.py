@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from bench.config import Profile
 from bench.data.splits import open_split, own_benchmark
 from bench.evaluate.plan import plan
 from bench.evaluate.predictions import stamp_of
-from bench.latency import int8, untrained
+from bench.latency import rounding, untrained
 from bench.latency.scaling import scale
 from bench.latency.session import time_backends
 from bench.records import Record, read_records, write_records
@@ -30,7 +31,7 @@ from bench.runtime import (
     provenance,
     resolve_precision,
 )
-from methods.base import Decoding, Model, Request
+from methods.base import Decoding, Example, Model, Request
 from methods.files import printable, write_atomic
 
 
@@ -43,8 +44,7 @@ def time_models(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
     benchmark = own_benchmark(profile)
     dataset = open_split(benchmark, "val")
     questions = plan(dataset, "per_expression")
-    requests = [Request(dataset[q.index].image, q.expressions) for q in questions[: config.requests]]
-    weights = int8.VARIANT if config.int8 else {}
+    asked = [(dataset[question.index], question.expressions) for question in questions[: config.requests]]
     path = profile.results_dir / "records" / f"{benchmark.place('latency')}{'-int8' * config.int8}.jsonl"
     told = {"backbone": profile.name, "data": dataset.digest()}
     digests = {name: digest(folder, profile.mask_tokenizer_of(name)) for name, folder in models.items()}
@@ -54,23 +54,43 @@ def time_models(profile: Profile, models: Mapping[str, Path]) -> list[Record]:
     for name, folder in models.items():
         if done[name]:
             continue
-        method = load_model(name, folder, config.precision, profile.mask_tokenizer_of(name))
-        facts = provenance(profile, name, digests[name], config.precision, method)
-        told = f"{config.threads} threads, {config.warmup} warm-ups"
-        facts |= {"note": ", ".join(filter(None, [profile.note, told]))}
-        precision = resolve_precision(config.precision, method.device)
-        facts |= {"dataset": profile.data.dataset, "split": "val", "variant": weights}
-        with answering_in(method, precision):
-            if config.int8:
-                before = int8.answers(method, requests)
-                int8.quantise(method)
-                asked, after = [dataset[q.index] for q in questions[: config.requests]], int8.answers(method, requests)
-                records += int8.cost_records(before, after, asked, profile.evaluate.seed, **facts)
-            records += time_backends(method, requests, config, precision, facts)
-            if config.scaling:
-                records += scale(method, requests, config.requests, 0, **facts)
+        records += _of_model(profile, name, folder, digests[name], asked)
         done[name] = {stamps[name][0]}
         _keep(path, records, set().union(*done.values()))
+    return records
+
+
+def _of_model(
+    profile: Profile, name: str, folder: Path, weights: str, asked: Sequence[tuple[Example, Sequence[str]]]
+) -> list[Record]:
+    """Times of one trained model, and what its weights of fewer bits change. weights: the digest of the folder's;
+    asked: samples, with the expressions that are asked for."""
+    config, precision = profile.latency, resolve_precision(profile.latency.precision, device_of())
+    requests = [Request(example.image, tuple(expressions)) for example, expressions in asked]
+    load = partial(load_model, name, folder, mask_tokenizer=profile.mask_tokenizer_of(name))
+    exact = None
+    if precision != torch.float32 and not config.int8:
+        exact = rounding.float32_answers(lambda: load("float32"), requests)
+    method = load(config.precision)
+    told = f"{config.threads} threads, {config.warmup} warm-ups"
+    facts = provenance(profile, name, weights, config.precision, method) | {
+        "note": ", ".join(filter(None, [profile.note, told])), "dataset": profile.data.dataset, "split": "val",
+        "variant": rounding.INT8 if config.int8 else {},
+    }  # fmt: skip
+    records = []
+    with answering_in(method, precision):
+        if config.int8:
+            exact = rounding.answers(method, requests)
+            rounding.quantise(method)
+        if exact is not None:
+            rounded = rounding.answers(method, requests)
+            records += rounding.cost_records(
+                exact, rounded, [each for each, _ in asked], profile.evaluate.seed, **facts
+            )
+            print(printable(rounding.told(name, records)))
+        records += time_backends(method, requests, config, precision, facts)
+        if config.scaling:
+            records += scale(method, requests, config.requests, 0, **facts)
     return records
 
 
@@ -96,13 +116,13 @@ def time_untrained(profile: Profile, device: torch.device | None = None) -> list
                 model = None  # the one before goes first, so that there is room for the next
                 model = key, untrained.build(entry, case.size, device, precision)
                 if config.int8:
-                    int8.quantise(model[1])
+                    rounding.quantise(model[1])
             if not untrained.reads(model[1], case.tiles):
                 print(f"{printable(case.label)}: this size cuts no image into tiles; left out.", file=sys.stderr)
                 continue
             facts = provenance(profile, entry.method, "", config.precision, model[1]) | {
                 "backbone": case.size, "dataset": "noise", "split": "",
-                "variant": case.variant | (int8.VARIANT if config.int8 else {}), "tokens": case.tokens,
+                "variant": case.variant | (rounding.INT8 if config.int8 else {}), "tokens": case.tokens,
                 "note": f"random weights, {config.threads} threads, {config.warmup} warm-ups",
             }  # fmt: skip
             requests = untrained.requests_of(case, config.requests)

@@ -6,7 +6,7 @@ results/<profile>/tables/   accuracy, reconstruction: no timing in them, the sam
                             understanding: what lmms-eval measured
                             findings: what that says of the papers' claims; claims: these and those about speed
                             benchmarks: the papers' tables, one for each task, with the papers' own rows
-                            main, latency, orders, speedup, roofline, claim, scaling, int8: with timings
+                            main, latency, orders, speedup, roofline, claim, scaling, rounding: with timings
                             published: what the papers print; provenance: where the figures come from
 results/<profile>/figures/  summary, accuracy_latency, latency_stages, budget_parts, reconstruction_bound,
                             ablation_lengths, training, scaling, examples
@@ -188,7 +188,7 @@ def _tables(records: Sequence[Record], published_dir: Path) -> dict[str, list[la
         "roofline": speed.roofline(records),
         "claim": claim.claims(records),
         "scaling": scaling.tables(records),
-        "int8": speed.int8(records),
+        "rounding": speed.rounding(records),
         "published": [tables.published_list(printed)] if beside else [],
     }
     return {name: own for name, own in found.items() if own}

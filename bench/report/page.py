@@ -34,7 +34,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "orders",
         "roofline",
         "scaling",
-        "int8",
+        "rounding",
     ),
     "Understanding kept": ("understanding",),
     "Training": ("training",),

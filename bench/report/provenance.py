@@ -8,10 +8,10 @@ from bench.records import (
     BASELINE,
     DECODING_ORDER,
     DIFFERENCE,
-    INT8,
     LATENCY,
     PERCEPTION,
     REFINED,
+    ROUNDING,
     SCALING,
     UNDERSTANDING,
     Record,
@@ -47,7 +47,7 @@ def command_of(record: Record) -> str:
     """The command that makes such records."""
     if record.kind == UNDERSTANDING:
         return "genseg import-lmms"
-    if record.kind in (LATENCY, SCALING, INT8):
+    if record.kind in (LATENCY, SCALING, ROUNDING):
         return "genseg latency"
     changed = record.variant not in ({}, REFINED) and "rule" not in record.variant and "bound" not in record.variant
     between = record.kind == DIFFERENCE and "method" not in record.against

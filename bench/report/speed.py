@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from bench.records import DECODING_ORDER, INT8, LATENCY, Record
+from bench.records import DECODING_ORDER, LATENCY, ROUNDING, Record
 from bench.report.layout import Column, Table
 from bench.report.names import method_name
 
@@ -117,20 +117,22 @@ def roofline(records: Sequence[Record]) -> list[Table]:
     return tables
 
 
-def int8(records: Sequence[Record]) -> list[Table]:
-    """What 8-bit weights change of trained models' answers."""
-    columns = [Column("method", "method", "method")] + [
+def rounding(records: Sequence[Record]) -> list[Table]:
+    """What weights of fewer bits change of trained models' answers."""
+    columns = [Column("method", "method", "method"), Column("weights", "weights")] + [
         Column(key, key) for key in ("changed answers", "changed mask tokens", "cIoU", "difference of cIoU", "n")
     ]
     rows = []
-    for found in by_setting(records, INT8).values():
+    for found in by_setting(records, ROUNDING).values():
         for mine in found:
             names = ("changed_answers", "changed_tokens", "ciou", "ciou_difference")
             cells = [_percent(mine["", name]) for name in names]
-            line = dict(zip([column.key for column in columns[1:-1]], cells, strict=True))
-            rows.append(line | {"method": first_of(mine).method, "n": str(mine["", "ciou"].n)})
-    title = "Answers with 8-bit weights in the language model, against the same model's without"
-    return [Table(title, columns, rows, ["Percent (95 % interval over images)."])] if rows else []
+            line = dict(zip([column.key for column in columns[2:-1]], cells, strict=True))
+            first = first_of(mine)
+            weights = str(first.variant.get("weights") or first.precision)
+            rows.append(line | {"method": first.method, "weights": weights, "n": str(mine["", "ciou"].n)})
+    notes = ["Percent (95 % interval over images). bfloat16 against float32; int8 against the same model without."]
+    return [Table("Answers with weights of fewer bits", columns, rows, notes)] if rows else []
 
 
 def _percent(record: Record) -> str:

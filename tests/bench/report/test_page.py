@@ -11,7 +11,7 @@ from bench.report.layout import Column, Table
 
 TABLES = {
     name: [Table(f"about {name}", [Column("x", "x")], [{"x": "<1>"}], ["said once"])]
-    for name in ("main", "claims", "ablation", "int8")
+    for name in ("main", "claims", "ablation", "rounding")
 }
 TABLES["provenance"] = [Table("Origin", [Column("x", "x")], [{"x": "y"}])]
 TABLES["claims"] = [Table("Claims", [Column("claim", "claim"), Column("verdict", "verdict")],

@@ -5,7 +5,7 @@ import pytest
 from bench.records import Record
 from bench.report import tables
 from bench.report.layout import markdown
-from bench.report.speed import int8, orders, roofline, sentences, speedups
+from bench.report.speed import orders, roofline, rounding, sentences, speedups
 
 COMMON = dict(dataset="d", split="", kind="latency", device="a processor", precision="float32", n=9, backbone="8b")
 
@@ -90,12 +90,12 @@ def test_without_timings_there_is_nothing():
 
 
 def test_the_price_of_integers():
-    integers = COMMON | {"kind": "int8"}
+    integers = COMMON | {"kind": "rounding"}
     values = {"changed_answers": 0.25, "changed_tokens": 0.01, "ciou": 0.5, "ciou_difference": -0.02}
     found = [
         Record("a", name, value, variant={"weights": "int8"}, low=value - 0.01, high=value + 0.01, **integers)
         for name, value in values.items()
     ]
-    row = int8(found)[0].rows[0]
+    row = rounding(found)[0].rows[0]
     assert row["changed answers"] == "25.0 (24.0 to 26.0)" and row["difference of cIoU"] == "-2.0 (-3.0 to -1.0)"
-    assert (row["method"], row["n"]) == ("a", "9") and int8([]) == []
+    assert (row["method"], row["weights"], row["n"]) == ("a", "int8", "9") and rounding([]) == []

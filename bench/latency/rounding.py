@@ -1,22 +1,26 @@
-"""What 8-bit weights change: the same questions before and after, one at a time.
+"""What weights of fewer bits change: the same requests with and without them, one at a time.
 
-Counted are answers and mask tokens that are others than before, and the difference of the cIoU with its paired interval
-over images. A random model has no truth to be measured with, so this is for trained ones.
+bfloat16 is compared with float32, 8-bit integers with the precision that the rest of the model has. Counted are answers
+and mask tokens that differ, and the difference in cIoU with its paired interval over images. A random model has no
+ground truth to be measured with, so this is for trained ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from bench.evaluate.statistics import ratio_intervals, training_differences
-from bench.records import INT8, Record
+from bench.records import ROUNDING, Record
 from methods.base import Example, Model, Prediction, Request, UserError
+from methods.files import printable
 from methods.registry import method_spec
 
-VARIANT = {"weights": "int8"}
+INT8 = {"weights": "int8"}  # the variant
 
 
 def quantise(method: Model) -> None:
@@ -33,11 +37,33 @@ def answers(method: Model, requests: Sequence[Request]) -> list[Prediction]:
     return [method.segment([request])[0] for request in requests]
 
 
+def float32_answers(load: Callable[[], Model], requests: Sequence[Request]) -> list[Prediction] | None:
+    """Answers of the model that `load` makes with float32 weights; None, and a line that says so, where it does not fit
+    into a GPU's memory."""
+    try:
+        return answers(load(), requests)
+    except (UserError, torch.OutOfMemoryError) as error:
+        print(printable(f"bfloat16 is not compared with float32: {error}"), file=sys.stderr)
+        return None
+
+
+def told(name: str, records: Sequence[Record]) -> str:
+    """The records of `cost_records` in a line."""
+    found = {record.metric: record for record in records}
+    variant = found["ciou"].variant
+    weights = variant.get("weights") or found["ciou"].precision
+    gap = found["ciou_difference"]
+    return (
+        f"{name}: {weights} changes {100 * found['changed_answers'].value:.1f} % of {gap.n} answers, "
+        f"{100 * found['changed_tokens'].value:.2f} % of their mask tokens, and cIoU by {100 * gap.value:+.2f} points"
+    )
+
+
 def cost_records(
     before: Sequence[Prediction], after: Sequence[Prediction], examples: Sequence[Example], seed: int, **identity: Any
 ) -> list[Record]:
     """`changed_answers` and `changed_tokens` (shares), `ciou` and `ciou_before`, and `ciou_difference`."""
-    identity |= {"kind": INT8, "n": len(examples), "seed": seed}
+    identity |= {"kind": ROUNDING, "n": len(examples), "seed": seed}
     pairs = list(zip(before, after, strict=True))
     tokens = [_changed(a.token_ids, b.token_ids) for a, b in pairs]
     ones = np.ones(len(pairs))

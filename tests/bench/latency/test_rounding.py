@@ -1,4 +1,4 @@
-"""What integer weights change, counted by hand."""
+"""What weights of fewer bits change, counted by hand."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.latency.int8 import answers, cost_records, quantise
+from bench.latency.rounding import answers, cost_records, float32_answers, quantise, told
 from methods.base import Example, Prediction, Request, UserError
 
 
@@ -29,14 +29,24 @@ def test_shares_and_difference_by_hand():
     }  # fmt: skip
     found = records["ciou_difference"]
     assert found.low < found.value <= found.high <= 0 and found.n == 4
+    line = told("m", records.values())
+    assert line == "m: int8 changes 25.0 % of 4 answers, 12.50 % of their mask tokens, and cIoU by -12.50 points"
     same = cost_records(before, before, EXAMPLES, 0, **IDENTITY)
     assert {record.value for record in same if "ciou" not in record.metric} == {0.0}
 
 
 def test_a_method_without_integers_is_refused(himtok, monkeypatch):
-    monkeypatch.setattr("bench.latency.int8.method_spec", lambda name: SimpleNamespace(int8=False))
+    monkeypatch.setattr("bench.latency.rounding.method_spec", lambda name: SimpleNamespace(int8=False))
     with pytest.raises(UserError, match="himtok has no int8 weights"):
         quantise(himtok)
+
+
+def test_a_model_that_does_not_fit_in_float32_is_told(capsys):
+    def load():
+        raise UserError("the weights need 35 GB, and 24 GB are free; choose bfloat16.")
+
+    assert float32_answers(load, []) is None
+    assert "not compared with float32: the weights need 35 GB" in capsys.readouterr().err
 
 
 def test_a_gpu_is_refused():
