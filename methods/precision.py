@@ -1,13 +1,15 @@
-"""Float32 that no setting of the caller coarsens: where a rounding more or less would choose another id."""
+"""Types of weights while they are made and loaded; and float32 that no setting of the caller coarsens, where a rounding
+more or less would choose another id."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import backends
+from torch import backends, nn
 
 
 @contextmanager
@@ -19,6 +21,44 @@ def made_in(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+_in_files: ContextVar[bool] = ContextVar("in_files", default=False)
+
+
+@contextmanager
+def left_in_files() -> Iterator[None]:
+    """Within, the weights of a backbone or model that is loaded stay memory-mapped in its files, in the files' own
+    types (but for a mask tokenizer's): for a caller that copies what it needs of them, as training does that shares a
+    model out over processes. Those of one machine then hold them once, as pages of the files."""
+    token = _in_files.set(True)
+    try:
+        yield
+    finally:
+        _in_files.reset(token)
+
+
+def stay_in_files() -> bool:
+    """Whether the caller is within `left_in_files`."""
+    return _in_files.get()
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Within, the parameters of modules that are built have shapes alone; buffers are real, as some of them are in no
+    file."""
+    register = nn.Module.register_parameter
+
+    def without_memory(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            parameter = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = without_memory  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 # Where PyTorch keeps what a float32 product may be rounded to: cuBLAS, cuDNN, and oneDNN on a CPU.

@@ -1,11 +1,13 @@
 """What the stages of a profile cost before anybody rents a machine: parameters, memory, steps, tokens, FLOPs, hours.
 
     genseg plan profile=NAME size=8B gpus=8 memory=80
+    genseg plan profile=NAME gpus=64 memory=80 sizes=1B,8B,78B       # one line a size; sizes=all
 
 Models are built from the profile as for training, with random weights on torch's fake tensors, which take no memory;
 the stage's own rule decides what is trained. Memory is per GPU in gigabytes (10^9 bytes) and follows the engines as
-they are: float32 weights, gradients and moments (DeepSpeed keeps one more float32 copy of what a GPU updates), and
-trained weights once more in bfloat16 while autocast is on. Fragmentation and CUDA's own half gigabyte come on top.
+they are: float32 weights, gradients and moments, and trained weights once more in bfloat16 while autocast is on; or
+with ZeRO in bfloat16 weights of 2 bytes (a frozen mask tokenizer's of 4), gradients summed in float32 from stage 2 on,
+and float32 masters with the moments. Fragmentation and CUDA's own half gigabyte come on top.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from bench.config import Profile, StageConfig, TrainConfig
 from bench.data.mixture import task_shares
 from bench.runtime import PEAK_TFLOPS
 from bench.terminal import cell, short
+from bench.train.deepspeed import AT_A_TIME
 from bench.train.freezing import enter, frozen_parts, parameters_of
 from methods.base import UserError
 from methods.common.cost import Load
@@ -36,6 +39,11 @@ GPUS = ("A100", "H100", "H200")
 FRESH = ("size", "image_first", "system")  # keys of a backbone from scratch, for which one of random weights stands
 GROUPS = ("start", "backbone", "mask_tokenizer", "token_cache")  # keys that name folders
 BUCKET, LIVE = 5 * 10**8, 10**9  # DeepSpeed's defaults: elements that are reduced at once, and gathered at most
+SIZE_ROWS = {  # rows of memory -> their titles in a table of sizes
+    "loading": "loading", "training, checkpointed": "training", "validating": "validating", "saving": "saving",
+    "CPU: checkpoint": "CPU: checkpoint", "CPU: model": "CPU: model",
+}  # fmt: skip
+PEAKS = ("training", "training, checkpointed", "loading", "validating", "saving")  # rows of a GPU
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,10 @@ class Machine:
     text: int = 100
     answer: int = 16
     tiles: float = 0.0
+
+    def holds(self, gigabytes: float) -> bool:
+        """Whether that fits on a GPU."""
+        return gigabytes <= 0.95 * self.memory
 
 
 @dataclass(frozen=True)
@@ -89,12 +101,7 @@ def plan_stage(profile: Profile, name: str, machine: Machine) -> StagePlan:
         trainee = resolve(stage_spec(stage.method, stage.stage).trainee)
         method = trainee.build(_config(profile, stage), lambda: ())
         enter(method, stage, TrainConfig())
-        whole = [p for _, _, part in frozen_parts(method) for p in parameters_of(part)]
-        counts = {
-            "all": sum(p.numel() for p in method.parameters()),
-            "trained": sum(p.numel() for p in method.parameters() if p.requires_grad),
-            "whole": sum(p.numel() for p in whole),
-        }
+        counts = _counts(method)
         costs = _costs(method, stage, share, machine, precision)
     micro = stage.micro_batch_images or max(1, stage.images_per_step // machine.gpus)
     per_step = stage.images_per_step / micro
@@ -104,8 +111,26 @@ def plan_stage(profile: Profile, name: str, machine: Machine) -> StagePlan:
         name, machine.gpus, counts["all"], counts["trained"], stage.steps,
         stage.images_per_step * stage.expressions_per_image,
         mean["tokens"] * batches, mean["flops"] * batches,
-        {zero: memory_rows(zero, counts, costs["largest"], machine.gpus) for zero in zero_stages(stage)},
+        {
+            zero: memory_rows(zero, counts, costs["largest"], machine.gpus, precision == torch.bfloat16)
+            for zero in zero_stages(stage)
+        },
     )  # fmt: skip
+
+
+def _counts(method: Any) -> dict[str, int]:
+    """Parameters: all, trained; of those that stay whole under ZeRO 3 all, and the mask tokenizer's, which are not
+    rounded; of the largest one."""
+    whole = {id(p): p for *_, part in frozen_parts(method) for p in parameters_of(part)}
+    masks = method.mask_tokenizer.parameters() if method.mask_tokenizer is not None else ()
+    everything = list(method.parameters())
+    return {
+        "all": sum(p.numel() for p in everything),
+        "trained": sum(p.numel() for p in everything if p.requires_grad),
+        "whole": sum(p.numel() for p in whole.values()),
+        "exact": sum(p.numel() for p in masks if id(p) in whole),
+        "largest": max(p.numel() for p in everything),
+    }
 
 
 def zero_stages(stage: StageConfig) -> tuple[int, ...]:
@@ -113,22 +138,44 @@ def zero_stages(stage: StageConfig) -> tuple[int, ...]:
     return (0,) if stage_spec(stage.method, stage.stage).mask_tokenizer or stage.muon_lr else (0, 1, 2, 3)
 
 
-def memory_rows(zero: int, counts: Mapping[str, int], cost: Mapping[str, float], gpus: int) -> dict[str, float]:
-    """What lies on one GPU, in gigabytes, with activations kept and computed again."""
-    every, trained, whole = (counts[key] / 1e9 for key in ("all", "trained", "whole"))
-    reduced, gathered = (min(limit / 1e9, trained) * 4 for limit in (BUCKET, LIVE))
+def memory_rows(
+    zero: int, counts: Mapping[str, int], cost: Mapping[str, float], gpus: int, low: bool
+) -> dict[str, float]:
+    """What lies on one GPU, in gigabytes: the parts of training, its peak with activations kept and computed again, and
+    the peaks of loading, of validating (without the answers' own activations) and of saving. Then, of the CPU's memory
+    of one process, what loading and a checkpoint take, and the first one's at the end, when it writes the model.
+
+    low: products in bfloat16, and with ZeRO weights too.
+    """
+    every, trained, whole, exact, largest = (counts[k] / 1e9 for k in ("all", "trained", "whole", "exact", "largest"))
+    each = 2 if low and zero else 4
+    complete = each * (every - exact) + 4 * exact
+    weights = complete if zero < 3 else each * (whole - exact + (every - whole) / gpus) + 4 * exact
+    states = 12 * trained / gpus if zero else 8 * trained
+    reduced, gathered = (min(limit / 1e9, trained) * each for limit in (BUCKET, LIVE))
     rows = {
-        "weights": 4 * every if zero < 3 else 4 * (whole + (every - whole) / gpus),
-        "gradients": 4 * trained / (gpus if zero > 1 else 1),
-        "optimiser": 12 * trained / gpus if zero else 8 * trained,
-        "bf16 copies": cost["copies"] / 1e9,
+        "weights": weights,
+        "gradients": 4 * trained / gpus if zero > 1 else each * trained,
+        "optimiser": states,
+        "bf16 copies": 0.0 if low and zero else cost["copies"] / 1e9,
         "buffers": {0: 0.0, 3: reduced + gathered}.get(zero, 2 * reduced),
         "logits": cost["logits"] / 1e9,
         "activations": cost["kept"] / 1e9,
         "checkpointed": cost["checkpointed"] / 1e9,
     }
     fixed = sum(rows.values()) - rows["activations"] - rows["checkpointed"]
-    return rows | {"total": fixed + rows["activations"], "total checkpointed": fixed + rows["checkpointed"]}
+    moved = each * max(AT_A_TIME / 1e9, largest) if zero == 3 else 0
+    frozen = 4 * (every - trained)
+    return rows | {
+        "training": fixed + rows["activations"],
+        "training, checkpointed": fixed + rows["checkpointed"],
+        "loading": max(weights + moved, weights + (states / 3 if zero else 0)),
+        "validating": (weights if zero == 3 else 0) + complete + states,
+        "saving": fixed - rows["logits"] + (4 * largest if zero else 0),
+        "CPU: loading": 0.0 if zero else 4 * every,
+        "CPU: checkpoint": (12 * trained + frozen) / gpus if zero else 12 * trained + frozen,
+        "CPU: model": 4 * every,
+    }
 
 
 # ---- models and micro-batches -----------------------------------------------------------------------------------
@@ -194,6 +241,37 @@ def print_plan(profile: Profile, names: Sequence[str], machine: Machine) -> None
     )
 
 
+def print_sizes(profile: Profile, names: Sequence[str], machine: Machine, sizes: Sequence[str]) -> None:
+    """A table for each of the named stages, or all: what a backbone of each size takes, with the first engine of which
+    all fits on the GPUs, or with the one that takes least."""
+    console = Console(width=None if os.environ.get("COLUMNS") else 120)
+    for name in names or profile.stages:
+        title = f"{name} on {machine.gpus} GPUs of {machine.memory:g} GB: GB of one, activations computed again"
+        table = Table(title=cell(title))
+        for column in ("size", "parameters", "engine", *SIZE_ROWS.values(), "h H100"):
+            table.add_column(column, justify="left" if column in ("size", "engine") else "right")
+        for size in sizes:
+            plan = plan_stage(replace(profile, size=size), name, machine)
+            zero = fitting(plan, machine)
+            rows = plan.memory[max(plan.memory) if zero is None else zero]
+            engine = "does not fit" if zero is None else f"ZeRO-{zero}" if zero else "plain"
+            marks = [f"{rows[row]:.1f}" + _mark(row, rows[row], machine) for row in SIZE_ROWS]
+            table.add_row(size, short(plan.parameters), engine, *marks, f"{plan.hours('H100', machine.mfu):,.0f}")
+        console.print(table)
+
+
+def fitting(plan: StagePlan, machine: Machine) -> int | None:
+    """The first engine with which loading, training with activations computed again, and saving fit; None: with none.
+    Validating can be left out, with train.validate_samples=0."""
+    needed = ("loading", "training, checkpointed", "saving")
+    fits = [zero for zero, rows in plan.memory.items() if all(machine.holds(rows[row]) for row in needed)]
+    return min(fits, default=None)
+
+
+def _mark(row: str, gigabytes: float, machine: Machine) -> str:
+    return " no" if row in PEAKS and not machine.holds(gigabytes) else ""
+
+
 def _summary(profile: Profile, plans: Sequence[StagePlan], machine: Machine) -> Table:
     table = Table(title=cell(f"{profile.name} {profile.size}: hours at {machine.mfu:.0%} MFU"))
     for column in ("stage", "GPUs", "parameters", "trained", "steps", "samples", "tokens", "EFLOP"):
@@ -209,13 +287,13 @@ def _summary(profile: Profile, plans: Sequence[StagePlan], machine: Machine) -> 
 
 
 def _memory(plan: StagePlan, machine: Machine) -> Table:
-    """One column per ZeRO stage; totals that fit are marked."""
+    """One column per ZeRO stage; peaks that fit are marked."""
     table = Table(title=cell(f"{plan.name}: GB per GPU of {machine.memory:g}"))
     table.add_column("")
     for zero in plan.memory:
         table.add_column(f"ZeRO-{zero}" if zero else "plain", justify="right")
     for row in next(iter(plan.memory.values())):
         values = [rows[row] for rows in plan.memory.values()]
-        fits = ["" if "total" not in row else " fits" if v <= 0.95 * machine.memory else " no" for v in values]
+        fits = ["" if row not in PEAKS else " fits" if machine.holds(v) else " no" for v in values]
         table.add_row(row, *(f"{v:.1f}{fit}" for v, fit in zip(values, fits, strict=True)))
     return table

@@ -1,9 +1,9 @@
 """DeepSpeed's ZeRO behind the seam of LocalEngine: optimiser states (1), gradients (2) and weights (3) are shared out.
 
-Weights stay float32 and products run in bfloat16 through DeepSpeed's own autocast, exactly as in LocalEngine:
-DeepSpeed's `bf16` would round the rotary frequencies and the mask tokenizer, whose codes must not move. Checkpoints are
-gathered tensor by tensor into the form that every engine writes, so a run may resume with another stage or number of
-processes and its weights are plain safetensors at any time.
+In bfloat16 (DeepSpeed's own mode) the working weights are bfloat16; their float32 masters are shared out with AdamW's
+moments, and are what checkpoints and the saved model hold. Frozen parts of the mask tokenizer decide ids, which no
+rounding may move: they are hidden from DeepSpeed and stay float32. Checkpoints are gathered tensor by tensor into the
+form that every engine writes, so a run may resume with another stage or number of processes.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ from bench.config import StageConfig, TrainConfig
 from bench.distributed import DistributedContext, lost
 from bench.runtime import to_device
 from bench.train.batches import MicroBatch
-from bench.train.engine import LossError, load_module, means, optimizer_state, parameter_groups, rate
+from bench.train.checkpoints import Shard, share
+from bench.train.engine import LossError, means, parameter_groups, rate
 from bench.train.engine import total_loss as weighted
-from bench.train.freezing import frozen_parts
+from bench.train.freezing import frozen_parts, parameters_of
 from bench.train.throughput import FlopMeter
 from methods.base import UserError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+AT_A_TIME = 2**27  # elements that are whole on a device while a model is shared out
 
 
 class _Trainee(nn.Module):
     """The method as DeepSpeed wants it: a module whose forward pass is the loss."""
 
-    def __init__(self, method: nn.Module, weights: Mapping[str, float]):
+    def __init__(self, method: nn.Module, weights: Mapping[str, float], low: bool):
+        """low: products in bfloat16; norms, softmax and what else autocast leaves alone in float32."""
         super().__init__()
-        self.method, self.weights = method, weights
+        self.method, self.weights, self.low = method, weights, low
         self.mine: set[int] | None = None  # ids of the parameters that DeepSpeed knows, None: all
 
     def named_parameters(self, *args: Any, **words: Any) -> Iterator[tuple[str, nn.Parameter]]:
@@ -46,7 +49,8 @@ class _Trainee(nn.Module):
                 yield name, p
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = self.method.loss(batch)
+        with torch.autocast(batch["ids"].device.type, torch.bfloat16, enabled=self.low):
+            losses = self.method.loss(batch)
         return weighted(losses, self.weights), {name: loss.detach() for name, loss in losses.items()}
 
 
@@ -61,7 +65,10 @@ class DeepSpeedEngine:
             raise UserError("Muon needs whole matrices, which ZeRO cuts up; set train.zero=0 or muon_lr to 0.")
         self.module, self.config, self.train, self.precision = module, config, train, precision
         self.device, self.context, self.parts, self.meter = device, context, parts, meter
+        self.low = precision == torch.bfloat16
         self.parameters = dict(module.named_parameters())
+        self.shapes = {name: p.shape for name, p in self.parameters.items()}
+        self.source: Mapping[str, Tensor] | None = None  # of weights in place of the module's
         self._engine: Any = None
 
     @property
@@ -72,11 +79,42 @@ class DeepSpeedEngine:
             groups, _ = parameter_groups(self.module, self.config)
             self.rates = [group["lr"] for group in groups]
             optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=tuple(self.config.betas))
-            trainee = _Trainee(self.module, self.config.weights)
+            trainee = _Trainee(self.module, self.config.weights, self.low)
+            self._place()
             with _kept_whole(self.module):
                 trainee.mine = {id(p) for p in trainee.parameters()}
                 self._engine, *_ = deepspeed.initialize(model=trainee, optimizer=optimizer, config=self.settings())
         return self._engine
+
+    def _place(self) -> None:
+        """Round weights and move them to the device, or with ZeRO 3 one's share of them, a few at a time: nothing holds
+        the whole model in float32. Weights are the module's, which may lie in files, or those of `source`."""
+        whole = {id(p) for *_, part in frozen_parts(self.module) for p in parameters_of(part)}
+        exact = whole & {id(p) for p in self._mask_tokenizer()}
+        waiting: list[nn.Parameter] = []
+        for name, p in self.parameters.items():
+            data = p.data if self.source is None else self.source[f"module/{name}"]
+            p.data = data.to(self.device, torch.bfloat16 if self.low and id(p) not in exact else torch.float32)
+            if self.train.zero == 3 and id(p) not in whole:
+                waiting.append(p)
+            if sum(each.numel() for each in waiting) > AT_A_TIME:
+                self._share_out(waiting)
+        self._share_out(waiting)
+        for name, buffer in self.module.named_buffers():
+            given = None if self.source is None else self.source.get(f"module/{name}")
+            buffer.data = (buffer.data if given is None else given).to(self.device)
+
+    def _share_out(self, parameters: list[nn.Parameter]) -> None:
+        """Leave of each parameter in a list, which is emptied, what ZeRO 3 gives this process."""
+        import deepspeed
+
+        if parameters:
+            deepspeed.zero.Init(module=nn.ParameterList(parameters), config_dict_or_path=self.settings())
+            parameters.clear()
+
+    def _mask_tokenizer(self) -> list[nn.Parameter]:
+        masks = self.module.mask_tokenizer
+        return list(masks.parameters()) if masks else []
 
     def settings(self) -> dict[str, Any]:
         """DeepSpeed's configuration."""
@@ -92,11 +130,10 @@ class DeepSpeedEngine:
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
-            "torch_autocast": {
-                "enabled": self.precision == torch.bfloat16,
-                "dtype": "bfloat16",
-                "lower_precision_safe_modules": [],  # weights travel as they are: codes must not be rounded
-            },
+            # a gradient that is not finite shows in the next loss, which stops the run; a step is never skipped unseen
+            "bf16": {"enabled": self.low, "check_grad_overflow": False},
+            # ZeRO-1 sums micro-batches in bfloat16: with float32 DeepSpeed would take another optimiser for it
+            "data_types": {"grad_accum_dtype": "fp32" if self.low and self.train.zero > 1 else None},
             "steps_per_print": 10**9,
         }
 
@@ -125,54 +162,75 @@ class DeepSpeedEngine:
 
     # ---- saving -------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Tensor]:
-        from deepspeed.utils import safe_get_full_optimizer_state
+    def state(self) -> Shard:
+        kept, shapes, size = {}, {}, self.context.size
+        for name, shape, tensor in self._shares():
+            shapes[name] = list(shape)
+            if tensor.numel() or self.context.first:
+                kept[name] = tensor.detach().cpu().clone().contiguous()
+        if size == 1:
+            kept = {name: tensor.reshape(shapes[name]) for name, tensor in kept.items()}
+        return Shard(kept, self.context.rank, size, shapes)
 
-        tensors: dict[str, Tensor] = {}
+    def _shares(self) -> Iterator[tuple[str, torch.Size, Tensor]]:
+        """(name, shape of the whole, this process's flat share) of all that a checkpoint holds."""
         states = self.engine.optimizer.optimizer.state
         started = any(MOMENTS[0] in state for state in states.values())
         if started:
             self._link()
         for name, p in self.parameters.items():
-            with self._gathered([p]):
-                self._keep(tensors, f"module/{name}", p)
-            for key in MOMENTS if started and p.requires_grad else ():
-                self._keep(tensors, f"optimizer/{name}/{key}", safe_get_full_optimizer_state(p, key))
+            yield f"module/{name}", self.shapes[name], self._share(p, self.shapes[name])
             if started and p.requires_grad:
-                self._keep(tensors, f"optimizer/{name}/step", self._count())
-        persistent = self.module.state_dict().keys() - self.parameters.keys()
-        for name, buffer in self.module.named_buffers():
-            if name in persistent:
-                self._keep(tensors, f"module/{name}", buffer)
-        return tensors
+                for key in MOMENTS:
+                    yield f"optimizer/{name}/{key}", self.shapes[name], self._share(p, self.shapes[name], key)
+                yield f"optimizer/{name}/step", torch.Size(), self._own(self._count())
+        for name, buffer in self._buffers():
+            yield f"module/{name}", buffer.shape, self._own(buffer)
 
-    def _keep(self, tensors: dict[str, Tensor], name: str, tensor: Tensor) -> None:
-        if self.context.first:
-            tensors[name] = tensor.detach().cpu().clone().contiguous()
+    def _share(self, p: nn.Parameter, shape: torch.Size, key: str | None = None) -> Tensor:
+        """This process's flat share of a parameter's float32 master, or of one of its moments."""
+        from deepspeed import utils
+
+        if not p.requires_grad:
+            with self._gathered([p]):
+                return self._own(p).float()
+        if self.train.zero == 3:
+            local = utils.safe_get_local_optimizer_state(p, key) if key else utils.safe_get_local_fp32_param(p)
+            return local[: max(0, shape.numel() - self.context.rank * local.numel())]  # without ZeRO's padding
+        return self._own(utils.safe_get_full_optimizer_state(p, key) if key else utils.safe_get_full_fp32_param(p))
+
+    def _own(self, whole: Tensor) -> Tensor:
+        return share(whole.detach(), self.context.rank, self.context.size)
+
+    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """The persistent ones."""
+        persistent = self.module.state_dict().keys() - self.parameters.keys()
+        yield from ((name, buffer) for name, buffer in self.module.named_buffers() if name in persistent)
 
     def _count(self) -> Tensor:
         """Updates so far, as AdamW counts them."""
         return next(state["step"] for state in self.engine.optimizer.optimizer.state.values() if "step" in state)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        load_module(self.module, tensors)
-        saved = {n: optimizer_state(tensors, n) for n, p in self.parameters.items() if p.requires_grad}
-        saved = {name: state for name, state in saved.items() if state}
-        if saved:
-            self._restore(saved)
-
-    def _restore(self, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Fill AdamW's states, which ZeRO holds for flat shares of many parameters."""
+        self.source = tensors
+        trained = {name: p for name, p in self.parameters.items() if p.requires_grad}
+        saved = {name: p for name, p in trained.items() if f"optimizer/{name}/step" in tensors}
         zero = self.engine.optimizer
+        self.source = None
+        if not saved:
+            return
+        # Masters, which DeepSpeed has made of rounded weights, and AdamW's states, which ZeRO holds for flat shares of
+        # many parameters.
         flats = zero.fp32_partitioned_groups_flat if self.train.zero == 3 else zero.single_partition_of_fp32_groups
-        count = next(iter(saved.values()))["step"]
+        count = tensors[f"optimizer/{next(iter(saved))}/step"]
         for flat in flats:
             moments = {key: torch.zeros_like(flat.data) for key in MOMENTS}
             zero.optimizer.state[flat] = {"step": count.clone()} | moments
         self._link()
-        for name, state in saved.items():
+        for name, p in saved.items():
+            self._set(p, None, tensors[f"module/{name}"])
             for key in MOMENTS:
-                self._set_moment(self.parameters[name], key, state[key])
+                self._set(p, key, tensors[f"optimizer/{name}/{key}"])
 
     def _link(self) -> None:
         """Tell ZeRO 1 and 2 where each parameter's moments are; by itself DeepSpeed does so when only the first
@@ -181,24 +239,57 @@ class DeepSpeedEngine:
             self.engine.optimizer._hp_optimizer_states_linked = False
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _set_moment(self, p: nn.Parameter, key: str, value: Tensor) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+    def _set(self, p: nn.Parameter, key: str | None, value: Tensor) -> None:
+        """Set a parameter's master (None) or one of its moments on all processes."""
+        from deepspeed import utils
 
-        if self.train.zero < 3:
-            safe_set_full_optimizer_state(p, value.to(self.device), key)
-            return
-        share = p.ds_tensor.ds_numel if hasattr(p.ds_tensor, "ds_numel") else p.ds_tensor.numel()
-        padded = nn.functional.pad(value.flatten(), (0, share * self.context.size - value.numel()))
-        mine = padded[share * self.context.rank : share * (self.context.rank + 1)].to(self.device)
-        safe_set_local_optimizer_state(p, mine, key)
+        set_param, set_state = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
+        if self.train.zero == 3:
+            mine = self._own(value)
+            value = nn.functional.pad(mine, (0, -(-value.numel() // self.context.size) - mine.numel()))
+            set_param, set_state = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
+        if key is None:
+            set_param(p, value.to(self.device))
+        else:
+            set_state(p, value.to(self.device), key)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
+        """The mask tokenizer is float32 within, its trained parts too, as it is where a model answers in bfloat16."""
         _ = self.engine
         with self._gathered(list(self.parameters.values())):
+            rounded = [(p, p.data) for p in self._mask_tokenizer() if p.dtype == torch.bfloat16]
+            for p, data in rounded:
+                p.data = data.float()
             yield
+            for p, data in rounded:
+                p.data = data
+
+    def collect(self) -> None:
+        weights = dict(self._weights())
+        self._stop()
+        for name, p in self.parameters.items():
+            if self.context.first:
+                p.data = weights[name]
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Each parameter, float32 and whole, in the memory of the first process; the others get none."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        _ = self.engine
+        for name, p in self.parameters.items():
+            with self._gathered([] if p.requires_grad else [p]):
+                whole = safe_get_full_fp32_param(p) if p.requires_grad else p.float()
+                if self.context.first:
+                    yield name, whole.detach().cpu().clone()
 
     def close(self) -> None:
+        self._stop()
+        if self.train.zero == 3:
+            for p in self.parameters.values():
+                p.data = p.data.new_empty(0)
+
+    def _stop(self) -> None:
         """DeepSpeed's engine outlives its last reference: with ZeRO 1 and 2 until `destroy`, with ZeRO 3 for ever, so
         that its buffers are taken from it."""
         if self._engine is None:

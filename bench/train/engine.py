@@ -23,6 +23,7 @@ from bench.config import StageConfig
 from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.runtime import to_device
 from bench.train.batches import MicroBatch
+from bench.train.checkpoints import Shard
 from bench.train.muon import Muon
 from bench.train.throughput import FlopMeter
 from methods.base import UserError
@@ -36,9 +37,9 @@ class Engine(Protocol):
         Raises LossError before the update if a loss is not finite."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
-        """Tensors to save, on the first process (the others return nothing): the module's under `module/NAME`, the
-        optimiser's under `optimizer/NAME/KEY`. The form is the same for every engine and number of processes."""
+    def state(self) -> Shard | None:
+        """What this process has to save, copied to the CPU's memory: tensors of the module under `module/NAME`, of the
+        optimiser under `optimizer/NAME/KEY`. Names and shapes are the same for every engine and number of processes."""
         ...
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -47,6 +48,11 @@ class Engine(Protocol):
 
     def whole(self) -> Any:
         """A context in which the module's parameters are complete on every process."""
+        ...
+
+    def collect(self) -> None:
+        """Put the whole weights, in float32, into the module of the first process, in the CPU's memory where they were
+        shared out, and give back the rest; the engine is of no use afterwards, nor are the other processes' modules."""
         ...
 
     def close(self) -> None:
@@ -140,7 +146,7 @@ class LocalEngine:
         self, module: nn.Module, config: StageConfig, precision: torch.dtype, device: torch.device,
         context: DistributedContext = SINGLE_PROCESS, parts: int = 1, meter: FlopMeter | None = None,
     ):  # fmt: skip
-        self.module, self.config, self.precision, self.device = module, config, precision, device
+        self.module, self.config, self.precision, self.device = module.to(device), config, precision, device
         self.context, self.parts, self.meter = context, parts, meter or FlopMeter(None)
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.loss: nn.Module = _Loss(module)
@@ -185,15 +191,15 @@ class LocalEngine:
         (total / self.parts * self.context.size).backward()  # DDP takes the mean over processes
         return {"loss": float(total.detach())} | {name: float(loss.detach()) for name, loss in losses.items()}
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Shard | None:
         if not self.context.first:
-            return {}
+            return None
         tensors = {f"module/{name}": t.detach().cpu() for name, t in self.module.state_dict().items()}
         for name, parameter in self.parameters.items():
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(parameter, {}).items():
                     tensors[f"optimizer/{name}/{key}"] = value.detach().cpu()
-        return {name: t.clone().contiguous() for name, t in tensors.items()}
+        return Shard({name: t.clone().contiguous() for name, t in tensors.items()})
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         load_module(self.module, tensors)
@@ -209,6 +215,9 @@ class LocalEngine:
     @contextmanager
     def whole(self) -> Iterator[None]:
         yield
+
+    def collect(self) -> None:
+        self.close()
 
     def close(self) -> None:
         self.optimizers.clear()

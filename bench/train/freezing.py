@@ -13,7 +13,7 @@ from bench.train.engine import freeze, matching
 from methods.base import Trainee, UserError
 from methods.registry import stage_spec
 
-SMALL = 10**9  # parameters of a frozen part that every process can hold whole
+SMALL = 10**9  # frozen parameters of a method's part (backbone, mask tokenizer) that every process can hold whole
 
 
 def enter(method: Trainee, stage: StageConfig, train: TrainConfig) -> None:
@@ -33,18 +33,29 @@ def enter(method: Trainee, stage: StageConfig, train: TrainConfig) -> None:
 
 
 def frozen_parts(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module | nn.Parameter]]:
-    """(parent, name, part) of the outermost parts that train nothing and are small enough for every process to hold
-    whole: modules, and parameters that stand directly in a module of which other parts train."""
-    own = module.named_parameters(recurse=False)
-    found: list[tuple[nn.Module, str, nn.Module | nn.Parameter]] = [
-        (module, name, p) for name, p in own if not p.requires_grad and p.numel() < SMALL
-    ]
+    """(parent, name, part) of the outermost parts that train nothing and that every process can hold whole: modules,
+    and parameters that stand directly in a module of which other parts train. A child of `module` that has more than
+    SMALL frozen parameters has none of these: a backbone under adapters, say, is to be shared out as if it trained."""
+    found = _frozen_parameters(module)
+    for name, child in module.named_children():
+        frozen = [p.numel() for p in child.parameters() if not p.requires_grad]
+        if sum(frozen) < SMALL:
+            found += [(module, name, child)] if len(frozen) == len(list(child.parameters())) else _frozen_inside(child)
+    return found
+
+
+def _frozen_inside(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module | nn.Parameter]]:
+    found = _frozen_parameters(module)
     for name, part in module.named_children():
         if any(p.requires_grad for p in part.parameters()):
-            found += frozen_parts(part)
-        elif sum(p.numel() for p in part.parameters()) < SMALL:
+            found += _frozen_inside(part)
+        else:
             found.append((module, name, part))
     return found
+
+
+def _frozen_parameters(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module | nn.Parameter]]:
+    return [(module, name, p) for name, p in module.named_parameters(recurse=False) if not p.requires_grad]
 
 
 def parameters_of(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:

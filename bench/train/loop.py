@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,18 +24,18 @@ from bench.distributed import SINGLE_PROCESS, DistributedContext
 from bench.progress import Progress
 from bench.runtime import resolve_precision
 from bench.train.batches import MicroBatch, MicroBatches, micro_batch_size, stream
-from bench.train.checkpoints import clean_up, load_checkpoint, save_checkpoint
+from bench.train.checkpoints import clean_up, load_checkpoint
 from bench.train.engine import Engine, LocalEngine, LossError, rate
 from bench.train.folders import DONE
 from bench.train.freezing import enter, merge_adapters
 from bench.train.metrics_logger import MetricsLogger, append
+from bench.train.saving import Saver
 from bench.train.throughput import FlopMeter, peak_flops, reset_peak_memory
 from methods.base import Trainee, UserError
 from methods.files import fill, whole_folder, writing
 
 LOGS = ("train.jsonl", "validation.jsonl")  # cut back to the checkpoint when a run resumes
 MEAN = 0.98  # share of the old value in the running mean of the loss
-GRACE = 30  # seconds between SIGTERM and SIGKILL, by default of torchrun and of SLURM (KillWait)
 SEEN = 1000  # images at least, by which the share of broken ones is judged
 
 
@@ -71,14 +70,20 @@ def run_stage(run: Run, device: torch.device) -> Path:
     run.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(run.stage.seed)
     enter(run.method, run.stage, run.train)
-    run.method.to(device).train()
+    run.method.train()
     meter = FlopMeter(peak_flops(device))
     batches = MicroBatches(run.method.processor, run.order, run.stage, micro_batch_size(run.stage, run.context))
     engine = make_engine(run, device, batches.per_step, meter)
     train_state = _resume(run, engine)
     logger = MetricsLogger(run.name, run.folder, run.train, run.context, device)
-    with Progress(run.name, run.stage.steps, train_state.step) as progress, _terminated() as stop:
-        _train(run, engine, train_state, batches, logger, meter, progress, stop)
+    saver = Saver(run.folder, run.train, run.context)
+    with (
+        closing(saver),
+        Progress(run.name, run.stage.steps, train_state.step) as progress,
+        _terminated() as stop,
+    ):
+        _train(run, engine, train_state, batches, logger, meter, progress, saver, stop)
+        saver.finish()
     _save_model(run, engine)
     engine.close()
     return run.folder / DONE
@@ -96,60 +101,44 @@ def make_engine(run: Run, device: torch.device, parts: int, meter: FlopMeter) ->
 
 def _train(
     run: Run, engine: Engine, train_state: TrainState, batches: MicroBatches, logger: MetricsLogger, meter: FlopMeter,
-    progress: Progress, stop: list[int],
+    progress: Progress, saver: Saver, stop: list[int],
 ) -> None:  # fmt: skip
     """Every step from `train_state` on."""
     source = stream(batches, run.context, train_state.step, run.train.workers)
     mine = batches.per_step // run.context.size
-    cadence, last = Cadence(run.train), run.stage.steps
+    last = run.stage.steps
     while train_state.step < last:
         values = _one_step(run, engine, train_state, list(islice(source, mine)), logger, progress)
         step = train_state.step
         if step == last or step % run.train.log_every == 0:
             line = {"step": step, "samples": step * samples_per_step(run.stage)}
-            logger.log(step, line | values | {"lr": run.stage.lr * rate(step - 1, run.stage)}, meter)
+            logger.log(step, line | values | {"lr": run.stage.lr * rate(step - 1, run.stage)}, meter, saver.share())
         if run.context.first:
             progress.advance(values | logger.latest)
         if run.validate and (step == last or (run.stage.validate_every and step % run.stage.validate_every == 0)):
             _validate(run, engine, step, progress)
-        asked = [any(each) for each in zip(*run.context.gather((bool(stop), cadence.due())), strict=True)]
-        if asked[0] and run.context.first:
-            progress.note(f"a signal asks to stop: writing a checkpoint{cadence.expected()}")
-        if any(asked):
-            with cadence.saving():
-                _save(run, engine, train_state)
-        if asked[0] and run.context.first:
-            progress.note(f"stopped by a signal after step {step}; the same command resumes from there.")
-        if asked[0]:
-            run.context.leave()
-            sys.exit(0)
+        _checkpoint(run, engine, train_state, progress, saver, bool(stop))
 
 
-class Cadence:
-    """When the next checkpoint is due: `save_minutes` after the last one, and later if that one took so long that
-    checkpoints would take more than `save_share` of the time."""
-
-    def __init__(self, train: TrainConfig):
-        self.train, self.since, self.seconds = train, time.monotonic(), 0.0
-
-    def due(self) -> bool:
-        wait = 60 * self.train.save_minutes
-        return time.monotonic() - self.since > (max(wait, self.seconds / self.train.save_share) if wait else 0)
-
-    @contextmanager
-    def saving(self) -> Iterator[None]:
-        """Around the writing of a checkpoint."""
-        begun = time.monotonic()
-        yield
-        self.since = time.monotonic()
-        self.seconds = self.since - begun
-
-    def expected(self) -> str:
-        """What is said of the time that one takes, as far as this start has written one."""
-        if not self.seconds:
-            return "; how long that takes is not known, as this start has not written one yet."
-        enough = "" if self.seconds < GRACE / 2 else "; raise the time between SIGTERM and SIGKILL if it is shorter"
-        return f", which took {self.seconds:.1f} s the last time (torchrun and SLURM kill after {GRACE} s){enough}."
+def _checkpoint(
+    run: Run, engine: Engine, train_state: TrainState, progress: Progress, saver: Saver, stop: bool
+) -> None:
+    """Begin and finish checkpoints where it is time; leave after one if a process was asked to stop."""
+    told = list(zip(*run.context.gather((stop, saver.eager, saver.due(), saver.settled())), strict=True))
+    stop, eager, due = (any(each) for each in told[:3])
+    if all(told[3]):
+        saver.finish()
+    if stop and run.context.first:
+        progress.note(f"a signal asks to stop: writing a checkpoint{saver.expected()}")
+    if stop or due:
+        logs = [name for name in LOGS if (run.folder / name).exists()]
+        train_state.lines = {name: len((run.folder / name).read_text().splitlines()) for name in logs}
+        saver.save(engine.state, train_state.step, vars(train_state) | {"order": _identity(run)}, stop or eager)
+    if stop:
+        if run.context.first:
+            progress.note(f"stopped by a signal after step {train_state.step}; the same command resumes from there.")
+        run.context.leave()
+        sys.exit(0)
 
 
 def samples_per_step(stage: StageConfig) -> int:
@@ -253,15 +242,6 @@ def _identity(run: Run) -> dict[str, object]:
     return run.order.identity() | grouped
 
 
-def _save(run: Run, engine: Engine, train_state: TrainState) -> None:
-    tensors = engine.state()
-    if run.context.first:
-        logs = [name for name in LOGS if (run.folder / name).exists()]
-        train_state.lines = {name: len((run.folder / name).read_text().splitlines()) for name in logs}
-        save_checkpoint(run.folder, train_state.step, tensors, vars(train_state) | {"order": _identity(run)})
-    run.context.wait()
-
-
 def _validate(run: Run, engine: Engine, step: int, progress: Progress) -> None:
     with engine.whole():
         run.method.eval()
@@ -275,14 +255,14 @@ def _validate(run: Run, engine: Engine, step: int, progress: Progress) -> None:
 
 
 def _save_model(run: Run, engine: Engine) -> None:
-    with engine.whole():
-        if run.context.first:
-            if run.stage.lora:
-                merge_adapters(run.method)
-            with whole_folder(run.folder / DONE) as draft:
-                run.method.save_pretrained(draft)
-            clean_up(run.folder)
-        run.context.wait()
+    engine.collect()
+    if run.context.first:
+        if run.stage.lora:
+            merge_adapters(run.method)
+        with whole_folder(run.folder / DONE) as draft:
+            run.method.save_pretrained(draft)
+        clean_up(run.folder)
+    run.context.wait()
 
 
 @contextmanager

@@ -47,9 +47,9 @@ class MetricsLogger:
         share = meter.utilisation(tokens)
         return values | ({"MFU": share} if share is not None else {}) | {"GB": memory_gigabytes(self.device)}
 
-    def log(self, step: int, line: Mapping[str, float], meter: FlopMeter) -> None:
-        """Read the speed, and write it and the values of a step everywhere."""
-        self.latest = speed = self.read_speed(meter)
+    def log(self, step: int, line: Mapping[str, float], meter: FlopMeter, saving: float = 0.0) -> None:
+        """Read the speed, and write it and the values of a step everywhere. saving: see `Saver.share`."""
+        self.latest = speed = self.read_speed(meter) | ({"saving": saving} if saving else {})
         if not self.context.first:
             return
         append(self.folder / "train.jsonl", line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from bench.train.folders import DONE, model_of_stage, needed_stages, stage_folde
 from bench.train.loop import LOGS, Run, run_stage
 from methods.base import Trainee, UserError
 from methods.files import lock, write_atomic, writing
+from methods.precision import left_in_files
 from methods.registry import resolve, stage_spec
 
 Validate = Callable[[Profile, StageConfig], Callable[[Trainee], dict[str, float]] | None]
@@ -99,7 +100,8 @@ def _train(
         return folder / DONE
     sources = open_mixture(profile, stage)
     refuse_contamination(profile, sources)
-    method = resolve(stage_spec(stage.method, stage.stage).trainee).build(config, corpus_of(sources))
+    with left_in_files() if profile.train.zero else nullcontext():
+        method = resolve(stage_spec(stage.method, stage.stage).trainee).build(config, corpus_of(sources))
     order = Sampler(sources, stage.images_per_step, stage.expressions_per_image, stage.seed)
     run = Run(
         name, folder, method, order, stage, profile.train, validate(profile, stage) if validate else None, context

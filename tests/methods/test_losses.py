@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench.train import freezing
 from bench.train.freezing import frozen_parts, parameters_of
 from methods.base import TrainingSample
 from methods.internvl.chat import Turn
@@ -69,3 +70,18 @@ def test_a_frozen_parameter_beside_trained_parts_is_whole_everywhere(build, name
     assert {path for path, p in frozen.items() if id(p) not in whole} == set()
     if name == "himtok":
         assert "mask_tokenizer.latent_tokens" in frozen
+
+
+def test_a_large_frozen_part_around_what_trains_is_shared_out(build, monkeypatch):
+    """As a backbone under adapters: kept whole, each process would hold nearly all of it."""
+    method = build("himtok").requires_grad_(False)
+    method.backbone.language_model.layers[0].mlp.up_proj.requires_grad_(True)
+    frozen = sum(p.numel() for p in method.backbone.parameters() if not p.requires_grad)
+    masks = sum(p.numel() for p in method.mask_tokenizer.parameters())
+
+    def whole() -> int:
+        return sum(p.numel() for *_, part in frozen_parts(method) for p in parameters_of(part))
+
+    assert whole() == frozen + masks
+    monkeypatch.setattr(freezing, "SMALL", max(frozen, masks))
+    assert whole() == min(frozen, masks)

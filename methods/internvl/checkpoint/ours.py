@@ -32,7 +32,7 @@ from methods.internvl.checkpoint.io import (
 )
 from methods.internvl.config import ROWS, BackboneSize
 from methods.internvl.vocabulary import IMAGE_CONTEXT, load_tokenizer, token_id
-from methods.precision import made_in
+from methods.precision import made_in, parameters_on_meta, stay_in_files
 from methods.registry import method_spec, resolve
 
 if TYPE_CHECKING:
@@ -121,11 +121,21 @@ def load(
     config, tensors = checked(kind, folder, mask_tokenizer)
     _check_room(tensors, dtype, device, folder)
     with made_in(dtype), device:
-        model = kind.from_config(config, folder)
+        model = _filled(lambda: kind.from_config(config, folder), tensors)
     if isinstance(model.mask_tokenizer, nn.Module):
         model.mask_tokenizer.float()
-    model.load_state_dict(tensors)  # copies tensor by tensor, so that the file need not fit in memory
     return model.eval()
+
+
+def _filled(build: Callable[[], Module], tensors: Mapping[str, Tensor]) -> Module:
+    """A new module with these weights: copied one by one, so that their file need not fit in memory, or left in it."""
+    if stay_in_files():
+        with parameters_on_meta():
+            module = build()
+    else:
+        module = build()
+    module.load_state_dict(tensors, assign=stay_in_files())
+    return module
 
 
 def weight_bytes(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> int:
@@ -165,9 +175,7 @@ def load_part(folder: Path, method: str, prefix: str, build: Callable[[Mapping[s
     own = under(prefix, tensors)
     with torch.device("meta"):
         check_tensors(own, build(config).state_dict(), folder)
-    module = build(config)
-    module.load_state_dict(own)
-    return module.eval()
+    return _filled(lambda: build(config), own).eval()
 
 
 def read(folder: Path, name: str, mask_tokenizer: Path | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:

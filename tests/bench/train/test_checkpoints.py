@@ -1,17 +1,39 @@
 """Checkpoints appear whole or not at all, and the newest good one is found."""
 
 import json
+import math
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bench.distributed import SINGLE_PROCESS
 from bench.train import checkpoints as files
-from bench.train.checkpoints import checkpoints, clean_up, load_checkpoint, save_checkpoint
+from bench.train.checkpoints import Draft, Shard, checkpoints, clean_up, load_checkpoint, share
 from methods.base import UserError
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
     return {"a": torch.full((3,), value), "n": torch.tensor(7), "half": torch.ones(2, dtype=torch.bfloat16)}
+
+
+def save_checkpoint(folder: Path, step: int, saved: dict[str, torch.Tensor], state: dict) -> None:
+    Draft(folder, step, Shard(saved), state, SINGLE_PROCESS).finish()
+
+
+def save_shared(folder: Path, step: int, saved: dict[str, torch.Tensor], count: int) -> None:
+    """As `count` processes do."""
+    shapes = {name: list(tensor.shape) for name, tensor in saved.items()}
+    cut = [{name: share(tensor, i, count).clone() for name, tensor in saved.items()} for i in range(count)]
+    cut = [{name: tensor for name, tensor in some.items() if tensor.numel() or not i} for i, some in enumerate(cut)]
+    shards = [Shard(some, i, count, shapes) for i, some in enumerate(cut)]
+    drafts = [Draft(folder, step, shards[0], {}, SINGLE_PROCESS)]
+    drafts[0].join()
+    for each in shards[1:]:
+        files.save_file(each.tensors, drafts[0].draft / each.file)
+    drafts[0].finish()
 
 
 def test_what_is_saved_comes_back(tmp_path):
@@ -125,3 +147,37 @@ def test_what_a_kill_during_clean_up_left_goes_at_the_next_look(two, left):
     clean_up(two)
     assert load_checkpoint(two) is None
     clean_up(two / "none")
+
+
+@given(st.lists(st.integers(0, 4), max_size=3), st.integers(1, 9))
+def test_shares_are_the_whole(shape, count):
+    whole = torch.arange(float(math.prod(shape))).reshape(shape)
+    parts = [share(whole, index, count) for index in range(count)]
+    assert torch.equal(torch.cat(parts).reshape(shape), whole)
+    assert max(map(len, parts)) == -(-whole.numel() // count)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_what_several_processes_saved_comes_back(tmp_path, count):
+    saved = {"a": torch.randn(5, 3), "none": torch.zeros(0), "n": torch.tensor(7), "half": torch.randn(4).bfloat16()}
+    save_shared(tmp_path, 12, saved, count)
+    found, state = load_checkpoint(tmp_path)
+    assert list(found) == list(saved) and state == {"step": 12} and found.get("other") is None
+    assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in saved.items())
+
+
+@pytest.mark.parametrize("shapes", [{"a": [9]}, {"a": [-3, -1], "n": [], "half": [2]}, {"a": 3}, [], "x", {"b": [3]}])
+def test_shares_that_do_not_fit_are_passed_over(two, shapes):
+    save_shared(two, 30, tensors(30), 2)
+    state = two / "checkpoint-00000030" / "state.json"
+    assert load_checkpoint(two)[1]["step"] == 30
+    save_checkpoint(two, 20, tensors(20), {})
+    save_shared(two, 30, tensors(30), 2)
+    state.write_text(json.dumps({"step": 30, "shapes": shapes}))
+    assert load_checkpoint(two) is None
+
+
+def test_a_missing_share_is_passed_over(tmp_path):
+    save_shared(tmp_path, 30, tensors(30), 3)
+    (tmp_path / "checkpoint-00000030" / "tensors-00002-of-00003.safetensors").unlink()
+    assert load_checkpoint(tmp_path) is None

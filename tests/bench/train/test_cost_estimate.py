@@ -10,7 +10,16 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from bench.cli import main
 from bench.config import StageConfig, TrainConfig, load_profile
-from bench.train.cost_estimate import Machine, _config, machine_of, memory_rows, plan_stage
+from bench.train.cost_estimate import (
+    PEAKS,
+    Machine,
+    StagePlan,
+    _config,
+    fitting,
+    machine_of,
+    memory_rows,
+    plan_stage,
+)
 from bench.train.freezing import enter
 from bench.train.throughput import FlopMeter
 from methods.base import UserError
@@ -105,16 +114,30 @@ def test_every_stage_of_the_small_profiles_has_a_plan(name):
         seen.add(parts)
 
 
+COUNTS = {"all": 10**9, "trained": 5 * 10**8, "whole": 10**8, "exact": 5 * 10**7, "largest": 2 * 10**8}
+
+
 def test_memory_by_stage():
     """One billion parameters, half of them trained, a tenth frozen and kept whole, on four GPUs."""
-    counts = {"all": 10**9, "trained": 5 * 10**8, "whole": 10**8}
     cost = {"copies": 1e9, "logits": 2e9, "kept": 7e9, "checkpointed": 3e9}
-    rows = [memory_rows(zero, counts, cost, 4) for zero in range(4)]
+    rows = [memory_rows(zero, COUNTS, cost, 4, False) for zero in range(4)]
     assert [row["weights"] for row in rows] == pytest.approx([4, 4, 4, 0.4 + 0.9])
     assert [row["gradients"] for row in rows] == pytest.approx([2, 2, 0.5, 0.5])
     assert [row["optimiser"] for row in rows] == pytest.approx([4, 1.5, 1.5, 1.5])
-    assert rows[0]["total"] == pytest.approx(4 + 2 + 4 + 1 + 2 + 7)
-    assert rows[0]["total checkpointed"] == pytest.approx(rows[0]["total"] - 4)
+    assert rows[0]["training"] == pytest.approx(4 + 2 + 4 + 1 + 2 + 7)
+    assert rows[0]["training, checkpointed"] == pytest.approx(rows[0]["training"] - 4)
+    assert [row["validating"] for row in rows] == pytest.approx([8, 5.5, 5.5, 1.3 + 5.5])
+    assert [row["CPU: checkpoint"] for row in rows] == pytest.approx([8, 2, 2, 2])
+
+
+def test_memory_with_weights_in_bfloat16():
+    cost = {"copies": 1e9, "logits": 0, "kept": 0, "checkpointed": 0}
+    rows = [memory_rows(zero, COUNTS, cost, 4, True) for zero in range(4)]
+    assert [row["weights"] for row in rows] == pytest.approx([4, 2.1, 2.1, 0.2 + 0.1 + 0.45])
+    assert [row["gradients"] for row in rows] == pytest.approx([2, 1, 0.5, 0.5])
+    assert [row["bf16 copies"] for row in rows] == [1, 0, 0, 0]
+    assert rows[3]["loading"] == pytest.approx(0.75 + max(0.4, 0.5))
+    assert rows[2]["saving"] == pytest.approx(2.1 + 0.5 + 1.5 + 2 * 1.0 + 0.8)
 
 
 @pytest.mark.parametrize(("words", "complaint"), [({"gpus": "many"}, "whole number"), ({"mfu": "0"}, "mfu is '0'")])
@@ -161,6 +184,19 @@ def test_a_recipe_without_data_or_weights_says_what_is_missing(name, tmp_path, c
     assert left.value.code == 2
     assert "data/refer" in said
     assert not list(tmp_path.glob("data*"))
+
+
+def test_what_fits_is_the_first_engine_of_which_all_does():
+    rows = {zero: dict.fromkeys(PEAKS, 10.0 * (4 - zero)) | {"validating": 99.0} for zero in range(4)}
+    plan = StagePlan("a", 8, 1, 1, 1, 1, 1.0, 1.0, rows)
+    assert [fitting(plan, Machine(memory=memory)) for memory in (43, 42, 32, 11, 10)] == [0, 1, 1, 3, None]
+
+
+def test_sizes_are_lines_of_one_table(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    main(["plan", "finetune", "profile=argenseg", "sizes=1B", "gpus=64", "memory=80"])
+    said = capsys.readouterr().out
+    assert "finetune on 64 GPUs of 80 GB" in said and "CPU: model" in said and "name: argenseg" not in said
 
 
 def test_the_plan_is_printed(capsys):

@@ -8,9 +8,8 @@ import torch
 
 from bench.config import StageConfig, TrainConfig
 from bench.data.sampler import MixtureComponent, Sampler
-from bench.train import loop
 from bench.train.checkpoints import checkpoints
-from bench.train.loop import Cadence, Run, run_stage, samples_per_step
+from bench.train.loop import Run, run_stage, samples_per_step
 from bench.train.metrics_logger import run_id
 from methods.base import UserError
 
@@ -248,26 +247,3 @@ def test_a_tracker_knows_each_run_by_a_name_of_its_own(tmp_path):
     for folder in (first, second):
         folder.mkdir()
     assert run_id(first) == run_id(first) != run_id(second)
-
-
-@pytest.mark.parametrize(("cost", "share", "gap"), [(1, 0.02, 180), (20, 0.02, 1000), (20, 0.5, 180)])
-def test_checkpoints_take_no_more_than_their_share_of_the_time(monkeypatch, cost, share, gap):
-    now = [0.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    cadence = Cadence(TrainConfig(save_minutes=3, save_share=share))
-    assert "not known" in cadence.expected()
-    now[0] = 181
-    assert cadence.due()
-    with cadence.saving():
-        now[0] += cost
-    assert f"took {cost}.0 s the last time" in cadence.expected()
-    assert ("raise the time" in cadence.expected()) == (cost > 15)
-    now[0] += gap
-    assert not cadence.due()
-    now[0] += 1
-    assert cadence.due()
-    cadence.train.save_minutes = 0  # after every step, whatever it costs
-    with cadence.saving():
-        now[0] += cost
-    now[0] += 0.1
-    assert cadence.due()
