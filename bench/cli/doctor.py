@@ -28,6 +28,7 @@ def examine() -> None:
 
     import torch
 
+    from bench.distributed import launch_advice
     from bench.runtime import device_name, device_of, resolve_precision
 
     device = device_of()
@@ -41,4 +42,6 @@ def examine() -> None:
     print(f"device: {device_name(device)}; {os.cpu_count()} processors")
     if device.type == "cuda":
         print(f"memory: {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB on the GPU")
+    for sentence in launch_advice(os.environ, device.type == "cuda"):
+        print(sentence)
     print(f"training precision: {str(resolve_precision('auto', device)).removeprefix('torch.')}")
