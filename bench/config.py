@@ -189,6 +189,8 @@ class UntrainedConfig:
 class LatencyConfig:
     warmup: int = setting(10, 0, MANY)
     requests: int = setting(200, 1, MANY)
+    # to the official backend, the first of them; 0: all. Its intervals are wider then
+    official_requests: int = setting(0, 0, MANY)
     threads: int = setting(2, 1, 1024)
     precision: str = setting("float32", choices=PRECISIONS)
     backends: list[str] = setting(choices=BACKENDS, factory=lambda: ["fast", "official"])  # see methods.base.Decoding

@@ -104,6 +104,13 @@ class Outputs:
             (self.folder / name).unlink(missing_ok=True)
         self._note({name: [] for name in names})
 
+    def remove_others(self, made: Collection[str], folder: str, suffixes: Collection[str]) -> None:
+        """Remove what we wrote into `folder` earlier and is not among `made`: the files with these suffixes that nobody
+        has changed since."""
+        known = self._known()
+        old = [name for name in known if name.startswith(f"{folder}/") and Path(name).suffix in suffixes]
+        self.remove([n for n in old if n not in made and _digest(self.folder / n) in (None, *known[n])])
+
     def _check(self, name: str, known: Mapping[str, list[str]]) -> None:
         path = self.folder / name
         if os.path.lexists(path) and (path.is_symlink() or _digest(path) not in known.get(name, ())):

@@ -69,7 +69,7 @@ def reproduce(profile: Profile, context: DistributedContext = SINGLE_PROCESS) ->
     evaluate(profile, find_models(profile), context)
     if context.first:
         measure(profile)
-        write_report(profile)
+        write_report(profile, strips=True)
 
 
 def study(profile: Profile) -> None:

@@ -20,19 +20,20 @@ def time_backends(
     method: Model, requests: Sequence[Request], config: LatencyConfig, precision: torch.dtype, facts: Mapping[str, Any],
     answer_text: str = "verified_draft",
 ) -> list[Record]:  # fmt: skip
-    """Records of each of the profile's decode backends; `facts` are the records' other fields. Work and floor belong to
-    a backend too, because they do not do the same work."""
+    """Records of each of the profile's decode backends; `facts` are the records' other fields. The official one may get
+    fewer requests. Work and floor belong to a backend too, because they do not do the same work."""
     records: list[Record] = []
     machine = measure_machine(method.device, precision)
     for backend in config.backends:
         decoding = Decoding(backend, answer_text)
         identity = dict(facts) | {"backend": backend}
+        asked = requests[: config.official_requests or None] if backend == "official" else requests
         told = describe(facts.get("variant", {}), facts.get("tokens"), backend)
-        seconds = measure(method, requests, config.warmup, f"{facts['method']} {told}".strip(), decoding)
+        seconds = measure(method, asked, config.warmup, f"{facts['method']} {told}".strip(), decoding)
         records += to_records(seconds, peak_mebibytes(method.device), **identity)
         if config.price:
             value = cost_per_million(float(np.median(seconds["total"])), config.price)
-            priced = identity | {"kind": LATENCY, "n": len(requests)}
+            priced = identity | {"kind": LATENCY, "n": len(asked)}
             records.append(Record(metric="cost_per_million", value=value, **priced))
         records += roofline_records(count(method, requests[0], decoding), machine, **identity)
     return records

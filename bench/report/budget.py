@@ -59,7 +59,7 @@ def _row(method: str, here: Sequence[Record], records: Sequence[Record]) -> dict
     plain = [r for r in here if r.method == method and not r.variant and not r.tokens]
     limits = {r.metric: r.value for r in plain if r.kind == BREAKDOWN and not r.group}
     scores = {r.metric: r.value for r in plain if r.kind == SCORE}
-    bound, grid = _bounds(method, here[0], records)
+    bound, grid = bounds_of(method, here[0], records)
     if "giou" not in bound or not {"localization_accuracy", "giou"} <= limits.keys():
         return None
     right, found = limits["localization_accuracy"], limits.get("giou_localized", 0.0)
@@ -76,7 +76,7 @@ def _row(method: str, here: Sequence[Record], records: Sequence[Record]) -> dict
     return {"method": method} | {name: Figure(value) for name, value in values.items() if value is not None}
 
 
-def _bounds(method: str, asked: Record, records: Sequence[Record]) -> tuple[dict[str, float], dict[str, float]]:
+def bounds_of(method: str, asked: Record, records: Sequence[Record]) -> tuple[dict[str, float], dict[str, float]]:
     """Metric -> value of true masks as all of the mask tokenizer's tokens, and of true masks on its grid alone."""
     wanted = (RECONSTRUCTION, method, asked.dataset, asked.split)
     mine = [r for r in records if (r.kind, r.method, r.dataset, r.split) == wanted]

@@ -8,8 +8,8 @@ results/<profile>/tables/   accuracy, reconstruction: no timing in them, the sam
                             benchmarks: the papers' tables, one for each task, with the papers' own rows
                             main, latency, orders, speedup, roofline, claim, scaling, rounding: with timings
                             published: what the papers print; provenance: where the figures come from
-results/<profile>/figures/  summary, accuracy_latency, latency_stages, budget_parts, reconstruction_bound,
-                            ablation_lengths, training, scaling, examples
+                            training_cost: of the logs
+results/<profile>/figures/  see figures/views.py; photographs: examples, prefixes
 results/<profile>/index.html  all of it on one page
 """
 
@@ -29,10 +29,8 @@ from bench.data.dataset import Dataset
 from bench.outputs import Outputs
 from bench.records import BASELINE, Record, read_records
 from bench.report import (
-    bars,
     benchmarks,
     claim,
-    figures,
     findings,
     latex,
     layout,
@@ -44,9 +42,10 @@ from bench.report import (
     tables,
 )
 from bench.report.budget import budgets
+from bench.report.figures.views import figures_of
 from bench.report.provenance import provenance
 from bench.report.published import load_published, load_selection
-from bench.report.summary_chart import summary_chart
+from bench.report.training_logs import Training, training_cost
 from bench.report.understanding import understanding
 from methods.base import UserError
 from methods.files import file_name, printable, read_lines
@@ -57,50 +56,53 @@ OpenDataset = Callable[[str, str], Dataset]  # (dataset, split) -> its examples
 
 
 def build(
-    profile_dir: Path,
-    runs_dir: Path | None = None,
-    open_dataset: OpenDataset | None = None,
-) -> list[Path]:
+    profile_dir: Path, runs_dir: Path | None = None, open_dataset: OpenDataset | None = None,
+    training: Sequence[Training] = (), photographs: Mapping[str, bytes] | None = None,
+) -> list[Path]:  # fmt: skip
     """Write the views of `profile_dir`/records and print the main table; returns the paths written.
 
     The papers' figures are read from the folder `published` beside `profile_dir`.
 
-    runs_dir: holds scores/*.jsonl (for the examples) and STAGE/train.jsonl (for the training curves, unless the logs of
-    bundled models are in `profile_dir`/logs/STAGE). open_dataset: needed for the examples only.
-    Raises UserError when there are no records, and before anything is replaced that was not written here.
+    runs_dir: holds scores/*.jsonl, for the examples, which need open_dataset too. training: logs, for the curves and
+    what the training cost. photographs: names and bytes of more files for the figures' folder. Raises UserError when
+    there are no records, and before anything is replaced that was not written here.
     """
     profile_dir = Path(profile_dir)
-    records, shown, printed = _records_and_tables(profile_dir)
-    files = _views(profile_dir, records, shown, printed, runs_dir)
+    records, shown, printed = _records_and_tables(profile_dir, training)
+    files = _views(records, shown, printed, training) | _under("figures", photographs or {})
     if runs_dir and open_dataset:
         files |= _under("figures", _qualitative_grids(Path(runs_dir) / "scores", open_dataset))
     outputs = Outputs(profile_dir)
     outputs.check(["index.html"])
     written = outputs.write(files)
+    outputs.remove_others(files, "tables", (".md", ".csv", ".tex"))
+    outputs.remove_others(files, "figures", (".png", ".svg", ".pdf"))
     written += outputs.write({"index.html": page.write(profile_dir, profile_dir.name, shown, records)})
     _print_main(shown)
     return written
 
 
-def write_page(profile_dir: Path) -> None:
+def write_page(profile_dir: Path, training: Sequence[Training] = ()) -> None:
     """Write the page alone, from the records and what lies beside it. Raises UserError as `build` does."""
-    records, shown, _ = _records_and_tables(profile_dir)
+    records, shown, _ = _records_and_tables(profile_dir, training)
     Outputs(profile_dir).write({"index.html": page.write(profile_dir, profile_dir.name, shown, records)})
 
 
-def verify(profile_dir: Path, runs_dir: Path | None = None) -> list[str]:
+def verify(profile_dir: Path, training: Sequence[Training] = ()) -> list[str]:
     """Make the views of `profile_dir`/records again, in memory, and compare them with the files -> names of the files
-    that are the same. Qualitative grids are left out, because they need predictions and images.
+    that are the same. Photographs are left out, because they need predictions and images.
 
-    Raises UserError, naming them, for files that differ or are missing, and for tables that no record gives.
+    Raises UserError, naming them, for files that differ or are missing, and for tables and drawings that no record
+    gives.
     """
     profile_dir = Path(profile_dir)
-    records, shown, printed = _records_and_tables(profile_dir)
-    files = _views(profile_dir, records, shown, printed, runs_dir)
+    records, shown, printed = _records_and_tables(profile_dir, training)
+    files = _views(records, shown, printed, training)
     files["index.html"] = page.write(profile_dir, profile_dir.name, shown, records)
     made = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
     wrong = [name for name, content in made.items() if not _holds(profile_dir / name, content)]
-    wrong += sorted({f"tables/{path.name}" for path in (profile_dir / "tables").glob("*")} - made.keys())
+    there = [*(profile_dir / "tables").glob("*"), *(profile_dir / "figures").glob("*.svg")]
+    wrong += sorted({f"{path.parent.name}/{path.name}" for path in there} - made.keys())
     if wrong:
         raise UserError(
             f"{printable(profile_dir)}: {len(wrong)} of {len(made)} files are not what the records give "
@@ -118,7 +120,9 @@ def tables_of(profile_dir: Path) -> dict[str, list[layout.Table]]:
     return _records_and_tables(profile_dir)[1]
 
 
-def _records_and_tables(profile_dir: Path) -> tuple[list[Record], dict[str, list[layout.Table]], pd.DataFrame]:
+def _records_and_tables(
+    profile_dir: Path, training: Sequence[Training] = ()
+) -> tuple[list[Record], dict[str, list[layout.Table]], pd.DataFrame]:
     """The records, their tables, and the papers' figures."""
     records_dir = profile_dir / "records"
     records = read_records(records_dir) if records_dir.exists() else []
@@ -127,41 +131,20 @@ def _records_and_tables(profile_dir: Path) -> tuple[list[Record], dict[str, list
     own = profile_dir.parent / "published"
     published = own if own.is_dir() else asset("results", "published")
     shown = _tables(records, published) | {"provenance": provenance(records, profile_dir.name)}
-    return records, shown, load_published(published)
+    cost = {"training_cost": training_cost(training)} if training else {}
+    return records, shown | cost, load_published(published)
 
 
 def _views(
-    profile_dir: Path,
-    records: Sequence[Record],
-    shown: Mapping[str, Sequence[layout.Table]],
-    printed: pd.DataFrame,
-    runs_dir: Path | None,
-) -> dict[str, bytes | str]:
+    records: Sequence[Record], shown: Mapping[str, Sequence[layout.Table]], printed: pd.DataFrame,
+    training: Sequence[Training],
+) -> dict[str, bytes | str]:  # fmt: skip
     """Name -> content of every table and figure that needs no more than records and logs."""
-    files: dict[str, bytes | str] = dict(_table_files(shown))
-    for name, figure in (
-        ("summary", summary_chart(records, printed)),
-        ("accuracy_latency", figures.accuracy_over_latency(records)),
-        ("latency_stages", bars.latency_stages(records)),
-        ("budget_parts", bars.budget_parts(records)),
-        ("reconstruction_bound", figures.reconstruction_bound(records)),
-        ("ablation_lengths", figures.ablation_lengths(records)),
-        ("training", figures.training_curves(find_logs(profile_dir, runs_dir))),
-        *scaling.figures(records).items(),
-    ):
-        files |= _under("figures", figures.files_of(figure, name)) if figure else {}
-    return files
+    return {**_table_files(shown), **_under("figures", figures_of(records, printed, training))}
 
 
 def _under(folder: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {f"{folder}/{name}": content for name, content in files.items()}
-
-
-def find_logs(profile_dir: Path, runs_dir: Path | None) -> dict[str, Path]:
-    """Stage -> the folder with its training log: of the bundled models, or without those of all that ran here."""
-    bundled, ran = ({path.parent.name: path.parent for path in sorted(top.glob("*/train.jsonl"))} if top else {}
-                    for top in (profile_dir / "logs", runs_dir))  # fmt: skip
-    return bundled or ran
 
 
 def _tables(records: Sequence[Record], published_dir: Path) -> dict[str, list[layout.Table]]:

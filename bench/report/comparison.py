@@ -24,7 +24,7 @@ from bench.evaluate.metrics.registry import NOWHERE, REGISTRY
 from bench.evaluate.scoring import key_of
 from bench.evaluate.statistics import Difference, holm
 from bench.report import page
-from bench.report.figures import COLOURS, STYLE, files_of
+from bench.report.figures.style import COLOURS, STYLE, files_of
 from bench.report.layout import Column, Figure, Table, html, one_line
 from bench.report.names import method_name, place_name
 from bench.report.qualitative_grid import ANSWER, TRUTH, overlay
@@ -35,7 +35,7 @@ from methods.images import open_image
 CHANGED = 12  # samples that are shown on each side
 CLEAR = 0.1  # of IoU, from which a sample counts as changed
 RIGHT = 0.5  # IoU of an answer that found its object
-SIDE = 200  # pixels of a picture's longer side
+SIDE = 200  # pixels of an image's longer side
 MARK = '<meta name="generator" content="genseg compare">'  # by which a page of ours is known
 COLUMNS = (
     Column("metric", "metric"), Column("first", "A", "percent"), Column("second", "B", "percent"),
@@ -57,13 +57,13 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """A question with both answers' IoU. pictures: image, truth, A and B as data URIs, none without images."""
+    """A question with both answers' IoU. images: image, truth, A and B as data URIs, none without images."""
 
     expression: str
     reference: str
     ious: tuple[float, float]
     failures: tuple[str, str]
-    pictures: Sequence[tuple[str, str]] = ()
+    images: Sequence[tuple[str, str]] = ()
 
     @property
     def gap(self) -> float:
@@ -176,7 +176,7 @@ def _counts(samples: Sequence[Sample]) -> Table:
 
 
 def _drawn(samples: Sequence[Sample], pair: Pair) -> list[Sample]:
-    """The same samples with their pictures, where the images are at hand."""
+    """The same samples with their images, where they are at hand."""
     if pair.dataset is None or not samples:
         return list(samples)
     places = {str(pair.dataset.info(index).ref_id): index for index in range(len(pair.dataset))}
@@ -190,7 +190,7 @@ def _drawn(samples: Sequence[Sample], pair: Pair) -> list[Sample]:
         for letter, row in zip("AB", rows, strict=True):
             if row.get("mask"):
                 parts[letter] = overlay(image, rle.decode(row["mask"]), ANSWER, row.get("box"))
-        drawn.append(replace(each, pictures=[(name, _data_uri(picture)) for name, picture in parts.items()]))
+        drawn.append(replace(each, images=[(name, _data_uri(image)) for name, image in parts.items()]))
     return drawn
 
 

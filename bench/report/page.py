@@ -10,11 +10,13 @@ import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
+from PIL import Image
 
 from bench.records import Record
 from bench.report import layout
@@ -25,10 +27,19 @@ from bench.report.summary import sentences
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "What the papers claim": ("claims",),
     "Results": ("benchmarks", "main"),
-    "Where points are lost": ("budget", "budget_parts", "breakdown", "perception"),
-    "Tokens and scales": ("ablation_lengths", "reconstruction_bound", "reconstruction", "ablation"),
+    "Where points are lost": ("budget", "budget_parts", "object_sizes", "breakdown", "perception"),
+    "Tokens and scales": (
+        "prefixes",
+        "ablation_lengths",
+        "reconstruction_bound",
+        "hierarchy",
+        "mask_tokenizers",
+        "reconstruction",
+        "ablation",
+    ),
     "Where the time goes": (
         "latency_stages",
+        "latency_roofline",
         "latency",
         "speedup",
         "orders",
@@ -37,27 +48,39 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "rounding",
     ),
     "Understanding kept": ("understanding",),
-    "Training": ("training",),
+    "Training": ("training", "training_cost"),
     "Examples": ("examples", "own_words"),
-    "All scores": ("accuracy_latency", "accuracy", "published"),
+    "All scores": ("accuracy_splits", "accuracy", "published"),
     "Provenance": ("provenance",),
 }
 FOLDED = ("ablation", "reconstruction", "breakdown", "roofline", "scaling", "accuracy", "published", "orders")
 TITLES = {
     "ablation": "every ablation", "reconstruction": "reconstructions by number of tokens",
-    "breakdown": "by the facts of the question", "roofline": "roofline of each stage", "scaling": "scaling",
+    "breakdown": "by attributes of the expression", "roofline": "work and floor of each stage", "scaling": "scaling",
     "accuracy": "every metric on every split", "published": "the papers' figures", "orders": "decoding orders",
 }  # fmt: skip
 CHART = "summary"
 WHAT = {
     CHART: "Accuracy over latency, with intervals",
-    "accuracy_latency": "Accuracy over latency on every split",
-    "ablation_lengths": "Accuracy over the number of mask tokens",
-    "reconstruction_bound": "Reconstruction over the number of mask tokens",
-    "training": "Training curves",
-    "latency_stages": "Latency by stage",
-    "budget_parts": "Error budget",
+    "accuracy_splits": "Accuracy on every split, with 95 % intervals",
+    "object_sizes": "gIoU by object size, with 95 % intervals; dashed: ground truth after encoding and decoding",
+    "ablation_lengths": "Accuracy of answers of which only the first mask tokens are decoded, with 95 % bands",
+    "reconstruction_bound": "Ground truth after encoding and decoding, over the number of mask tokens, with 95 % bands",
+    "hierarchy": "Ablation of the hierarchical mask loss: answers (a point for each seed), and reconstruction from the "
+    "first tokens",
+    "mask_tokenizers": "Mask tokenizers trained in another way, beside the one that was evaluated",
+    "prefixes": "Masks decoded from the first tokens of an answer, from few to all",
+    "training": "Training: quality of the mask tokenizer, loss of the language model, accuracy of the answers",
+    "latency_stages": "Median latency by stage; the mark is the floor of all stages together",
+    "latency_roofline": "Latency of each stage (filled) beside its floor from measured bandwidth and arithmetic "
+    "(hollow), and the floor's share of it",
+    "budget_parts": "Error budget: where the points between 100 and the gIoU are lost",
+    "scaling": "Latency of a call over what it is asked for: medians and fitted lines",
+    "examples": "Answers from the best to the worst IoU of the first method",
+    "own_words": "Answers to expressions that people wrote",
 }
+PIXEL = 1.6  # pixels of the page for a point of a figure: a bit larger than in print
+COLUMN = 480  # pixels: wider figures scroll on a phone
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=jinja2.select_autoescape(("html",)),
     trim_blocks=True, undefined=jinja2.StrictUndefined,
@@ -76,7 +99,7 @@ def write(folder: Path, title: str, tables: Mapping[str, Sequence[layout.Table]]
         parts = [part for name in names for part in (*_images(folder, name), _tables(name, tables, said)) if part]
         if parts:
             anchor = re.sub(r"\W+", "-", heading.lower())
-            sections.append({"anchor": anchor, "heading": heading, "body": Markup("\n".join(parts))})
+            sections.append({"anchor": anchor, "heading": heading, "body": Markup("\n".join(_beside(parts)))})
     return TEMPLATES.get_template("page.html").render(
         title=_title(records, title), subtitle=_subtitle(records), sections=sections, warnings=_warnings(records),
         sentences=sentences(records, tables.get("claims", ())), chart=_chart(folder), links=_links(folder),
@@ -113,12 +136,20 @@ def _chart(folder: Path) -> dict[str, Any] | None:
     path = folder / "figures" / f"{CHART}.svg"
     if not path.is_file():
         return None
-    size = re.search(
-        rb'width="([\d.]+)pt" height="([\d.]+)pt"|viewBox="0 0 ([\d.]+) ([\d.]+)"', path.read_bytes()[:2000]
-    )
-    width, height = (next(filter(None, pair)) for pair in ((size[1], size[3]), (size[2], size[4]))) if size else (0, 0)
-    return {"src": data_uri(path), "text": WHAT[CHART], "width": round(float(width) * 4 / 3),
-            "height": round(float(height) * 4 / 3)}  # fmt: skip
+    width, height = _size(path)
+    return {"src": data_uri(path), "text": WHAT[CHART], "width": width, "height": height}
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height of an image in pixels of the page."""
+    if path.suffix != ".svg":
+        try:
+            with Image.open(path, formats=("WEBP",)) as image:
+                return image.size
+        except OSError:  # no image: the browser shows its text
+            return 0, 0
+    size = re.search(rb'width="([\d.]+)pt" height="([\d.]+)pt"', path.read_bytes()[:2000])
+    return (round(PIXEL * float(size[1])), round(PIXEL * float(size[2]))) if size else (0, 0)
 
 
 def _links(folder: Path) -> list[dict[str, str]]:
@@ -144,14 +175,32 @@ def _verdicts(html: str) -> str:
 
 
 def _images(folder: Path, name: str) -> list[str]:
-    """Drawings of that name, and photographs whose name begins with it."""
-    paths = [folder / "figures" / f"{name}.svg", *sorted((folder / "figures").glob(f"{name}*.webp"))]
-    return [
-        f'<figure class="wide" tabindex="0"><img src="{data_uri(path)}" alt="{escape(WHAT.get(path.stem, path.stem))}">'
-        "</figure>"
-        for path in paths
-        if path.is_file()
-    ]
+    """Drawings and photographs of that name, or whose name begins with it and a point."""
+    found = [path for kind in ("svg", "webp") for stem in (name, f"{name}.*")
+             for path in sorted((folder / "figures").glob(f"{stem}.{kind}"))]  # fmt: skip
+    return [_figure(path, WHAT.get(name, name)) for path in found]
+
+
+def _figure(path: Path, text: str) -> str:
+    """A figure with its caption, in the size in which its words can be read."""
+    about = f"{text} ({path.stem.partition('.')[2]})" if "." in path.stem else text
+    width, height = _size(path)
+    wide = ' wide" tabindex="0' if width > COLUMN else ""
+    size = f' width="{width}" height="{height}"' if width else ""
+    room = f' style="max-width:{width}px"' if width else ""
+    return (
+        f'<figure class="plot{wide}"{room}><img src="{data_uri(path)}" alt="{escape(about)}"{size}>'
+        f"<figcaption>{escape(about)}.</figcaption></figure>"
+    )
+
+
+def _beside(parts: Sequence[str]) -> list[str]:
+    """Parts of a section, with figures that follow each other in one block, in which they stand beside each other."""
+    blocks = []
+    for figures, own in groupby(parts, key=lambda part: part.startswith("<figure")):
+        run = list(own)
+        blocks += ['<div class="figures">\n' + "\n".join(run) + "\n</div>"] if figures else run
+    return blocks
 
 
 def data_uri(path: Path) -> str:

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.data import rle
 from bench.data.dataset import Dataset
+from bench.report.names import method_name
 from methods.base import Example, Prediction, UserError
 from methods.images import open_image
 
@@ -53,7 +54,7 @@ def draw_grid(methods: Mapping[str, Sequence[Row]], dataset: Dataset, count: int
     for reference in sorted(wanted - examples.keys()):
         raise UserError(f"There is no reference {reference}; run `genseg eval` on these data again.")
     lines = [_line(question, examples[_key(_first(question))[0]]) for question in questions]
-    return _stack([_header(["ground truth", *methods]), *lines])
+    return stack([header(["ground truth", *map(method_name, methods)]), *lines])
 
 
 def draw_answers(
@@ -62,12 +63,12 @@ def draw_answers(
     """The grid of questions without a ground truth, (image, expression) each: a column per method."""
     lines = []
     for number, (image, expression) in enumerate(questions):
-        cells = [_cell(image, _wrapped(f"“{expression}”"))]
+        cells = [cell(image, wrapped(f"“{expression}”"))]
         for predictions in answers.values():
             mask, box, failure = (getattr(predictions[number], name) for name in ("mask", "box", "failure"))
-            cells.append(_cell(overlay(image, mask, ANSWER, box), _wrapped(failure or "")))
-        lines.append(_side_by_side(cells))
-    return _stack([_header(list(answers)), *lines])
+            cells.append(cell(overlay(image, mask, ANSWER, box), wrapped(failure or "")))
+        lines.append(side_by_side(cells))
+    return stack([header([method_name(name) for name in answers]), *lines])
 
 
 def overlay(image: Image.Image, mask: np.ndarray, colour: tuple[int, int, int], box: Any = None) -> Image.Image:
@@ -114,37 +115,40 @@ def _line(question: Mapping[str, Row], example: Example) -> Image.Image:
     """One question: the image, the truth, every answer; the expression below the image."""
     image = open_image(example.image)
     cells = [
-        _cell(image, _wrapped(f"“{_first(question).get('expression', '')}”")),
-        _cell(overlay(image, example.mask, TRUTH), ["ground truth"]),
+        cell(image, wrapped(f"“{_first(question).get('expression', '')}”")),
+        cell(overlay(image, example.mask, TRUTH), ["ground truth"]),
     ]
     for row in question.values():
         caption = [f"IoU {100 * row['iou']:.0f} %"]
         if row.get("failure"):
-            caption += _wrapped(f"failure: {row['failure']}")[:2]
-        cells.append(_cell(overlay(image, rle.decode(row["mask"]), ANSWER, row.get("box")), caption))
-    return _side_by_side(cells)
+            caption += wrapped(f"failure: {row['failure']}")[:2]
+        cells.append(cell(overlay(image, rle.decode(row["mask"]), ANSWER, row.get("box")), caption))
+    return side_by_side(cells)
 
 
-def _side_by_side(cells: Sequence[Image.Image]) -> Image.Image:
-    height = max(cell.height for cell in cells)
+def side_by_side(cells: Sequence[Image.Image]) -> Image.Image:
+    """A line of the grid."""
+    height = max(each.height for each in cells)
     line = Image.new("RGB", (len(cells) * (CELL + GAP) + GAP, height + GAP), "white")
-    for i, cell in enumerate(cells):
-        line.paste(cell, (GAP + i * (CELL + GAP), 0))
+    for i, each in enumerate(cells):
+        line.paste(each, (GAP + i * (CELL + GAP), 0))
     return line
 
 
-def _cell(image: Image.Image, caption: Sequence[str]) -> Image.Image:
+def cell(image: Image.Image, caption: Sequence[str]) -> Image.Image:
+    """An image in the size of all, with lines of text below."""
     scale = CELL / max(image.size)
     size = tuple(max(1, round(side * scale)) for side in image.size)
-    cell = Image.new("RGB", (CELL, size[1] + 4 + TEXT * len(caption)), "white")
-    cell.paste(image.resize(size, Image.Resampling.LANCZOS), (0, 0))
-    draw = ImageDraw.Draw(cell)
+    made = Image.new("RGB", (CELL, size[1] + 4 + TEXT * len(caption)), "white")
+    made.paste(image.resize(size, Image.Resampling.LANCZOS), (0, 0))
+    draw = ImageDraw.Draw(made)
     for i, text in enumerate(caption):
         draw.text((0, size[1] + 2 + TEXT * i), text, fill="black", font=ImageFont.load_default(12))
-    return cell
+    return made
 
 
-def _header(names: Sequence[str]) -> Image.Image:
+def header(names: Sequence[str]) -> Image.Image:
+    """The titles of the columns; the first column is the image with its expression."""
     titles = ["image and expression", *names]
     band = Image.new("RGB", (len(titles) * (CELL + GAP) + GAP, TEXT + 2 * GAP), "white")
     for i, title in enumerate(titles):
@@ -152,11 +156,13 @@ def _header(names: Sequence[str]) -> Image.Image:
     return band
 
 
-def _wrapped(text: str) -> list[str]:
+def wrapped(text: str) -> list[str]:
+    """A text in up to three lines as wide as a cell."""
     return textwrap.wrap(text, 36, max_lines=3, placeholder=" …") or [""]
 
 
-def _stack(parts: Sequence[Image.Image]) -> Image.Image:
+def stack(parts: Sequence[Image.Image]) -> Image.Image:
+    """Parts below each other."""
     grid = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
     top = 0
     for part in parts:

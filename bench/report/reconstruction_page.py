@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bench.evaluate.mask_groups import SIZES
 from bench.evaluate.shapes import KINDS
 from bench.records import BREAKDOWN, RECONSTRUCTION, Record
-from bench.report.figures import COLOURS, STYLE, files_of
+from bench.report.figures.style import COLOURS, STYLE, files_of
 from bench.report.latex import latex
 from bench.report.layout import Column, Figure, Table, html, markdown, to_csv
 from bench.report.page import document

@@ -12,13 +12,18 @@ from bench.data.cards import of_label
 from bench.data.splits import benchmarks_of, open_split, own_benchmark
 from bench.report.browser.run import write_browser
 from bench.report.build import build, verify, write_page
+from bench.report.strips import prefix_strips
+from bench.report.training_logs import trainings
 from bench.train.folders import keep_log, model_of_stage
 
 
-def write_report(profile: Profile) -> list[Path]:
+def write_report(profile: Profile, strips: bool = False) -> list[Path]:
     """Tables and figures from the records that exist; beside them what finished stages scored while they ran here,
-    but for those whose whole logs are bundled."""
-    written = build(profile.results_dir, profile.runs_dir, partial(_opened, profile))
+    but for those whose whole logs are bundled. strips: draw masks from coarse to fine too, which loads the mask
+    tokenizers; without it those that are there stay."""
+    opened = partial(_opened, profile)
+    drawn = prefix_strips(profile, opened) if strips else {}
+    written = build(profile.results_dir, profile.runs_dir, opened, trainings(profile), drawn)
     for stage in profile.stages:
         bundled = profile.results_dir / "logs" / stage / "train.jsonl"
         if model_of_stage(profile, stage).is_dir() and not bundled.is_file():
@@ -38,11 +43,11 @@ def write_samples(profile: Profile, out: Path | None, samples: int, inline: int,
     """Write the sample browser, and its link in the page if it stands beside one -> a sentence. See `write_browser`."""
     written = write_browser(profile, partial(_opened, profile), out, samples, inline, stepped)
     if out is None and (profile.results_dir / "index.html").is_file():
-        write_page(profile.results_dir)
+        write_page(profile.results_dir, trainings(profile))
     return f"{written}: open it in a browser."
 
 
 def verify_report(profile: Profile) -> str:
     """Compare the tables, figures and page with what the records give -> a sentence. Raises UserError for others."""
-    same = verify(profile.results_dir, profile.runs_dir)
+    same = verify(profile.results_dir, trainings(profile))
     return f"{profile.results_dir}: {len(same)} files are what the records give."

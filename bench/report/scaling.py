@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from bench.records import SCALING, Record
-from bench.report.figures import COLOURS, MARKERS, STYLE, shared_legend
+from bench.report.figures.style import STYLE, looks, shared_legend
 from bench.report.layout import Column, Table
 from bench.report.names import method_name
 
@@ -70,14 +70,13 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
     """Name -> a figure with a panel for each axis: medians with their intervals, and the fitted lines."""
     drawn = {}
     for backbone, axes in curves(records).items():
-        names = sorted({name for lines in axes.values() for name in lines})
-        look = {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+        known = looks(name for lines in axes.values() for name in lines)
         with matplotlib.rc_context(STYLE):
             figure = Figure(figsize=(3.1 * len(axes), 3.6))
             panels = figure.subplots(1, len(axes), squeeze=False)[0]
             for panel, (axis, lines) in zip(panels, axes.items(), strict=True):
                 for name, curve in sorted(lines.items()):
-                    _draw(panel, curve, name, *look[name])
+                    _draw(panel, curve, name, *known[name])
                 _finish(panel, axis, lines)
             panels[0].set_ylabel("ms per call")
             shared_legend(figure, panels, 3)

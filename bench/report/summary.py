@@ -64,7 +64,7 @@ def _speed(records: Sequence[Record]) -> str:
         names = [method_name(first_of(mine).method) for mine in (fast, slow)]
         times = [mine["total", "median_ms"].value for mine in (fast, slow)]
         return (
-            f"One request takes {names[0]} {times[0]:.0f} ms and {names[1]} {times[1]:.0f} ms "
+            f"One request takes {times[0]:.0f} ms with {names[0]} and {times[1]:.0f} ms with {names[1]} "
             f"({', '.join(filter(None, setting[:2]))}), {ratio:.2f} times as long (95 % interval {low:.2f} to "
             f"{high:.2f})."
         )

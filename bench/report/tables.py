@@ -234,7 +234,7 @@ def latency(records: Sequence[Record]) -> list[Table]:
         Column("precision", ""),
         Column("dataset", ""),
         Column("method", "method", "method"),
-        *(Column(stage, stage, "time") for stage in stages),
+        *(Column(stage, stage.replace("_", " "), "time") for stage in stages),
         Column("total", "total", "time"),
         Column("steps", "steps", "count"),
         Column("tokens", "mask tokens", "count"),

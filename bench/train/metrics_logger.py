@@ -13,9 +13,10 @@ import torch
 
 from bench.config import TrainConfig
 from bench.distributed import DistributedContext
+from bench.runtime import device_name
 from bench.train.throughput import FlopMeter, Speed, memory_gigabytes
 from methods.base import UserError
-from methods.files import writing
+from methods.files import read_lines, writing
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
@@ -25,6 +26,16 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
         handle.write(json.dumps(rounded) + "\n")
 
 
+def _seconds_logged(path: Path) -> float:
+    """The seconds in the last line of a log of speed, from which half a line of a killed run is cut; 0 without one."""
+    text = path.read_text() if path.is_file() else ""
+    if not text.endswith("\n") and text:
+        with writing(path):
+            path.write_text(text[: text.rfind("\n") + 1])
+    rows = read_lines(path) if text else []
+    return float(rows[-1][1].get("seconds", 0)) if rows else 0.0
+
+
 class MetricsLogger:
     """Speed and logs of a run; only the first process writes."""
 
@@ -32,6 +43,8 @@ class MetricsLogger:
         self.folder, self.context, self.device = folder, context, device
         self.speed = Speed()
         self.latest: dict[str, float] = {}  # the last reading
+        # wall-clock time of runs that were stopped
+        self.before = _seconds_logged(folder / "speed.jsonl") if context.first else 0.0
         self.sinks = []
         if context.first and train.tensorboard:
             self.sinks.append(_tensorboard(folder / "tensorboard"))
@@ -53,7 +66,9 @@ class MetricsLogger:
         if not self.context.first:
             return
         append(self.folder / "train.jsonl", line)
-        append(self.folder / "speed.jsonl", {"step": step} | speed)
+        spent = {"seconds": self.before + self.speed.total, "samples": line["samples"]}
+        machine = {"processes": self.context.size, "device": device_name(self.device)}
+        append(self.folder / "speed.jsonl", {"step": step} | spent | speed | machine)
         for sink in self.sinks:
             sink(step, {**line, **speed})
 

@@ -78,6 +78,6 @@ def bundle(profile: Profile) -> list[Path]:
             write_atomic(draft / "tokenizer.json", json.dumps(words, ensure_ascii=False))  # half the size, unindented
             folders.append(outputs.write_folder(f"checkpoints/{method}", draft, "config.json"))
         for name in needed_stages(profile, stage):
-            for log in ("train.jsonl", "validation.jsonl"):
+            for log in ("train.jsonl", "validation.jsonl", "speed.jsonl"):
                 keep_log(profile, name, log)
     return folders

@@ -104,6 +104,7 @@ class Speed:
 
     def __init__(self) -> None:
         self.since, self.samples, self.tokens = time.monotonic(), 0, 0
+        self.total = 0.0  # seconds, at the last reading
 
     def count(self, samples: int, tokens: int) -> None:
         self.samples += samples
@@ -113,5 +114,6 @@ class Speed:
         """(samples/s, tokens/s) since the last reading, which starts again."""
         seconds = max(1e-9, time.monotonic() - self.since)
         found = self.samples / seconds, self.tokens / seconds
+        self.total += seconds
         self.since, self.samples, self.tokens = time.monotonic(), 0, 0
         return found

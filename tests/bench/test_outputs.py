@@ -28,6 +28,15 @@ def test_what_was_written_here_is_replaced(tmp_path):
     assert json.loads((tmp_path / "new" / LIST).read_text()).keys() == {"sub/b.bin"}
 
 
+def test_only_our_own_unchanged_files_give_way(tmp_path):
+    own = Outputs(tmp_path)
+    own.write({"a/old.svg": "1", "a/changed.svg": "1", "a/new.svg": "1", "a/old.webp": "1", "old.svg": "1"})
+    (tmp_path / "a" / "changed.svg").write_text("mine")
+    (tmp_path / "a" / "mine.svg").write_text("mine")
+    own.remove_others(["a/new.svg"], "a", (".svg",))
+    assert contents(tmp_path).keys() - {LIST} == {"a/changed.svg", "a/mine.svg", "a/new.svg", "a/old.webp", "old.svg"}
+
+
 @pytest.mark.parametrize("foreign", ["file", "changed", "folder", "link", "lost link"])
 def test_what_is_another_s_stays_and_nothing_is_written(tmp_path, foreign):
     own, path = Outputs(tmp_path), tmp_path / "b.txt"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.config import Profile
 from bench.evaluate.predictions import settings_of
 from bench.report.browser.samples import Sample, read_samples, spread
-from bench.report.browser.steps import Step, decode_steps
+from bench.report.browser.steps import Step, decode_steps, evenly
 from bench.report.browser.write import OpenDataset, draw, folder_files, head_of, one_page, write_files
 from methods.files import printable
 
@@ -30,15 +30,17 @@ def write_browser(
     found = spread(read_samples(profile.runs_dir / "scores"), inline or samples)
     methods = list(dict.fromkeys(method for sample in found for method in sample.answers))
     chosen = spread(found, stepped) if stepped else []
-    steps = {method: _steps(profile, method, chosen) for method in methods}
+    steps = {method: masks_on_the_way(profile, method, chosen) for method in methods}
     drawn, head = draw(found, methods, open_dataset, steps), head_of(profile.name, methods, found)
     files = {"index.html": one_page(head, drawn)} if inline else folder_files(head, drawn)
     return write_files(out or profile.results_dir / "browser", files)
 
 
-def _steps(profile: Profile, label: str, samples: Sequence[Sample]) -> dict[str, list[Step]]:
-    """Name of a sample -> the masks on the way of one method's answer; none, with a sentence on stderr, where the
-    weights that wrote the answers are not at hand."""
+def masks_on_the_way(
+    profile: Profile, label: str, samples: Sequence[Sample], choose: Callable[[Sequence[int]], list[int]] = evenly
+) -> dict[str, list[Step]]:
+    """Name of a sample -> the masks on the way of one method's answer, after the numbers of tokens that are chosen;
+    none, with a sentence on stderr, where the weights that wrote the answers are not at hand."""
     from bench.train.models import existing_model  # reaches torch, which the rest of a report does not need
 
     answered = [sample for sample in samples if (sample.answers.get(label) or {}).get("token_ids")]
@@ -51,7 +53,8 @@ def _steps(profile: Profile, label: str, samples: Sequence[Sample]) -> dict[str,
     if weights is None or reason:
         print(printable(f"No masks on the way of {label}: {reason}."), file=sys.stderr)
         return {}
-    return dict(zip((sample.name for sample in answered), decode_steps(method, weights, rows), strict=True))
+    found = decode_steps(method, weights, rows, choose)
+    return dict(zip((sample.name for sample in answered), found, strict=True))
 
 
 def _fault(profile: Profile, method: str, weights: Path | None) -> str:

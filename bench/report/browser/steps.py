@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,31 @@ BATCH = 16
 Step = tuple[int, np.ndarray]  # tokens, bool [H, W]
 
 
-def shown_prefixes(prefixes: Sequence[int]) -> list[int]:
-    """The numbers of tokens whose masks are shown."""
+def evenly(prefixes: Sequence[int]) -> list[int]:
+    """All numbers of tokens if they are few, or as many at equal distances."""
     places = np.linspace(0, len(prefixes) - 1, min(FEW, len(prefixes))).round().astype(int)
     return [prefixes[place] for place in places]
 
 
-def decode_steps(method: str, weights: Path, rows: Sequence[Mapping[str, Any]]) -> list[list[Step]]:
+def fourfold(prefixes: Sequence[int]) -> list[int]:
+    """All numbers of tokens if they are few (scales), or the first, those four times as large each, and the last."""
+    if len(prefixes) <= FEW:
+        return list(prefixes)
+    kept = [prefixes[0]]
+    for count in prefixes:
+        if count >= 4 * kept[-1]:
+            kept.append(count)
+    return list(dict.fromkeys([*kept, prefixes[-1]]))
+
+
+def decode_steps(
+    method: str, weights: Path, rows: Sequence[Mapping[str, Any]],
+    choose: Callable[[Sequence[int]], list[int]] = evenly,
+) -> list[list[Step]]:  # fmt: skip
     """Lines of scores -> the masks after the first tokens of each; none for a line without whole tokens.
 
-    weights: the folder of the model that wrote them. Raises UserError as loading does.
+    weights: the folder of the model that wrote them. choose: of the numbers of tokens that have a mask, those that are
+    shown. Raises UserError as loading does.
     """
     import torch  # the rest of a report needs none
 
@@ -31,7 +46,7 @@ def decode_steps(method: str, weights: Path, rows: Sequence[Mapping[str, Any]]) 
 
     mask_tokenizer = load_mask_tokenizer(method, weights)
     found: list[list[Step]] = [[] for _ in rows]
-    for count in shown_prefixes(mask_tokenizer.prefixes):
+    for count in choose(mask_tokenizer.prefixes):
         able = [at for at, row in enumerate(rows) if _fits(row, count, mask_tokenizer.size)]
         for start in range(0, len(able), BATCH):
             part = able[start : start + BATCH]

@@ -90,7 +90,7 @@ const genseg = (() => {
     }
   }
 
-  // ---- pictures: an image, and a mask above it that is drawn when it comes into sight ----
+  // ---- tiles: an image, and a mask above it that is drawn when it comes into sight ----
   const pending = new WeakMap();
   const sight = new IntersectionObserver((entries) => {
     for (const entry of entries.filter((each) => each.isIntersecting)) {
@@ -99,9 +99,9 @@ const genseg = (() => {
     }
   }, { rootMargin: "300px" });
 
-  function picture(sample, choose, colour, caption, box = null) {
+  function tile(sample, choose, colour, caption, box = null) {
     const [height, width] = sample.frame;
-    const place = make("span", { className: "picture" });
+    const place = make("span", { className: "tile" });
     place.style.aspectRatio = `${width} / ${height}`;
     place.append(make("img", { src: data.images[sample.image], alt: "", loading: "lazy", width, height }));
     if (choose) {
@@ -123,11 +123,11 @@ const genseg = (() => {
     return caption;
   }
 
-  function pictures(sample, plain) {
+  function tiles(sample, plain) {
     const row = make("div", { className: "row" });
-    if (plain) row.append(picture(sample, null, TRUTH, make("figcaption", { textContent: "image" })));
-    row.append(picture(sample, (found) => found.truth, TRUTH, make("figcaption", { textContent: "ground truth" })));
-    sample.answers.forEach((answer, i) => row.append(picture(
+    if (plain) row.append(tile(sample, null, TRUTH, make("figcaption", { textContent: "image" })));
+    row.append(tile(sample, (found) => found.truth, TRUTH, make("figcaption", { textContent: "ground truth" })));
+    sample.answers.forEach((answer, i) => row.append(tile(
       sample, answer && ((found) => found.answers[i]), COLOURS[i % COLOURS.length], answerCaption(sample, i), answer?.box)));
     return row;
   }
@@ -203,7 +203,7 @@ const genseg = (() => {
   const linkOf = (sample) => `#sample=${encodeURIComponent(sample.id)}`;
   function card(sample) {
     return make("a", { className: "card", href: linkOf(sample) },
-      make("p", { className: "text", dir: "auto", textContent: sample.text }), pictures(sample, false));
+      make("p", { className: "text", dir: "auto", textContent: sample.text }), tiles(sample, false));
   }
 
   // ---- one sample ----
@@ -218,7 +218,7 @@ const genseg = (() => {
       make("button", { type: "button", textContent: "Close (Esc)", onclick: () => dialog.close() }),
       make("label", {}, "tint", tint));
     dialog.replaceChildren(tools, make("h2", { id: "detail-title", dir: "auto", textContent: sample.text }),
-      pictures(sample, true), ...strips(sample), facts(sample));
+      tiles(sample, true), ...strips(sample), facts(sample));
     if (!dialog.open) dialog.showModal();
   }
 
@@ -228,7 +228,7 @@ const genseg = (() => {
       + "alone; an answer by another rule, from probabilities say, can differ from the last of them." });
     return [...data.methods.map((name, i) => {
       const strip = make("div", { className: "strip" });
-      masksOf(sample).then((found) => strip.append(...found.steps[i].map(([count, text, iou]) => picture(sample,
+      masksOf(sample).then((found) => strip.append(...found.steps[i].map(([count, text, iou]) => tile(sample,
         () => text, COLOURS[i % COLOURS.length], make("figcaption", {}, `${count} token${count > 1 ? "s" : ""}`,
           make("br"), make("b", { textContent: `${percent(iou)} %` }))))));
       return make("div", {}, make("h3", { textContent: `${name}: the mask after its first tokens` }), strip);

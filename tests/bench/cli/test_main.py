@@ -148,7 +148,7 @@ def test_parity_has_an_exit_code_of_its_own(genseg, goldens, tmp_path):
 
 def test_the_resolved_profile_is_shown_before_the_work(genseg, profile, monkeypatch):
     seen = []
-    monkeypatch.setattr("bench.report.run.write_report", seen.append)
+    monkeypatch.setattr("bench.report.run.write_report", lambda profile, strips=False: seen.append(profile))
     result = genseg("report", f"profile={profile}", "seed=5")
     assert result.code == 0
     assert result.err.startswith("# genseg report\n")

@@ -7,17 +7,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.config import load_profile
 from bench.data import rle
 from bench.data.dataset import ExampleDataset
 from bench.evaluate.metrics import score
 from bench.records import write_records
 from bench.report.build import build, verify
+from bench.report.training_logs import Training, trainings
 from methods.base import Example, UserError
 from methods.files import write_lines
 
 PUBLISHED = Path(__file__).parents[3] / "results" / "published"
-TABLES = ("main", "accuracy", "ablation", "reconstruction", "latency", "claim", "claims", "published", "provenance")
-FIGURES = ("summary", "accuracy_latency", "latency_stages", "reconstruction_bound", "ablation_lengths", "training")
+TABLES = (
+    "main",
+    "accuracy",
+    "ablation",
+    "reconstruction",
+    "latency",
+    "claim",
+    "claims",
+    "published",
+    "provenance",
+    "training_cost",
+)
+FIGURES = ("summary", "latency_stages", "reconstruction_bound", "ablation_lengths", "training")
 MASK = np.zeros((40, 60), bool)
 MASK[10:20, 10:30] = True
 
@@ -32,8 +45,19 @@ def profile(tmp_path, records):
         row |= {"mask": rle.encode(MASK), "method": name.split(".")[0].replace("-", ":")}
         row |= {"tokens": 32} if protocol == "reconstruction" else {}
         write_lines(tmp_path / "runs" / "scores" / f"{name}.jsonl", [row | score(MASK, MASK).as_dict()])
-    write_lines(tmp_path / "runs" / "backbone" / "train.jsonl", [{"step": 1, "samples": 8, "loss": 2.0}])
+    write_lines(tmp_path / "runs" / "backbone" / "train.jsonl", [{"step": 1, "samples": 8, "loss": 2.0, "text": 1.0}])
     return tmp_path / "results" / "nano"
+
+
+@pytest.fixture
+def training(profile):
+    return [Training("Backbone", "boxes", False, (profile.parents[1] / "runs" / "backbone",))]
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Figures take most of the time of a report."""
+    monkeypatch.setattr("bench.report.build.figures_of", lambda *_: {})
 
 
 def open_toy(dataset, split):
@@ -41,8 +65,8 @@ def open_toy(dataset, split):
     return ExampleDataset([Example(Image.new("RGB", (60, 40)), ("it",), MASK, ref_id=1)])
 
 
-def test_all_views_are_written_and_the_main_table_is_printed(profile, capsys):
-    written = build(profile, profile.parents[1] / "runs", open_toy)
+def test_all_views_are_written_and_the_main_table_is_printed(profile, training, capsys):
+    written = build(profile, profile.parents[1] / "runs", open_toy, training)
     names = {str(path.relative_to(profile)) for path in written}
     tables = {f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")}
     figures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "pdf")}
@@ -63,7 +87,7 @@ def test_a_second_build_writes_the_same_bytes(profile):
 
 def test_every_changed_missing_or_left_over_file_is_named(profile):
     build(profile)
-    assert {"tables/main.md", "figures/accuracy_latency.svg", "index.html"} <= set(verify(profile))
+    assert {"tables/main.md", "figures/latency_stages.svg", "index.html"} <= set(verify(profile))
     table = profile / "tables" / "accuracy.csv"
     table.write_text(table.read_text().replace("61", "62", 1))
     (profile / "figures" / "reconstruction_bound.svg").unlink()
@@ -74,19 +98,31 @@ def test_every_changed_missing_or_left_over_file_is_named(profile):
         verify(profile)
 
 
+def test_views_that_no_record_gives_any_more_are_removed(profile, training):
+    build(profile, training=training)
+    (profile / "figures" / "mine.svg").write_text("mine")
+    names = {path.name for path in build(profile)}
+    assert "training.svg" not in names and not (profile / "figures" / "training.svg").exists()
+    assert not (profile / "tables" / "training_cost.md").exists()
+    assert (profile / "figures" / "mine.svg").exists()
+
+
 @pytest.mark.parametrize("name", [pytest.param("nano", marks=pytest.mark.slow), "full", "mid"])
-def test_the_bundled_results_are_what_their_records_give(name):
-    assert "index.html" in verify(PUBLISHED.parent / name)
+def test_the_bundled_results_are_what_their_records_give(name, monkeypatch):
+    monkeypatch.chdir(PUBLISHED.parents[1])
+    assert "index.html" in verify(PUBLISHED.parent / name, trainings(load_profile(name)))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_records_alone_are_enough(profile):
     shutil.rmtree(profile.parents[1] / "runs")
     shutil.rmtree(profile.parents[1] / "results" / "published")  # the bundled figures stand in
     names = {path.name for path in build(profile)}
     assert {"main.md", "published.md"} <= names
-    assert "training.png" not in names
+    assert "training_cost.md" not in names
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_examples_whose_images_are_not_at_hand_are_left_out(profile, capsys):
     def nowhere(dataset, split):
         raise UserError("toy: has no refs.")

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from bench.records import Record
-from bench.report import figures, scaling
+from bench.report import scaling
+from bench.report.figures.style import files_of
 
 COMMON = dict(dataset="d", split="", kind="scaling", device="a processor", precision="float32", n=9)
 
@@ -62,7 +63,7 @@ def test_the_image_names_axes_and_methods_and_is_the_same_each_time(points):
     panels = drawn["scaling.mid"].axes
     assert [panel.get_xlabel() for panel in panels] == ["images in a batch", "mask tokens"]
     assert [text.get_text() for text in drawn["scaling.mid"].legends[0].get_texts()] == ["ARGenSeg", "HiMTok"]
-    first, second = (figures.files_of(scaling.figures(points)["scaling.mid"], "scaling") for _ in range(2))
+    first, second = (files_of(scaling.figures(points)["scaling.mid"], "scaling") for _ in range(2))
     assert first == second
 
 

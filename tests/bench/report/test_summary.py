@@ -1,14 +1,10 @@
 """The answer first: sentences, the claims' table and the chart."""
 
-from dataclasses import replace
-
 import pandas as pd
 import pytest
 
 from bench.records import DIFFERENCE, Record
-from bench.report.published import load_published
 from bench.report.summary import claims, sentences
-from bench.report.summary_chart import summary_chart
 
 
 def test_accuracy_and_speed_in_words(records):
@@ -43,13 +39,3 @@ def test_claims_have_a_verdict_and_a_reason_each(records):
     assert any(row["metric"] == "latency" and row["paper"] == "more than 4 times" for row in table.rows)
     assert sentences([], [table]) == [sentences(records, [table])[-1]]
     assert f"Of {len(table.rows)} measurements of what the papers claim" in sentences([], [table])[0]
-
-
-def test_the_chart_has_the_papers_apart_and_needs_times(records, published_folder):
-    figure = summary_chart(records, load_published(published_folder))
-    left, right = figure.axes
-    words = {text.get_text() for text in left.texts}
-    assert {"HiMTok", "ARGenSeg", "largest object (baseline)"} <= words
-    assert {text.get_text() for text in right.texts} == {"HiMTok-8B", "HiMTok-8B (ft)", "ARGenSeg", "ARGenSeg (ft)"}
-    assert len(summary_chart(records, pd.DataFrame()).axes) == 1
-    assert summary_chart([replace(r) for r in records if r.kind != "latency"], pd.DataFrame()) is None

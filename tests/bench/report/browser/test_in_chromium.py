@@ -1,7 +1,6 @@
 """The sample browser in a real browser, from the disk: filters, sorts, follows a link, and complains of nothing."""
 
 import re
-import shutil
 from urllib.parse import quote
 
 import pytest
@@ -9,30 +8,36 @@ import pytest
 from bench.report.browser import write
 from bench.report.browser.samples import read_samples
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from ..audit import CHROMIUM, VIEWS, faults, opened
+
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
 
 
 @pytest.fixture(params=["folder", "one page"])
-def page(request, tmp_path, scores, dataset):
-    driver = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+def written(request, tmp_path, scores, dataset):
     samples, methods = read_samples(scores), ["himtok", "argenseg"]
     steps = {"himtok": {samples[0].name: [(1, dataset[0].mask), (2, dataset[0].mask)]}}
     drawn, head = write.draw(samples, methods, lambda *_: dataset, steps), write.head_of("a run", methods, samples)
     whole = request.param == "one page"
     files = {"index.html": write.one_page(head, drawn)} if whole else write.folder_files(head, drawn)
-    written = write.write_files(tmp_path / "browser", files)
-    with driver.sync_playwright() as program:
-        browser = program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        found, wrong = browser.new_page(), []
-        found.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-        found.on("pageerror", lambda error: wrong.append(str(error)))
-        found.on("dialog", lambda shown: (wrong.append("a script of the data ran"), shown.dismiss()))
+    return write.write_files(tmp_path / "browser", files)
+
+
+@pytest.fixture
+def page(written):
+    with opened(written) as found:
         found.address = written.as_uri()
-        found.goto(found.address)
         yield found
-        browser.close()
-    assert wrong == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_list_and_sample_are_sound_in_every_view(written, view):
+    with opened(written, view) as found:
+        found.wait_for_function("document.querySelectorAll('.card').length === 4")
+        assert faults(found) == []
+        found.locator(".card").first.click()
+        found.wait_for_function("document.querySelectorAll('.strip figure').length === 2")
+        assert faults(found) == []
 
 
 def names(page):

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import matplotlib.patches
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.records import LATENCY, Record
+from bench.records import Record
 from bench.report.budget import PARTS, budgets
-from bench.report.figures import COLOURS, STYLE
+from bench.report.figures.style import COLOURS, STYLE, WIDTH
+from bench.report.figures.timed import first_setting, stages_of
 from bench.report.layout import Table
 from bench.report.names import method_name
-from bench.report.speed import Metrics, by_setting, first_of
+from bench.report.speed import Metrics
 from bench.report.tables import STAGES
 
-WIDTH = 3.4  # inches: a column of a paper
 LINE = 0.5  # inches for a bar
 NAMED = 0.12  # share of the longest bar from which a part has room for its figure
 DARK = ("#0072B2", "#D55E00", "#009E73", "#000000")  # on which white is read
@@ -26,31 +26,17 @@ DARK = ("#0072B2", "#D55E00", "#009E73", "#000000")  # on which white is read
 def latency_stages(records: Sequence[Record]) -> Figure | None:
     """The median of each stage, end to end, with the floor of all stages as a mark: of the first device and dataset on
     which stages were timed, the methods as they are. None without any."""
-    for found in by_setting(records, LATENCY).values():
-        shown = [mine for mine in found if _is_plain(first_of(mine)) and _parts(mine)]
-        if shown:
-            return _stages_figure(shown)
-    return None
+    shown = first_setting(records, ("median_ms",))
+    return _stages_figure(shown) if shown else None
 
 
-def _is_plain(record: Record) -> bool:
-    return not record.variant and not record.tokens and record.backend in ("", "fast")
-
-
-def _parts(mine: Metrics) -> dict[str, float]:
-    """Stage -> its median in ms."""
-    return {stage: mine[stage, "median_ms"].value for stage in STAGES if (stage, "median_ms") in mine}
-
-
-def _stages_figure(shown: Sequence[Metrics]) -> Figure:
-    lines = {method_name(first_of(mine).label): _parts(mine) for mine in shown}
+def _stages_figure(shown: Mapping[str, Metrics]) -> Figure:
     with matplotlib.rc_context(STYLE):
-        figure, axis = _drawn(lines, STAGES)
-        for place, mine in enumerate(shown):
-            floor = sum(record.value for (stage, metric), record in mine.items()
-                        if metric == "floor_ms" and stage in _parts(mine))  # fmt: skip
+        figure, axis = _drawn({name: stages_of(mine) for name, mine in shown.items()}, STAGES)
+        for place, mine in enumerate(shown.values()):
+            floor = sum(value for stage, value in stages_of(mine, "floor_ms").items() if stage in stages_of(mine))
             if floor:
-                axis.plot([floor, floor], [place - 0.36, place + 0.36], color="black", linewidth=1.6)
+                axis.plot([floor, floor], [place - 0.36, place - 0.2], color="black", linewidth=1.6)
                 axis.annotate(
                     f"floor {floor:.0f}", (floor, place - 0.36), (2, 1), textcoords="offset points", fontsize=7
                 )
@@ -97,7 +83,9 @@ def _drawn(lines: dict[str, dict[str, float]], parts: Sequence[str]) -> tuple[Fi
     axis.set(yticks=range(len(lines)), yticklabels=list(lines), ylim=(len(lines) - 0.4, -0.6), xlim=(0, longest * 1.14))
     axis.grid(axis="y", visible=False)
     used = [part for part in parts if any(line.get(part, 0) >= 0.01 * longest for line in lines.values())]
+    across = min(3, len(used))
+    used = [part for column in range(across) for part in used[column::across]]  # a legend fills its columns first
     handles = [matplotlib.patches.Patch(color=colours[part], alpha=0.85) for part in used]
     titles = [part.replace("_", " ") for part in used]
-    figure.legend(handles, titles, loc="outside upper center", ncols=3, fontsize=7, handlelength=1, columnspacing=1)
+    figure.legend(handles, titles, loc="outside upper center", ncols=across, handlelength=1, columnspacing=1)
     return figure, axis

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.records import BASELINE, Record
-from bench.report.figures import COLOURS, MARKERS, STYLE
+from bench.report.figures.style import STYLE, look_of, reach
 from bench.report.layout import Timing
 from bench.report.names import method_name, place_name
 from bench.report.published import best_graded
@@ -49,18 +49,17 @@ def summary_chart(records: Sequence[Record], printed: pd.DataFrame) -> Figure | 
 def _panel(axis: Axes, timed: Mapping[str, tuple[Record, Timing]], scored: Sequence[Record]) -> None:
     _frontier(axis, [(time.median, 100 * record.value) for record, time in timed.values()])
     for name in sorted(timed):
-        rank = _rank(name)
+        look = look_of(name)
         record, time = timed[name]
-        low, high = (record.value if bound is None else bound for bound in (record.low, record.high))
         axis.errorbar(time.median, 100 * record.value, xerr=[[0], [max(0.0, (time.p90 or time.median) - time.median)]],
-                      yerr=[[100 * (record.value - low)], [100 * (high - record.value)]], color=COLOURS[rank],
-                      marker=MARKERS[rank], capsize=3, linestyle="none")  # fmt: skip
+                      yerr=reach(record), color=look.colour,
+                      marker=look.marker, capsize=2, linestyle="none")  # fmt: skip
         axis.annotate(method_name(name), (time.median, 100 * record.value), (7, -13), textcoords="offset points",
-                      color=COLOURS[rank], fontweight="bold", fontsize=8)  # fmt: skip
+                      color=look.colour, fontweight="bold", fontsize=8)  # fmt: skip
     trivial = max((r for r in scored if r.method.startswith(BASELINE)), key=lambda r: r.value, default=None)
     medians = [time.median for _, time in timed.values()]
-    axis.set(xscale="log", xlim=(min(medians) / 1.7, max(medians) * 2.4), ylim=(0, 100), ylabel="cIoU, percent",
-             xlabel="latency, ms (log scale)")  # fmt: skip
+    axis.set(xscale="log", xlim=(min(medians) / 1.7, max(medians) * 2.4), ylim=(0, 100), ylabel="cIoU (%)",
+             xlabel="latency (ms, log scale)")  # fmt: skip
     if trivial:
         axis.axhline(100 * trivial.value, color="#666666", linestyle="--", linewidth=1)
         axis.annotate(method_name(trivial.method), (axis.get_xlim()[0], 100 * trivial.value), (3, 3),
@@ -83,12 +82,6 @@ def _frontier(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
         axis.plot(*zip(*best, strict=True), color="#999999", linewidth=1, zorder=0)
 
 
-def _rank(name: str) -> int:
-    """A method's place among the colours, the same in both panels."""
-    known = sorted(METHODS)
-    return known.index(name) % len(COLOURS) if name in known else len(COLOURS) - 1
-
-
 def _papers(printed: pd.DataFrame) -> dict[str, tuple[str, float]]:
     """Name -> (method, cIoU in the papers) of the published models of our methods, on their first benchmark."""
     if not len(printed):
@@ -106,11 +99,11 @@ def _papers_panel(axis: Axes, papers: Mapping[str, tuple[str, float]]) -> None:
     """Hollow points; the names stand below each other beside them."""
     place = 100.0
     for name, (method, value) in sorted(papers.items(), key=lambda item: -item[1][1]):
-        colour = COLOURS[_rank(method)]
+        look = look_of(method)
         place = min(place - APART, 100 * value + APART)
-        axis.plot(0.12, 100 * value, marker=MARKERS[_rank(method)], markerfacecolor="none", color=colour)
-        axis.annotate(name, (0.12, 100 * value), (0.3, place), textcoords="data", fontsize=7, color=colour, va="center",
-                      arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.6})  # fmt: skip
+        axis.plot(0.12, 100 * value, marker=look.marker, markerfacecolor="none", color=look.colour)
+        axis.annotate(name, (0.12, 100 * value), (0.3, place), textcoords="data", fontsize=7, color=look.colour,
+                      va="center", arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.6})  # fmt: skip
     axis.set(xlim=(0, 1.5), xticks=[], xlabel="as published,\nnot comparable")
     axis.set_title(" ".join(PAPERS), fontsize=9, loc="left")
     axis.grid(axis="x", visible=False)
