@@ -13,6 +13,7 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import jinja2
 from markupsafe import Markup
@@ -20,7 +21,7 @@ from PIL import Image
 
 from bench.records import Record
 from bench.report import layout
-from bench.report.names import method_name
+from bench.report.names import method_name, place_name
 from bench.report.summary import sentences
 
 # Section -> the names of its tables and figures; those that a profile lacks are left out.
@@ -80,6 +81,7 @@ WHAT = {
     "own_words": "Answers to expressions that people wrote",
 }
 PIXEL = 1.6  # pixels of the page for a point of a figure: a bit larger than in print
+PHOTOGRAPH = 0.75  # pixels of the page for a pixel of a photograph, whose words are large
 COLUMN = 480  # pixels: wider figures scroll on a phone
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=jinja2.select_autoescape(("html",)),
@@ -145,7 +147,7 @@ def _size(path: Path) -> tuple[int, int]:
     if path.suffix != ".svg":
         try:
             with Image.open(path, formats=("WEBP",)) as image:
-                return image.size
+                return round(PHOTOGRAPH * image.width), round(PHOTOGRAPH * image.height)
         except OSError:  # no image: the browser shows its text
             return 0, 0
     size = re.search(rb'width="([\d.]+)pt" height="([\d.]+)pt"', path.read_bytes()[:2000])
@@ -183,15 +185,23 @@ def _images(folder: Path, name: str) -> list[str]:
 
 def _figure(path: Path, text: str) -> str:
     """A figure with its caption, in the size in which its words can be read."""
-    about = f"{text} ({path.stem.partition('.')[2]})" if "." in path.stem else text
+    about = f"{text}: {_of(path)}" if "." in path.stem else text
     width, height = _size(path)
     wide = ' wide" tabindex="0' if width > COLUMN else ""
     size = f' width="{width}" height="{height}"' if width else ""
     room = f' style="max-width:{width}px"' if width else ""
+    if width and path.suffix != ".svg":  # never smaller, so that its words can be read: it scrolls
+        size += f' style="width:{width}px"'
     return (
         f'<figure class="plot{wide}"{room}><img src="{data_uri(path)}" alt="{escape(about)}"{size}>'
         f"<figcaption>{escape(about)}.</figcaption></figure>"
     )
+
+
+def _of(path: Path) -> str:
+    """The method, the place or the backbone that a figure's file is named after."""
+    told = [unquote(part) for part in path.stem.split(".")[1:]]
+    return place_name(*told) if len(told) == 3 else method_name(".".join(told))
 
 
 def _beside(parts: Sequence[str]) -> list[str]:

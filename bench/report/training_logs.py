@@ -94,7 +94,8 @@ COLUMNS = (
     Column("hours", "hours"), Column("rate", "samples per second"), Column("device", "on"),
 )  # fmt: skip
 NOTE = "Hours: wall-clock time, with validation and checkpoints, and with what was trained twice after a kill."
-UNKNOWN = "Trainings without a time were logged without one."
+UNTIMED = "These trainings were logged without times."
+UNKNOWN = "Where no time stands, none was logged."
 
 
 def training_cost(found: Sequence[Training]) -> list[Table]:
@@ -103,8 +104,9 @@ def training_cost(found: Sequence[Training]) -> list[Table]:
     if not rows:
         return []
     timed = [row for row in rows if "hours" in row]
-    notes = [NOTE] * bool(timed) + [UNKNOWN] * (len(timed) < len(rows))
-    return [Table("Cost of training", COLUMNS if timed else COLUMNS[:3], rows, notes)]
+    if not timed:
+        return [Table("Cost of training", COLUMNS[:3], rows, [UNTIMED])]
+    return [Table("Cost of training", COLUMNS, rows, [NOTE, *[UNKNOWN] * (len(timed) < len(rows))])]
 
 
 def _cost(training: Training) -> dict[str, object]:

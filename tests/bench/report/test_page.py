@@ -4,6 +4,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from bench.records import Record
 from bench.report import page
@@ -44,7 +45,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "figures").mkdir()
-    for name in ("ablation_lengths.svg", "ablation_lengths.png", "examples.toy.val.webp", "examples.toy.testA.webp"):
+    for name in ("ablation_lengths.svg", "ablation_lengths.png", "examples.toy.val..webp", "examples.toy.testA..webp"):
         (tmp_path / "figures" / name).touch()
     return tmp_path
 
@@ -78,6 +79,17 @@ def test_what_is_linked_is_there_or_written_beside(folder):
     (folder / "browser").mkdir()
     (folder / "browser/index.html").touch()
     assert {"STUDY.md", "browser/index.html"} <= set(Page(page.write(folder, "nano", TABLES, RECORDS)).linked)
+
+
+def test_figures_have_captions_and_stand_beside_each_other(folder):
+    (folder / "figures" / "hierarchy.svg").write_text('<svg width="245pt" height="100pt"></svg>')
+    Image.new("RGB", (1200, 80)).save(folder / "figures" / "prefixes.himtok.webp")
+    text = page.write(folder, "nano", TABLES, RECORDS)
+    assert text.count('<div class="figures">') == 2  # of tokens and scales, and the examples
+    assert "Masks decoded from the first tokens of an answer, from few to all: HiMTok.</figcaption>" in text
+    assert "IoU of the first method: toy val.</figcaption>" in text
+    assert 'style="max-width:392px"' in text and 'width="392" height="160"' in text
+    assert 'class="plot wide" tabindex="0" style="max-width:900px"' in text
 
 
 def test_nothing_is_loaded_from_elsewhere(folder):

@@ -61,6 +61,6 @@ def test_cost_adds_up_and_is_left_open_where_a_stage_has_no_times(tmp_path):
         ["HiMTok", "2", "3,000", "2.00", "0.4", "2 x a GPU"],
         ["HiMTok, mask tokenizer", "1", "4,000", "–", "–", "–"],
     ]
-    assert [note.split()[0] for note in table.notes] == ["Hours:", "Trainings"]
+    assert [note.split()[0] for note in table.notes] == ["Hours:", "Where"]
     assert [column.key for column in training_cost([other])[0].columns] == ["what", "stages", "samples"]
     assert training_cost([]) == []
