@@ -174,7 +174,7 @@ def test_every_command_takes_its_own_steps(genseg, profile, monkeypatch, command
     """Nothing is trained yet, so that `reproduce` trains; with weights it would not."""
     seen = []
     for step, place in PLACES.items():
-        monkeypatch.setattr(f"bench.{place}", lambda *_, step=step: seen.append(step))
+        monkeypatch.setattr(f"bench.{place}", lambda *_, step=step, **__: seen.append(step))
     monkeypatch.setattr("bench.train.models.find_models", lambda profile: {})
     assert genseg(command, f"profile={profile}").code == 0
     assert seen == STEPS[command]
@@ -210,7 +210,7 @@ def test_train_takes_stages_and_settings_in_any_order(genseg, profile, monkeypat
 
 
 def test_an_interruption_says_that_it_can_go_on(genseg, profile, monkeypatch):
-    def interrupted(profile):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bench.report.run.write_report", interrupted)
@@ -229,7 +229,7 @@ def test_an_interruption_says_that_it_can_go_on(genseg, profile, monkeypatch):
     ids=str,
 )
 def test_a_place_that_cannot_be_used_is_one_sentence(genseg, profile, monkeypatch, error):
-    def failing(profile):
+    def failing(*_):
         raise error
 
     monkeypatch.setattr("bench.report.run.write_report", failing)
@@ -239,7 +239,7 @@ def test_a_place_that_cannot_be_used_is_one_sentence(genseg, profile, monkeypatc
 
 
 def test_a_mistake_of_ours_is_not_hidden(profile, monkeypatch):
-    def broken(profile):
+    def broken(*_):
         raise ZeroDivisionError
 
     monkeypatch.setattr("bench.report.run.write_report", broken)
