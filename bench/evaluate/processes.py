@@ -80,7 +80,7 @@ def helped(
             helper.start()
             theirs.close()  # so that a helper that dies closes the pipe
             end.callback(helper.terminate)
-        yield PipeContext(0, count, tuple(ours for ours, _ in pairs))
+        yield PipeContext(0, count, pipes=tuple(ours for ours, _ in pairs))
         for helper in helpers:
             helper.join()
 
@@ -118,7 +118,7 @@ def _help(share: Share, profile: Profile, models: Mapping[str, Path], rank: int,
     """What another process does."""
     torch.set_num_threads(1)
     try:
-        share(profile, models, PipeContext(rank, size, (pipe,)))
+        share(profile, models, PipeContext(rank, size, pipes=(pipe,)))
     except UserError as error:
         print(f"genseg, process {rank} of {size}: {printable(error)}", file=sys.stderr)
         sys.exit(2)
