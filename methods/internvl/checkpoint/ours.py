@@ -121,10 +121,15 @@ def load(
     config, tensors = checked(kind, folder, mask_tokenizer)
     _check_room(tensors, dtype, device, folder)
     with made_in(dtype), device:
-        model = _filled(lambda: kind.from_config(config, folder), tensors)
+        model = _filled(lambda: _exact_ids(kind.from_config(config, folder)), tensors)
+    return _exact_ids(model).eval()  # again, as weights that stay in their files have those types
+
+
+def _exact_ids(model: Any) -> Any:
+    """The model, with its mask tokenizer's weights in float32: before any are copied into it, none is rounded."""
     if isinstance(model.mask_tokenizer, nn.Module):
         model.mask_tokenizer.float()
-    return model.eval()
+    return model
 
 
 def _filled(build: Callable[[], Module], tensors: Mapping[str, Tensor]) -> Module:

@@ -90,8 +90,8 @@ def test_many_processes_killed_or_not_write_what_one_writes(build, writing, rand
 
 def test_processes_meet_through_pipes():
     pairs = [Pipe() for _ in range(2)]
-    first = PipeContext(0, 3, tuple(ours for ours, _ in pairs))
-    others = [PipeContext(rank, 3, (theirs,)) for rank, (_, theirs) in enumerate(pairs, 1)]
+    first = PipeContext(0, 3, pipes=tuple(ours for ours, _ in pairs))
+    others = [PipeContext(rank, 3, pipes=(theirs,)) for rank, (_, theirs) in enumerate(pairs, 1)]
     found = {}
     threads = [Thread(target=lambda c=c: found.update({c.rank: c.gather(f"of {c.rank}")})) for c in others]
     for thread in threads:
@@ -106,7 +106,7 @@ def test_a_process_that_is_gone_is_told():
     ours, theirs = Pipe()
     theirs.close()
     with pytest.raises(UserError, match="Process 0 of 2 lost another one"):
-        PipeContext(0, 2, (ours,)).wait()
+        PipeContext(0, 2, pipes=(ours,)).wait()
 
 
 @pytest.mark.parametrize(

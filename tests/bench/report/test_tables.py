@@ -130,7 +130,7 @@ def test_latency_has_every_stage_in_order(records):
         "method",
         "vision",
         "mask",
-        "mask_tokenizer",
+        "mask tokenizer",
         "resize",
         "extra",
         "total",
