@@ -19,6 +19,7 @@ from bench.report.layout import Column, Figure, Table
 from bench.report.tables import INTERVALS, ablated
 
 UNTRAINED, UNKNOWN = "not decided: not trained far enough", "not decided: no trivial baseline was scored"
+ALONE = "not decided: a single image has no interval"
 LUCK = (
     "Intervals of one training are over images: another training of the same model may differ by more. Those of "
     "several are over images and trainings."
@@ -99,6 +100,8 @@ def _answer(claim: ScoreClaim, gap: Record, pair: Sequence[Record], baseline: fl
         return UNKNOWN
     if any(_least(score) < baseline + claim.lead for score in pair):
         return UNTRAINED
+    if gap.low is None or gap.high is None:
+        return ALONE
     low, high = (gap.low, gap.high) if claim.direction == "higher" else (-gap.high, -gap.low)
     return "reproduced" if low > claim.margin else "contradicted" if high < claim.margin else "not decided"
 
@@ -119,6 +122,8 @@ def _sentence(
             f"{start}: the models are not trained far enough. {side.label} has {100 * low.value:.1f} {title}, and the "
             f"best trivial baseline has {100 * baseline:.1f}."
         )
+    if answer == ALONE:
+        return f"{start}: {gap.n} samples of one image have no interval."
     low, high = sorted((100 * gap.low, 100 * gap.high))
     return (
         f"{start}. {title} changes by {100 * gap.value:+.1f} points ({low:+.1f} to {high:+.1f}; {claim.pair}, "

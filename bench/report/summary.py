@@ -92,7 +92,8 @@ COLUMNS = (
 NOTES = (
     "A claim about scores is decided where both sides lie at least five points above the best baseline that looks at "
     "no expression, and the 95 % interval of the paired difference lies on one side of the claim's margin.",
-    "Intervals are over images: with one seed, another training of the same model may differ by more.",
+    "Intervals of one seed are over images: another training of the same model may differ by more. Those of several "
+    "are over images and trainings.",
 )  # fmt: skip
 
 RATIOS = {

@@ -100,7 +100,7 @@ def _read(folder: Path, shapes: Any) -> Mapping[str, Tensor]:
 class Draft:
     """A checkpoint that is being written, by a thread of each process that has a part of it, while training goes on.
 
-    Every process makes one and calls `finish` at the same time; `settled` tells it when that will not have to wait.
+    Every process makes one and calls `finish` at the same time; `written` tells it when that will not have to wait.
     """
 
     def __init__(
@@ -134,14 +134,14 @@ class Draft:
         self.seconds = time.monotonic() - self._begun
 
     @property
-    def settled(self) -> bool:
+    def written(self) -> bool:
         return not self._thread.is_alive()
 
     def finish(self) -> None:
         """Wait, give the checkpoint its name and drop the older one. Raises UserError if it could not be written."""
         self.join()
         try:
-            self._settle_all()
+            self._publish()
         except BaseException:
             if self.context.first:
                 shutil.rmtree(self.draft, ignore_errors=True)
@@ -151,7 +151,7 @@ class Draft:
     def join(self) -> None:
         self._thread.join()
 
-    def _settle_all(self) -> None:
+    def _publish(self) -> None:
         if self.error and not isinstance(self.error, UserError):
             raise self.error
         for sentence in self.context.gather(str(self.error or "")):

@@ -124,7 +124,7 @@ def _checkpoint(
     run: Run, engine: Engine, train_state: TrainState, progress: Progress, saver: Saver, stop: bool
 ) -> None:
     """Begin and finish checkpoints where it is time; leave after one if a process was asked to stop."""
-    told = list(zip(*run.context.gather((stop, saver.eager, saver.due(), saver.settled())), strict=True))
+    told = list(zip(*run.context.gather((stop, saver.eager, saver.due(), saver.written())), strict=True))
     stop, eager, due = (any(each) for each in told[:3])
     if all(told[3]):
         saver.finish()

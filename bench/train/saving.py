@@ -37,9 +37,9 @@ class Saver:
             return False
         return time.monotonic() - self.since > (max(wait, self.blocked / self.train.save_share) if wait else 0)
 
-    def settled(self) -> bool:
+    def written(self) -> bool:
         """Whether this process has written its part of a checkpoint that is not finished."""
-        return self.draft is not None and self.draft.settled
+        return self.draft is not None and self.draft.written
 
     def save(self, shard: Callable[[], Shard | None], step: int, state: dict[str, Any], wait: bool) -> None:
         """Begin a checkpoint, on all processes; wait: until it is on the disk."""

@@ -114,3 +114,10 @@ def test_a_claim_about_a_group_needs_models_that_have_learned_on_all_samples():
     row = next(row for row in findings(records, EMPTY)[0].rows if row["claim"] == claim.title)
     assert (row["answer"], row["with"].value) == ("reproduced", pytest.approx(0.4))  # below the baseline in the group
     assert findings([*sides, *records[4:]], EMPTY) == []  # nobody knows whether they have learned
+
+
+def test_a_difference_without_an_interval_decides_nothing():
+    """As in a group whose samples are all of one image."""
+    table = findings(measured(CLAIM, 0.3, None, None), EMPTY)[0]
+    assert table.rows[0]["answer"] == "not decided: a single image has no interval"
+    assert "50 samples of one image have no interval" in layout.markdown(table)

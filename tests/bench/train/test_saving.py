@@ -65,10 +65,10 @@ def test_training_goes_on_while_one_is_written(tmp_path, now, slow_disk):
     saver = Saver(tmp_path, TrainConfig(), SINGLE_PROCESS)
     saver.save(shard, 5, {}, wait=False)
     now[0] = 1000
-    assert not saver.settled() and not saver.due() and not checkpoints(tmp_path)
+    assert not saver.written() and not saver.due() and not checkpoints(tmp_path)
     slow_disk.set()
     saver.close()
-    assert saver.settled()
+    assert saver.written()
     saver.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000005"]
     assert saver.due() and saver.lost == 0
