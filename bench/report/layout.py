@@ -19,12 +19,12 @@ import rich.box
 import rich.table
 from rich.console import Console
 
-from bench.report.names import method_name
+from bench.report.names import PROTOCOLS, method_name
 from bench.terminal import cell
 from methods.files import printable
 
-Kind = Literal["text", "method", "count", "number", "percent", "time"]
-WORDS = ("text", "method")  # kinds of cells that stand on the left
+Kind = Literal["text", "method", "protocol", "count", "number", "percent", "time"]
+WORDS = ("text", "method", "protocol")  # kinds of cells that stand on the left
 MISSING = "–"
 TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 FIGURE = re.compile(r"(-?[\d,]*\d)(\.\d+)?(.*)", re.S)
@@ -52,7 +52,8 @@ class Timing(NamedTuple):
 @dataclass(frozen=True)
 class Column:
     """`key` finds the cell in a row and heads the CSV; `title` heads the other faces (none: not shown there), with a
-    `group` that neighbouring columns share above it. Cells of the kind "method" are records' labels, shown by name."""
+    `group` that neighbouring columns share above it. Cells of the kinds "method" and "protocol" are as
+    records have them, shown by name."""
 
     key: str
     title: str
@@ -234,6 +235,8 @@ def _show(value: Any, kind: Kind) -> str:
         return MISSING
     if kind == "method":
         return method_name(str(value))
+    if kind == "protocol":
+        return PROTOCOLS.get(str(value), str(value))
     if isinstance(value, Figure):
         half = "" if value.low is None or value.high is None else f" ± {50 * (value.high - value.low):.1f}"
         return f"{100 * value.value:.1f}{half}{value.mark}"

@@ -207,7 +207,7 @@ def published(figures: pd.DataFrame, selection: Selection) -> Table:
                if (key := f"{dataset}/{each.key}") in used]  # fmt: skip
     return Table(
         title=f"Published figures, {selection.split} (other data and models; not comparable with the rows above)",
-        columns=[Column("method", "method"), *columns, Column("protocol", "protocol")],
+        columns=[Column("method", "method"), *columns, Column("protocol", "protocol", "protocol")],
         rows=sorted(rows.values(), key=lambda row: selection.methods.index(str(row["method"]))),
         notes=[
             "Percent, to one decimal. No mark: the paper's own pages; †: a summary of it; ‡: quoted by somebody else. "
